@@ -1,0 +1,260 @@
+//! Elections: pre-vote, then phase 1 over all open slots.
+//!
+//! Invariants: no ballot is begun twice, since the candidate's own promise is durable before its first Prepare leaves;
+//! a promise counts once per voter, only for its exact ballot and attempt, only when its report is whole, and only
+//! when the candidate knows all that the promise says is chosen.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::action::{Action, Record, RecordSeq};
+use crate::ids::{Ballot, MemberId, Slot};
+use crate::leader::Leader;
+use crate::message::{Message, Vote};
+use crate::replica::{Out, Replica, Role};
+use crate::value::{Body, Payload, Value};
+
+/// How often phase 1 is tried at one ballot before a new pre-vote.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// What a promise has brought so far.
+#[derive(Debug)]
+struct Promise<P> {
+    chosen: Slot,
+    expected: u32,
+    reports: Vec<(Slot, Ballot, Value<P>)>,
+}
+
+#[derive(Debug)]
+enum Stage<P> {
+    /// A set of voters by index, as bits.
+    PreVote { granted: u32 },
+    Phase1 { own: RecordSeq, own_durable: bool, attempt: u32, promises: Vec<Option<Promise<P>>> },
+}
+
+/// A replica that tries to lead.
+#[derive(Debug)]
+pub(crate) struct Candidate<P> {
+    ballot: Ballot,
+    stage: Stage<P>,
+}
+
+impl<P> Candidate<P> {
+    /// True when the candidate's own promise has just become durable.
+    pub(crate) fn own_promise_durable(&mut self, seq: RecordSeq) -> bool {
+        match &mut self.stage {
+            Stage::Phase1 { own, own_durable, .. } if !*own_durable && *own <= seq => {
+                *own_durable = true;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl<P: Payload> Replica<P> {
+    /// Asks all whether they would promise. Nothing changes at anyone, so a replica that cannot win disturbs nobody.
+    fn start_pre_vote(&mut self, out: Out<'_, P>) {
+        let round = self.round_seen.max(self.promised().round) + 1;
+        if round > Ballot::ROUND_MAX {
+            return; // The rounds are used up: refuse to lead rather than wrap around.
+        }
+        let ballot = Ballot { round, member: self.config.me };
+        let granted = 1 << self.config.index_of(self.config.me);
+        self.following = None;
+        self.learning = None;
+        self.role = Role::Candidate(Candidate { ballot, stage: Stage::PreVote { granted } });
+        self.broadcast(&Message::PreVote { ballot }, out);
+        self.conclude_pre_vote(out);
+    }
+
+    pub(crate) fn on_election_timeout(&mut self, out: Out<'_, P>) {
+        if let Role::Candidate(candidate) = &mut self.role
+            && let Stage::Phase1 { own, attempt, promises, .. } = &mut candidate.stage
+            && *attempt < ATTEMPTS_MAX
+        {
+            *attempt += 1;
+            promises.iter_mut().for_each(|p| *p = None);
+            let (seq, vote) = (*own, Vote::Prepare { ballot: candidate.ballot, attempt: *attempt });
+            self.learning = None;
+            for to in self.config.peers() {
+                out.push(Action::SendAfter { seq, to, vote: vote.clone() });
+            }
+            out.push(Action::RestartTimer);
+            return;
+        }
+        self.start_pre_vote(out);
+        out.push(Action::RestartTimer);
+    }
+
+    pub(crate) fn on_candidate_connected(&mut self, member: MemberId, out: Out<'_, P>) {
+        let Role::Candidate(candidate) = &self.role else { return };
+        let ballot = candidate.ballot;
+        match &candidate.stage {
+            Stage::PreVote { .. } => out.push(Action::Send { to: member, message: Message::PreVote { ballot } }),
+            Stage::Phase1 { own, attempt, .. } => {
+                let vote = Vote::Prepare { ballot, attempt: *attempt };
+                out.push(Action::SendAfter { seq: *own, to: member, vote });
+            }
+        }
+    }
+
+    pub(crate) fn on_pre_vote(&mut self, from: MemberId, ballot: Ballot, out: Out<'_, P>) {
+        if let Role::Leader(leader) = &self.role {
+            // Whoever asks does not know that there is a leader: tell it.
+            let message = leader.commit_message(self.log().chosen(), self.low);
+            out.push(Action::Send { to: from, message });
+        }
+        let led = matches!(self.role, Role::Leader(_)) || self.following.is_some();
+        let promised = self.promised();
+        let granted = !led && ballot > promised && ballot.round <= promised.round + Ballot::ROUND_JUMP_MAX;
+        out.push(Action::Send { to: from, message: Message::PreVoteReply { ballot, granted, promised } });
+    }
+
+    pub(crate) fn on_pre_vote_reply(
+        &mut self,
+        from: MemberId,
+        ballot: Ballot,
+        granted: bool,
+        promised: Ballot,
+        out: Out<'_, P>,
+    ) {
+        let index = self.config.index_of(from);
+        let Role::Candidate(candidate) = &mut self.role else { return };
+        let Stage::PreVote { granted: voters } = &mut candidate.stage else { return };
+        if candidate.ballot != ballot {
+            return;
+        }
+        if granted {
+            *voters |= 1 << index;
+            self.conclude_pre_vote(out);
+        } else if promised.round <= self.round_seen.saturating_add(Ballot::ROUND_JUMP_MAX) {
+            // The next try starts above what is promised there.
+            self.round_seen = self.round_seen.max(promised.round);
+        }
+    }
+
+    fn conclude_pre_vote(&mut self, out: Out<'_, P>) {
+        let Role::Candidate(candidate) = &mut self.role else { return };
+        let Stage::PreVote { granted } = &candidate.stage else { return };
+        if (granted.count_ones() as usize) < self.config.quorum() {
+            return;
+        }
+        let ballot = candidate.ballot;
+        if ballot <= self.acceptor.promised {
+            // Another was promised meanwhile; the timer starts a new pre-vote above it.
+            self.role = Role::Follower;
+            return;
+        }
+        self.acceptor.promised = ballot;
+        self.round_seen = ballot.round;
+        let own = self.persist(Record::Promise { ballot }, out);
+        let promises = self.config.voters.iter().map(|_| None).collect();
+        self.role = Role::Candidate(Candidate {
+            ballot,
+            stage: Stage::Phase1 { own, own_durable: false, attempt: 1, promises },
+        });
+        for to in self.config.peers() {
+            out.push(Action::SendAfter { seq: own, to, vote: Vote::Prepare { ballot, attempt: 1 } });
+        }
+        out.push(Action::RestartTimer);
+    }
+
+    pub(crate) fn on_promise(
+        &mut self,
+        from: MemberId,
+        ballot: Ballot,
+        attempt: u32,
+        chosen: Slot,
+        reports: u32,
+        out: Out<'_, P>,
+    ) {
+        let index = self.config.index_of(from);
+        let Role::Candidate(candidate) = &mut self.role else { return };
+        let Stage::Phase1 { attempt: now, promises, .. } = &mut candidate.stage else { return };
+        if candidate.ballot != ballot || *now != attempt {
+            return;
+        }
+        promises[index] = Some(Promise { chosen, expected: reports, reports: Vec::new() });
+        self.conclude_phase_1(out);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn on_report(
+        &mut self,
+        from: MemberId,
+        ballot: Ballot,
+        attempt: u32,
+        slot: Slot,
+        accepted: Ballot,
+        value: Value<P>,
+        out: Out<'_, P>,
+    ) {
+        let index = self.config.index_of(from);
+        let Role::Candidate(candidate) = &mut self.role else { return };
+        let Stage::Phase1 { attempt: now, promises, .. } = &mut candidate.stage else { return };
+        if candidate.ballot != ballot || *now != attempt || accepted >= ballot || value.origin > accepted {
+            return;
+        }
+        let Some(promise) = &mut promises[index] else { return };
+        // Reports come in slot order behind their promise; anything else is not of this report.
+        if slot.0 != promise.chosen.0 + 1 + promise.reports.len() as u64
+            || promise.reports.len() as u32 == promise.expected
+        {
+            return;
+        }
+        promise.reports.push((slot, accepted, value));
+        self.conclude_phase_1(out);
+    }
+
+    /// Leads, when a quorum of promises counts.
+    pub(crate) fn conclude_phase_1(&mut self, out: Out<'_, P>) {
+        let Role::Candidate(candidate) = &self.role else { return };
+        let Stage::Phase1 { own_durable: true, promises, .. } = &candidate.stage else { return };
+        let prefix = self.log().chosen();
+        let mut counted = 1; // Its own, which is durable.
+        let mut behind = None;
+        for (index, promise) in promises.iter().enumerate() {
+            let Some(promise) = promise else { continue };
+            if promise.reports.len() as u32 != promise.expected {
+                continue;
+            }
+            if promise.chosen > prefix {
+                // All up to there is chosen: it must be learned, never filled. Until then this promise does not count.
+                behind = Some((self.config.voters[index], promise.chosen));
+            } else {
+                counted += 1;
+            }
+        }
+        if counted < self.config.quorum() {
+            if let Some((member, target)) = behind {
+                self.learn(member, target, out);
+            }
+            return;
+        }
+        let ballot = candidate.ballot;
+        assert!(ballot == self.promised(), "a candidate that promised another is none");
+        let adopted = self.adopt(promises, prefix);
+        self.learning = None;
+        self.lead(Leader::new(ballot, prefix.next(), self.config.voters.len()), adopted, out);
+    }
+
+    /// The values to propose again, from the slot behind `prefix` on: per slot the one accepted at the highest ballot
+    /// among the promises that count; a slot that is empty in all of them is filled with a no-op.
+    fn adopt(&self, promises: &[Option<Promise<P>>], prefix: Slot) -> Vec<Value<P>> {
+        let mut best: BTreeMap<Slot, (Ballot, &Value<P>)> = BTreeMap::new();
+        for slot in (prefix.0 + 1..=self.log().last().0).map(Slot) {
+            let entry = self.log().get(slot).expect("the log is contiguous");
+            best.insert(slot, (entry.accepted, &entry.value));
+        }
+        let counted = promises.iter().flatten().filter(|p| p.chosen <= prefix && p.reports.len() as u32 == p.expected);
+        for (slot, accepted, value) in counted.flat_map(|p| &p.reports) {
+            if *slot > prefix && best.get(slot).is_none_or(|(of, _)| of < accepted) {
+                best.insert(*slot, (*accepted, value));
+            }
+        }
+        let last = best.keys().next_back().copied().unwrap_or(prefix);
+        let fill = Value { origin: self.promised(), body: Body::Noop };
+        (prefix.0 + 1..=last.0).map(|slot| best.get(&Slot(slot)).map_or(&fill, |(_, value)| *value).clone()).collect()
+    }
+}

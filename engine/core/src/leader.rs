@@ -1,0 +1,344 @@
+//! Phase 2: a leader proposes, counts cumulative acknowledgements and announces what is chosen.
+//!
+//! Invariants: all slots from `first` on are proposed at one ballot; proposals are taken only when all that was
+//! adopted and the epoch start behind it are chosen by votes at that ballot; the leader's own vote counts only when
+//! its own record is durable.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use crate::action::{Action, Record, RecordSeq};
+use crate::ids::{Ballot, MemberId, Slot};
+use crate::message::Message;
+use crate::replica::{Out, Replica, Role, VOTERS_MAX};
+use crate::value::{Body, Payload, Value};
+
+/// Timeouts in a row without any progress after which a leader gives up.
+const STALLS_MAX: u32 = 4;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Flow {
+    /// Accepts go out as they are proposed.
+    Streaming,
+    /// The connection is down or full.
+    Paused,
+    /// The peer needs what is before this ballot or no longer in memory here: it asks for it by itself.
+    CatchingUp,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    acked: Slot,
+    stable: Slot,
+    next: Slot,
+    flow: Flow,
+}
+
+/// A leader's state.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    pub(crate) ballot: Ballot,
+    /// Whether proposals are taken.
+    pub(crate) open: bool,
+    first: Slot,
+    epoch_start: Slot,
+    /// The last slot proposed at this ballot. While the adopted values are proposed again, the log may hold more,
+    /// accepted at older ballots: what was not proposed at this ballot is never sent at it.
+    proposed: Slot,
+    peers: Vec<Peer>,
+    /// The own votes that are not durable yet: record, slot, and the chosen prefix that the record bears.
+    own: VecDeque<(RecordSeq, Slot, Slot)>,
+    unchosen_bytes: u64,
+    announced: (Slot, Slot),
+    chosen_at_timeout: Slot,
+    stalls: u32,
+}
+
+impl Leader {
+    pub(crate) fn new(ballot: Ballot, first: Slot, voters: usize) -> Self {
+        // What is below `first` is chosen, so all count as having acknowledged it.
+        let peer = Peer { acked: first.prev(), stable: Slot::ZERO, next: first, flow: Flow::Streaming };
+        Self {
+            ballot,
+            open: false,
+            first,
+            epoch_start: first,
+            proposed: first.prev(),
+            peers: alloc::vec![peer; voters],
+            own: VecDeque::new(),
+            unchosen_bytes: 0,
+            announced: (Slot::ZERO, Slot::ZERO),
+            chosen_at_timeout: Slot::ZERO,
+            stalls: 0,
+        }
+    }
+
+    pub(crate) fn commit_message<P>(&self, chosen: Slot, low: Slot) -> Message<P> {
+        Message::Commit { ballot: self.ballot, first: self.first, chosen, low }
+    }
+
+    pub(crate) fn pause(&mut self, index: usize) {
+        self.peers[index].flow = Flow::Paused;
+    }
+
+    /// The highest slot that a quorum has acknowledged.
+    fn quorum_acked(&self, quorum: usize) -> Slot {
+        let mut acked = [Slot::ZERO; VOTERS_MAX];
+        let acked = &mut acked[..self.peers.len()];
+        for (slot, peer) in acked.iter_mut().zip(&self.peers) {
+            *slot = peer.acked;
+        }
+        acked.sort_unstable_by(|a, b| b.cmp(a));
+        acked[quorum - 1]
+    }
+}
+
+impl<P: Payload> Replica<P> {
+    /// Begins to lead: proposes again what was adopted, then the epoch start.
+    pub(crate) fn lead(&mut self, leader: Leader, adopted: Vec<Value<P>>, out: Out<'_, P>) {
+        let ballot = leader.ballot;
+        self.following = None;
+        self.role = Role::Leader(leader);
+        out.push(Action::Elected { ballot });
+        out.push(Action::RestartTimer);
+        let mut slot = self.log().chosen();
+        for value in adopted {
+            slot = slot.next();
+            self.propose_at(slot, value, out);
+        }
+        slot = slot.next();
+        self.leader_mut().epoch_start = slot;
+        self.propose_at(slot, Value { origin: ballot, body: Body::EpochStart }, out);
+        assert!(slot == self.log().last(), "the epoch start ends what was adopted");
+    }
+
+    /// Whether [`Replica::propose`] would take a batch now.
+    pub fn can_propose(&self) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let unchosen = self.log().last().0 - self.log().chosen().0;
+        leader.open && unchosen < self.config.window_slots && leader.unchosen_bytes < self.config.window_bytes
+    }
+
+    /// Proposes a batch in the next slot.
+    ///
+    /// # Panics
+    /// When [`Replica::can_propose`] is false.
+    pub fn propose(&mut self, payload: P, out: Out<'_, P>) -> Slot {
+        assert!(self.can_propose(), "the caller asks first");
+        let slot = self.log().last().next();
+        let origin = self.leader_mut().ballot;
+        self.propose_at(slot, Value { origin, body: Body::Batch(payload) }, out);
+        slot
+    }
+
+    fn propose_at(&mut self, slot: Slot, value: Value<P>, out: Out<'_, P>) {
+        let leader = self.leader_mut();
+        let (ballot, first) = (leader.ballot, leader.first);
+        assert!(slot == leader.proposed.next(), "slots are proposed in order");
+        leader.proposed = slot;
+        leader.unchosen_bytes += value.bytes();
+        self.acceptor.accept(ballot, slot, value.clone());
+        let seq = self.persist(Record::Accept { slot, ballot, first, value }, out);
+        let chosen = self.log().chosen();
+        self.leader_mut().own.push_back((seq, slot, chosen));
+        for index in 0..self.config.voters.len() {
+            self.pump(index, out);
+        }
+    }
+
+    /// Sends a peer what it has not been sent.
+    fn pump(&mut self, index: usize, out: Out<'_, P>) {
+        let to = self.config.voters[index];
+        if to == self.config.me {
+            return;
+        }
+        let (log, chosen, low) = (&self.acceptor.log, self.acceptor.log.chosen(), self.low);
+        let Role::Leader(leader) = &mut self.role else { return };
+        let (ballot, first) = (leader.ballot, leader.first);
+        let peer = &mut leader.peers[index];
+        if peer.flow != Flow::Streaming {
+            return;
+        }
+        if peer.next < first || peer.next <= log.floor() {
+            // Tell it what is chosen; it asks for what it lacks.
+            peer.flow = Flow::CatchingUp;
+            out.push(Action::Send { to, message: leader.commit_message(chosen, low) });
+            return;
+        }
+        while peer.next <= leader.proposed {
+            let slot = peer.next;
+            let value = log.get(slot).expect("the log is contiguous").value.clone();
+            peer.next = slot.next();
+            out.push(Action::Send { to, message: Message::Accept { ballot, first, slot, chosen, value } });
+        }
+    }
+
+    /// Goes back to the slot behind what a peer has acknowledged.
+    fn rewind(&mut self, index: usize, next: Slot, out: Out<'_, P>) {
+        let leader = self.leader_mut();
+        let proposed = leader.proposed;
+        let peer = &mut leader.peers[index];
+        peer.next = next.min(proposed.next());
+        peer.flow = Flow::Streaming;
+        self.pump(index, out);
+    }
+
+    pub(crate) fn on_peer_connected(&mut self, member: MemberId, out: Out<'_, P>) {
+        let index = self.config.index_of(member);
+        // It may not know who leads.
+        let (chosen, low) = (self.log().chosen(), self.low);
+        let message = self.leader_mut().commit_message(chosen, low);
+        out.push(Action::Send { to: member, message });
+        let next = self.leader_mut().peers[index].acked.next();
+        self.rewind(index, next, out);
+    }
+
+    pub(crate) fn on_expected(&mut self, from: MemberId, ballot: Ballot, next: Slot, out: Out<'_, P>) {
+        let index = self.config.index_of(from);
+        let Role::Leader(leader) = &mut self.role else { return };
+        let peer = &leader.peers[index];
+        if leader.ballot == ballot && peer.flow != Flow::Paused && next < peer.next {
+            self.rewind(index, next, out);
+        }
+    }
+
+    pub(crate) fn on_accepted(
+        &mut self,
+        from: MemberId,
+        ballot: Ballot,
+        up_to: Slot,
+        stable: Slot,
+        out: Out<'_, P>,
+    ) {
+        let index = self.config.index_of(from);
+        let chosen = self.log().chosen();
+        let Role::Leader(leader) = &mut self.role else { return };
+        // An acknowledgement of another ballot says nothing of this one.
+        if leader.ballot != ballot || up_to > leader.proposed {
+            return;
+        }
+        let peer = &mut leader.peers[index];
+        peer.acked = peer.acked.max(up_to);
+        peer.stable = peer.stable.max(stable.min(chosen));
+        let resume = peer.flow == Flow::CatchingUp;
+        let next = peer.acked.next();
+        self.update_low();
+        self.count_votes(out);
+        if resume && matches!(self.role, Role::Leader(_)) {
+            self.rewind(index, next, out);
+        }
+    }
+
+    pub(crate) fn own_durable(&mut self, seq: RecordSeq, out: Out<'_, P>) {
+        let index = self.config.index_of(self.config.me);
+        let leader = self.leader_mut();
+        let mut advanced = false;
+        while let Some((of, slot, chosen)) = leader.own.front().copied()
+            && of <= seq
+        {
+            leader.own.pop_front();
+            let own = &mut leader.peers[index];
+            own.acked = own.acked.max(slot);
+            own.stable = own.stable.max(chosen);
+            advanced = true;
+        }
+        if advanced {
+            self.update_low();
+            self.count_votes(out);
+        }
+    }
+
+    /// Chooses what a quorum has durably accepted at this ballot.
+    fn count_votes(&mut self, out: Out<'_, P>) {
+        let quorum = self.config.quorum();
+        let chosen = self.log().chosen();
+        let up_to = self.leader_mut().quorum_acked(quorum);
+        if up_to <= chosen {
+            return;
+        }
+        let bytes: u64 = (chosen.0 + 1..=up_to.0)
+            .map(|slot| self.log().get(Slot(slot)).expect("the log is contiguous").value.bytes())
+            .sum();
+        self.choose(up_to, out);
+        let leader = self.leader_mut();
+        leader.unchosen_bytes -= bytes;
+        leader.open |= up_to >= leader.epoch_start;
+    }
+
+    fn update_low(&mut self) {
+        let low = self.leader_mut().peers.iter().map(|p| p.stable).min().expect("a leader is a voter");
+        self.low = self.low.max(low);
+    }
+
+    pub(crate) fn on_reject(&mut self, ballot: Ballot, promised: Ballot, out: Out<'_, P>) {
+        if promised <= ballot || promised.round > self.round_seen.saturating_add(Ballot::ROUND_JUMP_MAX) {
+            return;
+        }
+        self.round_seen = self.round_seen.max(promised.round);
+        match &self.role {
+            Role::Leader(leader) if leader.ballot == ballot => self.resign(ballot, out),
+            Role::Candidate(_) if self.promised() == ballot => {
+                self.role = Role::Follower;
+                out.push(Action::RestartTimer);
+            }
+            _ => {}
+        }
+    }
+
+    /// Leads no longer, and tells all voters by name.
+    pub(crate) fn resign(&mut self, ballot: Ballot, out: Out<'_, P>) {
+        self.role = Role::Follower;
+        self.broadcast(&Message::Resign { ballot }, out);
+        out.push(Action::SteppedDown { ballot });
+        out.push(Action::RestartTimer);
+    }
+
+    pub(crate) fn on_progress_timeout(&mut self, out: Out<'_, P>) {
+        let chosen = self.log().chosen();
+        let leader = self.leader_mut();
+        let progress = leader.chosen_at_timeout != chosen;
+        leader.chosen_at_timeout = chosen;
+        leader.stalls = if progress { 0 } else { leader.stalls + 1 };
+        out.push(Action::RestartTimer);
+        if leader.stalls > STALLS_MAX {
+            let ballot = leader.ballot;
+            self.resign(ballot, out);
+        } else if !progress {
+            // Something was lost on the way: send it again.
+            for index in 0..self.config.voters.len() {
+                let leader = self.leader_mut();
+                let peer = leader.peers[index];
+                if peer.flow != Flow::Paused && peer.acked < leader.proposed {
+                    self.rewind(index, peer.acked.next(), out);
+                }
+            }
+        }
+    }
+
+    /// Announces what the peers have not been told, for a group that has gone quiet, and makes the own chosen prefix
+    /// durable; `again` repeats what was told already, in case it was lost. Returns true once all voters' durable logs
+    /// bear the whole chosen prefix: then the group is silent.
+    pub fn heartbeat(&mut self, again: bool, out: Out<'_, P>) -> bool {
+        let (chosen, low) = (self.log().chosen(), self.low);
+        let Role::Leader(leader) = &mut self.role else { return true };
+        if again || leader.announced != (chosen, low) {
+            leader.announced = (chosen, low);
+            let message = leader.commit_message(chosen, low);
+            self.broadcast(&message, out);
+        }
+        if self.chosen_recorded < chosen {
+            let last = self.log().last();
+            let seq = self.persist(Record::Chosen, out);
+            // The own log is durable up to `last` once this record is.
+            self.leader_mut().own.push_back((seq, last, chosen));
+        }
+        low == chosen && self.log().last() == chosen
+    }
+
+    pub(crate) fn leader_mut(&mut self) -> &mut Leader {
+        match &mut self.role {
+            Role::Leader(leader) => leader,
+            Role::Candidate(_) | Role::Follower => unreachable!("only a leader gets here"),
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! One replica of a group: the door of the core.
+//!
+//! Votes live in [`crate::acceptor`], elections in [`crate::election`], phase 2 in [`crate::leader`]; this file routes
+//! inputs to them, keeps commit knowledge, and learns what was chosen without it.
+
+use alloc::vec::Vec;
+
+use crate::acceptor::Acceptor;
+use crate::action::{Action, Record, RecordSeq};
+use crate::election::Candidate;
+use crate::ids::{Ballot, MemberId, Slot};
+use crate::leader::Leader;
+use crate::log::{Entry, Log};
+use crate::message::{Message, Vote};
+use crate::value::{Payload, Value};
+
+/// The most voters that a group can have.
+pub const VOTERS_MAX: usize = 15;
+
+/// Who votes in a group, and how far its leader may run ahead.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This replica.
+    pub me: MemberId,
+    /// All voters, this replica among them, each once.
+    pub voters: Vec<MemberId>,
+    /// How many slots may be proposed and not yet chosen.
+    pub window_slots: u64,
+    /// How many bytes may be proposed and not yet chosen; one more batch may start below this.
+    pub window_bytes: u64,
+}
+
+/// What a replica's durable log says at a start.
+#[derive(Clone, Debug)]
+pub struct Recovered<P> {
+    /// The highest ballot promised, by a promise or by an accept.
+    pub promised: Ballot,
+    /// Slots up to here are chosen, applied, and not handed over.
+    pub floor: Slot,
+    /// The chosen prefix; at least `floor`.
+    pub chosen: Slot,
+    /// The values from `floor + 1` on, with the ballot at which each was accepted.
+    pub entries: Vec<(Ballot, Value<P>)>,
+}
+
+impl<P> Default for Recovered<P> {
+    fn default() -> Self {
+        Self { promised: Ballot::ZERO, floor: Slot::ZERO, chosen: Slot::ZERO, entries: Vec::new() }
+    }
+}
+
+/// The kind of timer that a replica wants armed. The caller chooses the durations, and draws those of
+/// [`Timer::Election`] at random so that two candidates do not collide for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Timer {
+    /// None.
+    Off,
+    /// There is no leader, or an election is going on.
+    Election,
+    /// This replica leads and waits for its quorum.
+    Progress,
+    /// This replica has asked a peer for chosen values.
+    Learn,
+}
+
+/// Where a follower stands towards its leader.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Following {
+    pub(crate) ballot: Ballot,
+    pub(crate) first: Slot,
+}
+
+/// A request for chosen values under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Learning {
+    pub(crate) from: MemberId,
+    /// What is known to be chosen elsewhere.
+    pub(crate) target: Slot,
+}
+
+#[derive(Debug)]
+pub(crate) enum Role<P> {
+    Follower,
+    Candidate(Candidate<P>),
+    Leader(Leader),
+}
+
+/// One replica of one group.
+#[derive(Debug)]
+pub struct Replica<P> {
+    pub(crate) config: Config,
+    pub(crate) acceptor: Acceptor<P>,
+    pub(crate) role: Role<P>,
+    pub(crate) following: Option<Following>,
+    pub(crate) learning: Option<Learning>,
+    /// The highest round seen anywhere.
+    pub(crate) round_seen: u64,
+    records: RecordSeq,
+    /// The chosen prefix that the last record bears.
+    pub(crate) chosen_recorded: Slot,
+    /// Every voter's durable log bears at least this chosen prefix.
+    pub(crate) low: Slot,
+}
+
+pub(crate) type Out<'a, P> = &'a mut Vec<Action<P>>;
+
+impl<P: Payload> Replica<P> {
+    /// A replica as its durable log describes it. It votes from the start; it has no leader yet.
+    ///
+    /// # Panics
+    /// When `config` is not a legal set of voters, or `recovered` contradicts itself: both are bugs of the caller.
+    pub fn new(config: Config, recovered: Recovered<P>) -> Self {
+        assert!(config.voters.contains(&config.me), "a replica is one of its voters");
+        assert!(config.voters.len() <= VOTERS_MAX, "at most {VOTERS_MAX} voters");
+        assert!(recovered.chosen >= recovered.floor);
+        let mut log = Log::new(recovered.floor);
+        for (accepted, value) in recovered.entries {
+            assert!(accepted <= recovered.promised, "an accept at {accepted} promises it");
+            log.put(log.last().next(), Entry { accepted, value });
+        }
+        if recovered.chosen > log.chosen() {
+            log.choose(recovered.chosen);
+        }
+        Self {
+            config,
+            round_seen: recovered.promised.round,
+            chosen_recorded: log.chosen(),
+            acceptor: Acceptor::new(recovered.promised, log),
+            role: Role::Follower,
+            following: None,
+            learning: None,
+            records: RecordSeq(0),
+            low: Slot::ZERO,
+        }
+    }
+
+    /// The slots in memory.
+    pub fn log(&self) -> &Log<P> {
+        &self.acceptor.log
+    }
+
+    /// The highest ballot promised here.
+    pub fn promised(&self) -> Ballot {
+        self.acceptor.promised
+    }
+
+    /// The leader as this replica knows it, itself included.
+    pub fn leader(&self) -> Option<Ballot> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader.ballot),
+            Role::Candidate(_) | Role::Follower => self.following.map(|f| f.ballot),
+        }
+    }
+
+    /// The ballot that this replica leads and takes proposals at: its epoch.
+    pub fn epoch(&self) -> Option<Ballot> {
+        match &self.role {
+            Role::Leader(leader) if leader.open => Some(leader.ballot),
+            _ => None,
+        }
+    }
+
+    /// Every voter's durable log bears at least this chosen prefix, so nobody will ask for what is below.
+    pub fn low(&self) -> Slot {
+        self.low
+    }
+
+    /// The timer that this replica wants.
+    pub fn timer(&self) -> Timer {
+        match &self.role {
+            Role::Leader(leader) if !leader.open || self.log().last() > self.log().chosen() => Timer::Progress,
+            Role::Leader(_) => Timer::Off,
+            Role::Candidate(_) => Timer::Election,
+            Role::Follower if self.following.is_none() => Timer::Election,
+            Role::Follower if self.learning.is_some() => Timer::Learn,
+            Role::Follower => Timer::Off,
+        }
+    }
+
+    /// Takes a message that needs no durable record of its sender.
+    pub fn receive(&mut self, from: MemberId, message: Message<P>, out: Out<'_, P>) {
+        if from == self.config.me || !self.config.voters.contains(&from) {
+            return;
+        }
+        match message {
+            Message::PreVote { ballot } => self.on_pre_vote(from, ballot, out),
+            Message::PreVoteReply { ballot, granted, promised } => {
+                self.on_pre_vote_reply(from, ballot, granted, promised, out);
+            }
+            Message::Accept { ballot, first, slot, chosen, value } => {
+                self.on_accept(from, ballot, first, slot, value, out);
+                self.on_commit(ballot, first, chosen, out);
+            }
+            Message::Expected { ballot, next } => self.on_expected(from, ballot, next, out),
+            Message::Reject { ballot, promised } => self.on_reject(ballot, promised, out),
+            Message::Commit { ballot, first, chosen, low } => {
+                self.follow(from, ballot, first, out);
+                self.on_commit(ballot, first, chosen, out);
+                if self.log().chosen() < chosen && !matches!(self.role, Role::Leader(_)) {
+                    // The leader is quiet or no longer sends what is missing here.
+                    self.learn(from, chosen, out);
+                }
+                if self.following.is_some_and(|f| f.ballot == ballot) {
+                    self.low = self.low.max(low.min(self.log().chosen()));
+                    self.settle_follower(out);
+                }
+            }
+            Message::LearnRequest { from: slot } => {
+                if slot > Slot::ZERO && slot <= self.log().chosen() {
+                    out.push(Action::ServeLearn { to: from, from: slot });
+                }
+            }
+            Message::Learned { slot, through, value } => self.on_learned(from, slot, through, value, out),
+            Message::Resign { ballot } => {
+                if self.following.is_some_and(|f| f.ballot == ballot) {
+                    self.leader_lost(out);
+                }
+            }
+        }
+    }
+
+    /// Takes a vote.
+    pub fn receive_vote(&mut self, from: MemberId, vote: Vote<P>, out: Out<'_, P>) {
+        if from == self.config.me || !self.config.voters.contains(&from) {
+            return;
+        }
+        match vote {
+            Vote::Prepare { ballot, attempt } => self.on_prepare(from, ballot, attempt, out),
+            Vote::Promise { ballot, attempt, chosen, reports } => {
+                self.on_promise(from, ballot, attempt, chosen, reports, out);
+            }
+            Vote::Report { ballot, attempt, slot, accepted, value } => {
+                self.on_report(from, ballot, attempt, slot, accepted, value, out);
+            }
+            Vote::Accepted { ballot, up_to, stable } => self.on_accepted(from, ballot, up_to, stable, out),
+        }
+    }
+
+    /// Record `seq` and all before it are durable.
+    pub fn durable(&mut self, seq: RecordSeq, out: Out<'_, P>) {
+        assert!(seq <= self.records, "a record that was never appended cannot be durable");
+        match &mut self.role {
+            Role::Leader(_) => self.own_durable(seq, out),
+            Role::Candidate(candidate) => {
+                if candidate.own_promise_durable(seq) {
+                    self.conclude_phase_1(out);
+                }
+            }
+            Role::Follower => {}
+        }
+    }
+
+    /// The timer fired.
+    pub fn timeout(&mut self, out: Out<'_, P>) {
+        match self.timer() {
+            Timer::Off => {}
+            Timer::Election => self.on_election_timeout(out),
+            Timer::Progress => self.on_progress_timeout(out),
+            Timer::Learn => {
+                let learning = self.learning.take().expect("the learn timer runs while learning");
+                // Ask another: this one may be gone.
+                let next = self.peer_after(learning.from);
+                self.learn(next, learning.target, out);
+            }
+        }
+    }
+
+    /// The leader that this replica follows is gone: its node is silent or has restarted, or it resigned.
+    pub fn leader_lost(&mut self, out: Out<'_, P>) {
+        if self.following.take().is_some() {
+            self.learning = None;
+            out.push(Action::RestartTimer);
+        }
+    }
+
+    /// This node can no longer reach a quorum. A leader steps down.
+    pub fn quorum_lost(&mut self, out: Out<'_, P>) {
+        if let Role::Leader(leader) = &self.role {
+            let ballot = leader.ballot;
+            self.resign(ballot, out);
+        }
+    }
+
+    /// A connection to `member` has come up, or has room again: what was on its way may be lost.
+    pub fn connected(&mut self, member: MemberId, out: Out<'_, P>) {
+        match &mut self.role {
+            Role::Leader(_) => self.on_peer_connected(member, out),
+            Role::Candidate(_) => self.on_candidate_connected(member, out),
+            Role::Follower => {}
+        }
+    }
+
+    /// The connection to `member` is down or full: nothing that is sent now arrives.
+    pub fn disconnected(&mut self, member: MemberId) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.pause(self.config.index_of(member));
+        }
+    }
+
+    /// Lets go of the values up to `up_to` in memory. They must be applied; a peer that needs them is served from the
+    /// durable log.
+    pub fn release(&mut self, up_to: Slot) {
+        self.acceptor.log.release(up_to);
+    }
+
+    /// All voters of the group.
+    pub fn members(&self) -> &[MemberId] {
+        &self.config.voters
+    }
+
+    pub(crate) fn persist(&mut self, record: Record<P>, out: Out<'_, P>) -> RecordSeq {
+        self.records.0 += 1;
+        let chosen = self.log().chosen();
+        self.chosen_recorded = chosen;
+        out.push(Action::Persist { seq: self.records, chosen, record });
+        self.records
+    }
+
+    /// The last record: a vote behind it rests on all that was appended.
+    pub(crate) fn last_record(&self) -> RecordSeq {
+        self.records
+    }
+
+    pub(crate) fn broadcast(&self, message: &Message<P>, out: Out<'_, P>) {
+        for to in self.config.peers() {
+            out.push(Action::Send { to, message: message.clone() });
+        }
+    }
+
+    /// Takes `ballot`'s leader for the leader, unless a higher ballot is promised here.
+    pub(crate) fn follow(&mut self, from: MemberId, ballot: Ballot, first: Slot, out: Out<'_, P>) {
+        if ballot < self.promised() || ballot.member != from || self.following.is_some_and(|f| f.ballot >= ballot) {
+            return;
+        }
+        match &self.role {
+            Role::Leader(leader) if leader.ballot >= ballot => return,
+            Role::Leader(leader) => {
+                // A leader that learns of a higher ballot's values leads no longer.
+                out.push(Action::SteppedDown { ballot: leader.ballot });
+            }
+            Role::Candidate(_) | Role::Follower => {}
+        }
+        self.role = Role::Follower;
+        self.round_seen = self.round_seen.max(ballot.round);
+        self.following = Some(Following { ballot, first });
+        out.push(Action::Follows { ballot });
+        out.push(Action::RestartTimer);
+    }
+
+    /// Commit knowledge: slots `first..=chosen` were chosen by votes at `ballot`. It holds for what was accepted here
+    /// at `ballot` or above; anything else is fetched.
+    fn on_commit(&mut self, ballot: Ballot, first: Slot, chosen: Slot, out: Out<'_, P>) {
+        if matches!(self.role, Role::Leader(_)) {
+            return;
+        }
+        let mut up_to = self.log().chosen();
+        while up_to < chosen && up_to.next() >= first {
+            match self.log().get(up_to.next()) {
+                Some(entry) if entry.accepted >= ballot => up_to = up_to.next(),
+                _ => break,
+            }
+        }
+        self.choose(up_to, out);
+    }
+
+    pub(crate) fn choose(&mut self, up_to: Slot, out: Out<'_, P>) {
+        if up_to > self.log().chosen() {
+            self.acceptor.log.choose(up_to);
+            out.push(Action::Chosen { up_to });
+        }
+    }
+
+    /// Asks `from` for chosen values, up to `target` at least.
+    pub(crate) fn learn(&mut self, from: MemberId, target: Slot, out: Out<'_, P>) {
+        if target <= self.log().chosen() {
+            return;
+        }
+        if let Some(learning) = &mut self.learning {
+            learning.target = learning.target.max(target);
+            return;
+        }
+        self.learning = Some(Learning { from, target });
+        out.push(Action::Send { to: from, message: Message::LearnRequest { from: self.log().chosen().next() } });
+        out.push(Action::RestartTimer);
+    }
+
+    fn on_learned(&mut self, from: MemberId, slot: Slot, through: Slot, value: Value<P>, out: Out<'_, P>) {
+        let Some(learning) = self.learning else { return };
+        let next = self.log().chosen().next();
+        if learning.from != from || slot > next || matches!(self.role, Role::Leader(_)) {
+            return;
+        }
+        if slot == next {
+            // (slot, origin) names a value: what is held already need not be written again.
+            if self.log().get(slot).is_none_or(|entry| entry.value.origin != value.origin) {
+                self.acceptor.log.put(slot, Entry { accepted: Ballot::ZERO, value: value.clone() });
+                self.persist(Record::Learned { slot, value }, out);
+            }
+            self.choose(slot, out);
+        }
+        if slot < through {
+            return;
+        }
+        self.learning = None;
+        if self.log().chosen() < learning.target {
+            self.learn(from, learning.target, out);
+            return;
+        }
+        out.push(Action::RestartTimer);
+        if let Some(following) = self.following {
+            // Tell the leader where to go on.
+            let seq = self.persist(Record::Chosen, out);
+            self.acknowledge(following.ballot, following.first, seq, out);
+        }
+        self.conclude_phase_1(out);
+    }
+
+    /// For a quiet group: makes the chosen prefix durable, so that the log below can go one day.
+    fn settle_follower(&mut self, out: Out<'_, P>) {
+        if let Some(following) = self.following
+            && self.chosen_recorded < self.log().chosen()
+        {
+            let seq = self.persist(Record::Chosen, out);
+            self.acknowledge(following.ballot, following.first, seq, out);
+        }
+    }
+
+    fn peer_after(&self, member: MemberId) -> MemberId {
+        let at = self.config.index_of(member);
+        let n = self.config.voters.len();
+        (1..=n)
+            .map(|step| self.config.voters[(at + step) % n])
+            .find(|m| *m != self.config.me)
+            .expect("one who learns has a peer")
+    }
+}
+
+impl Config {
+    /// How many voters make a quorum, in either phase.
+    pub fn quorum(&self) -> usize {
+        self.voters.len() / 2 + 1
+    }
+
+    pub(crate) fn index_of(&self, member: MemberId) -> usize {
+        self.voters.iter().position(|v| *v == member).expect("only voters are looked up")
+    }
+
+    pub(crate) fn peers(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.voters.iter().copied().filter(|v| *v != self.me)
+    }
+}

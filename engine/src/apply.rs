@@ -1,0 +1,227 @@
+//! The apply state of a group: a function of the chosen log, so equal on every replica.
+//!
+//! Slots go in one after another; out comes what each one means: entries with their indexes, or nothing. The state is
+//! saved in every segment's summary, so that the log below can go.
+
+use std::collections::BTreeMap;
+
+use synod_core::{Ballot, Body, Epoch, Slot, Value};
+
+use crate::limits::SESSIONS_MAX;
+use crate::payload::{BatchHeader, Payload};
+
+/// A client session: the last sequence number that took effect, and the slot where it did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Session {
+    last: u64,
+    slot: Slot,
+}
+
+/// The registers of one group, after slot [`ApplyState::slot`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ApplyState {
+    /// The last slot taken in.
+    pub(crate) slot: Slot,
+    /// The index that the next entry gets; the first is 1.
+    pub(crate) next_index: u64,
+    /// The chained checksum.
+    pub(crate) chain: u32,
+    /// Batches that did not take effect.
+    pub(crate) void_batches: u64,
+    epoch: Epoch,
+    sessions: BTreeMap<u64, Session>,
+}
+
+/// What a chosen value means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Effect {
+    /// Entries that got the indexes from `first_index` on.
+    Entries {
+        first_index: u64,
+    },
+    /// A batch that its session has already seen.
+    Duplicate,
+    /// A batch whose sequence does not follow its session, or whose session is unknown.
+    OutOfSession,
+    /// A batch that does not take effect.
+    Void,
+    /// A no-op or an epoch start.
+    Nothing,
+}
+
+impl Default for ApplyState {
+    fn default() -> Self {
+        Self {
+            slot: Slot::ZERO,
+            next_index: 1,
+            chain: 0,
+            void_batches: 0,
+            epoch: Epoch::default(),
+            sessions: BTreeMap::new(),
+        }
+    }
+}
+
+impl ApplyState {
+    /// Takes in the next slot.
+    pub(crate) fn apply(&mut self, slot: Slot, value: &Value<Payload>) -> Effect {
+        let body = match &value.body {
+            Body::Batch(payload) => Body::Batch(payload.header()),
+            Body::Noop => Body::Noop,
+            Body::EpochStart => Body::EpochStart,
+        };
+        self.apply_header(slot, &Value { origin: value.origin, body })
+    }
+
+    /// As [`ApplyState::apply`], for a value of which only the header is at hand.
+    pub(crate) fn apply_header(&mut self, slot: Slot, value: &Value<BatchHeader>) -> Effect {
+        assert!(slot == self.slot.next(), "slots are applied in order, each once");
+        self.slot = slot;
+        let takes_effect = self.epoch.apply(value);
+        let (effect, crc) = match &value.body {
+            Body::Batch(_) if !takes_effect => {
+                self.void_batches += 1;
+                (Effect::Void, 0)
+            }
+            Body::Batch(batch) => (self.sequence(slot, batch), batch.crc),
+            Body::Noop | Body::EpochStart => (Effect::Nothing, 0),
+        };
+        if let (Effect::Entries { .. }, Body::Batch(batch)) = (effect, &value.body) {
+            self.next_index += u64::from(batch.entries);
+        }
+        let mut link = [0; 24];
+        link[..8].copy_from_slice(&slot.0.to_le_bytes());
+        link[8..16].copy_from_slice(&value.origin.pack().to_le_bytes());
+        link[16] = u8::from(matches!(effect, Effect::Entries { .. }));
+        link[20..].copy_from_slice(&crc.to_le_bytes());
+        self.chain = crc32c::crc32c_append(self.chain, &link);
+        effect
+    }
+
+    /// Exactly-once: within a session only the sequence behind the last one takes effect.
+    fn sequence(&mut self, slot: Slot, batch: &BatchHeader) -> Effect {
+        let first_index = self.next_index;
+        if batch.client == 0 {
+            return Effect::Entries { first_index };
+        }
+        let last = self.sessions.get(&batch.client).map_or(0, |session| session.last);
+        let Some(end) = batch.sequence.checked_add(u64::from(batch.entries) - 1) else { return Effect::OutOfSession };
+        if batch.sequence == last + 1 {
+            if last == 0 && self.sessions.len() == SESSIONS_MAX {
+                let oldest = self.sessions.iter().min_by_key(|(_, s)| s.slot).map(|(client, _)| *client);
+                self.sessions.remove(&oldest.expect("the table is full"));
+            }
+            self.sessions.insert(batch.client, Session { last: end, slot });
+            Effect::Entries { first_index }
+        } else if end <= last {
+            Effect::Duplicate
+        } else {
+            Effect::OutOfSession
+        }
+    }
+
+    /// Appends the state's bytes.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        for number in [self.slot.0, self.next_index, u64::from(self.chain), self.void_batches, self.epoch.origin.pack()]
+        {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&u64::from(self.epoch.open).to_le_bytes());
+        out.extend_from_slice(&(self.sessions.len() as u64).to_le_bytes());
+        for (client, session) in &self.sessions {
+            for number in [*client, session.last, session.slot.0] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+    }
+
+    /// Reads a state back from the numbers that [`ApplyState::encode`] wrote; `None` when they are none.
+    pub(crate) fn decode(numbers: &mut impl Iterator<Item = u64>) -> Option<Self> {
+        let slot = Slot(numbers.next()?);
+        let next_index = numbers.next()?;
+        let chain = u32::try_from(numbers.next()?).ok()?;
+        let void_batches = numbers.next()?;
+        let epoch = Epoch { origin: Ballot::unpack(numbers.next()?), open: numbers.next()? == 1 };
+        let count = numbers.next()?;
+        if next_index == 0 || count > SESSIONS_MAX as u64 {
+            return None;
+        }
+        let mut sessions = BTreeMap::new();
+        for _ in 0..count {
+            let (client, last, slot) = (numbers.next()?, numbers.next()?, Slot(numbers.next()?));
+            sessions.insert(client, Session { last, slot });
+        }
+        Some(Self { slot, next_index, chain, void_batches, epoch, sessions })
+    }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use synod_core::MemberId;
+
+    use super::*;
+
+    fn value(body: Body<BatchHeader>) -> Value<BatchHeader> {
+        Value { origin: Ballot { round: 1, member: MemberId(1) }, body }
+    }
+
+    fn batch(client: u64, sequence: u64, entries: u32) -> Value<BatchHeader> {
+        value(Body::Batch(BatchHeader { entries, client, sequence, ..BatchHeader::default() }))
+    }
+
+    fn run(values: &[Value<BatchHeader>]) -> (ApplyState, Vec<Effect>) {
+        let mut state = ApplyState::default();
+        let effects = values.iter().map(|v| state.apply_header(state.slot.next(), v)).collect();
+        (state, effects)
+    }
+
+    #[test]
+    fn only_the_next_sequence_of_a_session_takes_effect() {
+        let (state, effects) = run(&[
+            value(Body::EpochStart),
+            batch(7, 1, 3),
+            batch(7, 1, 3),
+            batch(7, 4, 1),
+            batch(7, 6, 1),
+            batch(8, 2, 1),
+            batch(0, 0, 2),
+        ]);
+        assert_eq!(effects, [
+            Effect::Nothing,
+            Effect::Entries { first_index: 1 },
+            Effect::Duplicate,
+            Effect::Entries { first_index: 4 },
+            Effect::OutOfSession,
+            Effect::OutOfSession,
+            Effect::Entries { first_index: 5 },
+        ]);
+        assert_eq!(state.next_index, 7);
+    }
+
+    #[test]
+    fn the_session_table_is_bounded() {
+        let mut values = vec![value(Body::EpochStart)];
+        values.extend((1..=SESSIONS_MAX as u64 + 10).map(|client| batch(client, 1, 1)));
+        let (state, _) = run(&values);
+        assert_eq!(state.sessions.len(), SESSIONS_MAX);
+    }
+
+    #[test]
+    fn the_state_survives_its_encoding() {
+        let (state, _) = run(&[value(Body::EpochStart), batch(7, 1, 3), value(Body::Noop), batch(1, 1, 1)]);
+        assert_eq!(state.void_batches, 1);
+        let mut bytes = Vec::new();
+        state.encode(&mut bytes);
+        let mut numbers = bytes.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap()));
+        assert_eq!(ApplyState::decode(&mut numbers), Some(state));
+        assert_eq!(numbers.next(), None);
+    }
+
+    #[test]
+    fn the_chain_tells_logs_apart() {
+        let (one, _) = run(&[value(Body::EpochStart), batch(0, 0, 1)]);
+        let (two, _) = run(&[value(Body::EpochStart), value(Body::Noop)]);
+        assert_ne!(one.chain, two.chain);
+    }
+}

@@ -1,0 +1,360 @@
+//! A small blocking client on plain sockets: what the tools and the load generator use.
+//!
+//! [`NodeClient`] is one connection to one node, with as many requests in flight as its user likes. [`Client`] finds the
+//! leader of a group and repeats what is safe to repeat.
+
+pub mod protocol;
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use synod_transport::frame::{Decoder, append_frame};
+use synod_transport::hello::{Hello, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Role};
+use synod_transport::net::listen::dial;
+
+use crate::batch::Entries;
+use crate::config::{Cluster, Member};
+use crate::outcome::{Committed, GroupId, NodeId};
+use crate::shard::reads::CommittedEntries;
+use crate::wire::{CLIENT_REPLY, CLIENT_REQUEST};
+use protocol::{GroupInfoV1, RejectionV1, ReplyV1, Request};
+
+/// Why a client could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No connection, or it broke: what was in flight has an unknown outcome.
+    #[error("node {node} at {address}: {reason}")]
+    Connection {
+        /// The node.
+        node: NodeId,
+        /// Its address.
+        address: SocketAddr,
+        /// What happened.
+        reason: String,
+    },
+    /// No leader answered in time.
+    #[error("group {group} has no leader that answers after {waited:?}: {last}")]
+    NoLeader {
+        /// The group.
+        group: GroupId,
+        /// How long it was tried.
+        waited: Duration,
+        /// The last thing that went wrong.
+        last: String,
+    },
+    /// The cluster has no such node or group.
+    #[error("the cluster has no {0}")]
+    Unknown(String),
+    /// The log begins later.
+    #[error("the log of group {group} was trimmed: it begins at index {first_index}")]
+    Trimmed {
+        /// The group.
+        group: GroupId,
+        /// The first index that is still there.
+        first_index: u64,
+    },
+    /// A request failed for good.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// One connection to a node.
+pub struct NodeClient {
+    member: Member,
+    stream: TcpStream,
+    decoder: Decoder,
+    next_request: u64,
+}
+
+impl NodeClient {
+    /// Connects to the shard of `group` on a node.
+    ///
+    /// # Errors
+    /// When the node does not answer or refuses.
+    pub fn connect(cluster: &Cluster, member: Member, group: GroupId, timeout: Duration) -> Result<Self, ClientError> {
+        let hello = Hello {
+            role: Role::Client,
+            version_min: PROTOCOL_VERSION_MIN,
+            version_max: PROTOCOL_VERSION_MAX,
+            cluster: cluster.id().ok_or_else(|| ClientError::Unknown("valid id".into()))?,
+            node: 0,
+            incarnation: 0,
+            boot: 0,
+            target_node: member.node,
+            target_incarnation: 0,
+            shard: (group % cluster.shards.max(1) as u64) as u32,
+            shard_count: cluster.shards.max(1) as u32,
+            wal_sequence_seen: 0,
+        };
+        let failed =
+            |reason: String| ClientError::Connection { node: member.node, address: member.address, reason };
+        let (_, stream) = dial(member.address, &hello, timeout).map_err(|error| failed(error.to_string()))?;
+        stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+        Ok(Self { member, stream, decoder: Decoder::new(), next_request: 1 })
+    }
+
+    fn failed(&self, reason: impl ToString) -> ClientError {
+        let Member { node, address } = self.member;
+        ClientError::Connection { node, address, reason: reason.to_string() }
+    }
+
+    /// A second handle on the same connection, for sending from another thread. Only one of the two may receive, and
+    /// only one may send.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn try_clone(&self) -> Result<Self, ClientError> {
+        let stream = self.stream.try_clone().map_err(|error| self.failed(error))?;
+        Ok(Self { member: self.member, stream, decoder: Decoder::new(), next_request: self.next_request })
+    }
+
+    /// Sends requests in one write. Their ids follow each other; the first is returned.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn send(&mut self, requests: &[Request]) -> Result<u64, ClientError> {
+        let first = self.next_request;
+        let mut bytes = Vec::new();
+        for request in requests {
+            append_frame(&mut bytes, CLIENT_REQUEST, self.next_request, &request.encode());
+            self.next_request += 1;
+        }
+        self.stream.write_all(&bytes).map_err(|error| self.failed(error))?;
+        Ok(first)
+    }
+
+    /// The next reply: the request's id and what was answered. Replies may come in another order than requests.
+    /// `None` when nothing came for `timeout`.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn receive(&mut self, timeout: Duration) -> Result<Option<(u64, ReplyV1)>, ClientError> {
+        self.stream.set_read_timeout(Some(timeout.max(Duration::from_millis(1)))).map_err(|e| self.failed(e))?;
+        loop {
+            let frame = self.decoder.next().map(|frame| {
+                frame.map(|f| (f.header.kind, f.header.tag, ReplyV1::decode(f.body)))
+            });
+            match frame {
+                Ok(Some((CLIENT_REPLY, id, Ok(reply)))) => return Ok(Some((id, reply))),
+                Ok(Some(_)) => return Err(self.failed("sent what is no reply")),
+                Err(error) => return Err(self.failed(error)),
+                Ok(None) => {}
+            }
+            match self.stream.read(self.decoder.space()) {
+                Ok(0) => return Err(self.failed("closed the connection")),
+                Ok(n) => self.decoder.filled(n),
+                Err(error) => match error.kind() {
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => return Ok(None),
+                    std::io::ErrorKind::Interrupted => {}
+                    _ => return Err(self.failed(error)),
+                },
+            }
+        }
+    }
+
+    /// Sends one request and waits for its reply.
+    ///
+    /// # Errors
+    /// When the connection is broken or the time is up; the outcome is unknown then.
+    pub fn call(&mut self, request: &Request, timeout: Duration) -> Result<ReplyV1, ClientError> {
+        let id = self.send(std::slice::from_ref(request))?;
+        let end = Instant::now() + timeout;
+        loop {
+            match self.receive(end.saturating_duration_since(Instant::now()))? {
+                Some((of, reply)) if of == id => return Ok(reply),
+                // An answer to a call that was given up.
+                Some(_) => {}
+                None if Instant::now() >= end => return Err(self.failed("does not answer")),
+                None => {}
+            }
+        }
+    }
+}
+
+/// What one node says of itself.
+#[derive(Clone, Debug)]
+pub struct NodeInfo {
+    /// The node.
+    pub node: NodeId,
+    /// Its process.
+    pub process: u32,
+    /// All its groups, by number.
+    pub groups: Vec<GroupInfoV1>,
+}
+
+/// A client of a cluster.
+pub struct Client {
+    cluster: Cluster,
+    timeout: Duration,
+    connections: HashMap<(NodeId, u64), NodeClient>,
+    leaders: HashMap<GroupId, NodeId>,
+}
+
+impl Client {
+    /// A client of the nodes in `cluster`. It connects when it must.
+    pub fn new(cluster: Cluster) -> Self {
+        Self { cluster, timeout: Duration::from_secs(30), connections: HashMap::new(), leaders: HashMap::new() }
+    }
+
+    /// How long a call may try; 30 s unless told.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
+    /// Asks one node.
+    ///
+    /// # Errors
+    /// When it cannot be reached or does not answer.
+    pub fn call(&mut self, node: NodeId, request: &Request, timeout: Duration) -> Result<ReplyV1, ClientError> {
+        let member = self.cluster.members.iter().find(|m| m.node == node).copied();
+        let member = member.ok_or_else(|| ClientError::Unknown(format!("node {node}")))?;
+        let shard = request.group() % self.cluster.shards.max(1) as u64;
+        let key = (node, shard);
+        if !self.connections.contains_key(&key) {
+            let limit = timeout.min(Duration::from_secs(3));
+            self.connections.insert(key, NodeClient::connect(&self.cluster, member, request.group(), limit)?);
+        }
+        let connection = self.connections.get_mut(&key).expect("it is there now");
+        let reply = connection.call(request, timeout);
+        if reply.is_err() {
+            self.connections.remove(&key);
+        }
+        reply
+    }
+
+    /// Appends entries exactly once: in the session of `client`, `sequence` being the number of the first, from 1. What
+    /// is unknown is repeated until it is known. `None`: the session had committed them before.
+    ///
+    /// # Errors
+    /// When no leader answers in time, or the sequence does not follow the session.
+    pub fn append(
+        &mut self,
+        group: GroupId,
+        client: u64,
+        sequence: u64,
+        entries: &Entries,
+    ) -> Result<Option<Committed>, ClientError> {
+        let start = Instant::now();
+        let mut last = String::from("no node was asked");
+        let mut turn = 0;
+        let request = Request::Append { group, session: Some((client, sequence)), entries: entries.clone() };
+        while start.elapsed() < self.timeout {
+            let node = self.leaders.get(&group).copied().unwrap_or_else(|| {
+                turn += 1;
+                self.cluster.members[turn % self.cluster.members.len()].node
+            });
+            let mut pause = Duration::from_millis(20);
+            match self.call(node, &request, Duration::from_secs(5)) {
+                Ok(ReplyV1::Committed { slot, first_index, count }) => {
+                    self.leaders.insert(group, node);
+                    return Ok(Some(Committed { slot, first_index, count }));
+                }
+                Ok(ReplyV1::Duplicate) => return Ok(None),
+                Ok(ReplyV1::Rejected { rejection: RejectionV1::NotLeader, leader }) => {
+                    last = format!("node {node} does not lead");
+                    if leader > 0 && leader != node {
+                        self.leaders.insert(group, leader);
+                        pause = Duration::from_millis(1);
+                    } else {
+                        self.leaders.remove(&group);
+                    }
+                }
+                Ok(ReplyV1::Rejected { rejection: RejectionV1::UnknownGroup, .. }) => {
+                    return Err(ClientError::Unknown(format!("group {group}")));
+                }
+                Ok(ReplyV1::Rejected { rejection: RejectionV1::TooLarge, .. }) => {
+                    return Err(ClientError::Failed("an entry is larger than 1 MiB".into()));
+                }
+                Ok(ReplyV1::OutOfSession) => {
+                    return Err(ClientError::Failed(format!(
+                        "sequence {sequence} does not follow the session of client {client}, or the group has forgotten \
+                         the session"
+                    )));
+                }
+                // Within a session all these are safe to repeat.
+                Ok(reply) => last = format!("node {node} answered {reply:?}"),
+                Err(error) => {
+                    last = error.to_string();
+                    self.leaders.remove(&group);
+                }
+            }
+            std::thread::sleep(pause);
+        }
+        Err(ClientError::NoLeader { group, waited: start.elapsed(), last })
+    }
+
+    /// Reads what `node` has applied of a group from `from_index` on, waiting for it at most so long.
+    ///
+    /// # Errors
+    /// When the node does not answer or has trimmed it.
+    pub fn read(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        from_index: u64,
+        wait: Duration,
+    ) -> Result<CommittedEntries, ClientError> {
+        let request = Request::Read { group, from_index, bytes_max: 1 << 20, wait_ms: wait.as_millis() as u32 };
+        match self.call(node, &request, wait + Duration::from_secs(10))? {
+            ReplyV1::Entries { first_index, next_index, ends, bytes } => {
+                let entries = Entries::from_parts(ends, bytes)
+                    .ok_or_else(|| ClientError::Failed(format!("node {node} sent malformed entries")))?;
+                Ok(CommittedEntries { first_index, entries, next_index })
+            }
+            ReplyV1::Trimmed { first_index } => Err(ClientError::Trimmed { group, first_index }),
+            ReplyV1::Failed { text } => Err(ClientError::Failed(format!("node {node}: {text}"))),
+            reply => Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),
+        }
+    }
+
+    /// What a node says of itself and its groups.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn info(&mut self, node: NodeId, timeout: Duration) -> Result<NodeInfo, ClientError> {
+        let mut info = NodeInfo { node, process: 0, groups: Vec::new() };
+        let mut shards = 1;
+        let mut shard = 0;
+        while shard < shards {
+            // Any number works as the group here: only its shard counts.
+            match self.call(node, &Request::Info { group: shard }, timeout)? {
+                ReplyV1::Info { process, shards: all, groups, .. } => {
+                    info.process = process;
+                    shards = u64::from(all);
+                    info.groups.extend(groups);
+                }
+                reply => return Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),
+            }
+            shard += 1;
+        }
+        info.groups.sort_by_key(|g| g.group);
+        Ok(info)
+    }
+
+    /// The node that leads a group and takes proposals, and what it says of the group.
+    ///
+    /// # Errors
+    /// When none does in time.
+    pub fn leader(&mut self, group: GroupId) -> Result<(NodeId, GroupInfoV1), ClientError> {
+        let start = Instant::now();
+        let mut last = String::from("no node leads");
+        while start.elapsed() < self.timeout {
+            for member in self.cluster.members.clone() {
+                match self.info(member.node, Duration::from_secs(2)) {
+                    Ok(info) => {
+                        let found = info.groups.into_iter().find(|g| g.group == group);
+                        let found = found.ok_or_else(|| ClientError::Unknown(format!("group {group}")))?;
+                        if found.leader == member.node && found.epoch > 0 {
+                            return Ok((member.node, found));
+                        }
+                    }
+                    Err(error) => last = error.to_string(),
+                }
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Err(ClientError::NoLeader { group, waited: start.elapsed(), last })
+    }
+}

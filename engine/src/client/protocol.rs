@@ -1,0 +1,305 @@
+//! The client protocol: requests and replies on a node's port.
+//!
+//! A request is a frame of kind `CLIENT_REQUEST` whose tag is the request's id: `[operation u8][0 x 7][group u64]`,
+//! then what the operation takes. The reply bears the same id; its body is an archived [`ReplyV1`].
+
+// The derive of an archived enum leaves its generated fields undocumented.
+#![allow(missing_docs)]
+
+use rkyv::rancor::Failure;
+use rkyv::util::AlignedVec;
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::batch::{Batch, Entries};
+use crate::outcome::{Committed, GroupId, Outcome, ProposeError, Rejection};
+
+const APPEND: u8 = 1;
+const READ: u8 = 2;
+const INFO: u8 = 3;
+
+/// What a client asks.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Append entries, in a session (client, first sequence) or not.
+    Append {
+        /// The group.
+        group: GroupId,
+        /// The client's number and the sequence of the first entry, from 1.
+        session: Option<(u64, u64)>,
+        /// The entries.
+        entries: Entries,
+    },
+    /// Read committed entries.
+    Read {
+        /// The group.
+        group: GroupId,
+        /// The index of the first entry wanted.
+        from_index: u64,
+        /// At most about so many bytes.
+        bytes_max: u32,
+        /// Wait so long for the first one.
+        wait_ms: u32,
+    },
+    /// What the shard of the group knows of its groups.
+    Info {
+        /// Any group of the shard.
+        group: GroupId,
+    },
+}
+
+/// A request that is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("malformed client request: {0}")]
+pub struct MalformedRequest(&'static str);
+
+impl Request {
+    /// The group that is asked.
+    pub fn group(&self) -> GroupId {
+        match self {
+            Self::Append { group, .. } | Self::Read { group, .. } | Self::Info { group } => *group,
+        }
+    }
+
+    /// The body of the request's frame.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![0; 8];
+        out.extend_from_slice(&self.group().to_le_bytes());
+        match self {
+            Self::Append { session, entries, .. } => {
+                out[0] = APPEND;
+                let (client, sequence) = session.unwrap_or((0, 0));
+                out.extend_from_slice(&client.to_le_bytes());
+                out.extend_from_slice(&sequence.to_le_bytes());
+                entries.parts(&mut Vec::new()).iter().for_each(|part| out.extend_from_slice(part));
+            }
+            Self::Read { from_index, bytes_max, wait_ms, .. } => {
+                out[0] = READ;
+                out.extend_from_slice(&from_index.to_le_bytes());
+                out.extend_from_slice(&bytes_max.to_le_bytes());
+                out.extend_from_slice(&wait_ms.to_le_bytes());
+            }
+            Self::Info { .. } => out[0] = INFO,
+        }
+        out
+    }
+
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// When the bytes are none.
+    pub fn decode(body: &[u8]) -> Result<Self, MalformedRequest> {
+        let (head, rest) = body.split_first_chunk::<16>().ok_or(MalformedRequest("too short"))?;
+        let group = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));
+        match head[0] {
+            APPEND => {
+                let (head, body) = rest.split_first_chunk::<16>().ok_or(MalformedRequest("too short"))?;
+                let client = u64::from_le_bytes(head[..8].try_into().expect("eight bytes"));
+                let sequence = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));
+                if (client == 0) != (sequence == 0) {
+                    return Err(MalformedRequest("half a session"));
+                }
+                let batch = Batch::decode(body).map_err(|_| MalformedRequest("the entries"))?;
+                let mut entries = Entries::new();
+                for entry in batch.iter() {
+                    entries.push(entry).map_err(|_| MalformedRequest("an entry or a batch over its limit"))?;
+                }
+                Ok(Self::Append { group, session: (client != 0).then_some((client, sequence)), entries })
+            }
+            READ => {
+                let rest: &[u8; 16] = rest.try_into().map_err(|_| MalformedRequest("the length of a read"))?;
+                Ok(Self::Read {
+                    group,
+                    from_index: u64::from_le_bytes(rest[..8].try_into().expect("eight bytes")),
+                    bytes_max: u32::from_le_bytes(rest[8..12].try_into().expect("four bytes")),
+                    wait_ms: u32::from_le_bytes(rest[12..].try_into().expect("four bytes")),
+                })
+            }
+            INFO if rest.is_empty() => Ok(Self::Info { group }),
+            _ => Err(MalformedRequest("the operation")),
+        }
+    }
+}
+
+/// What one group looks like from one node.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct GroupInfoV1 {
+    /// The group.
+    pub group: u64,
+    /// The node that leads it, or 0.
+    pub leader: u64,
+    /// The epoch as a number, where this node leads and takes proposals; else 0.
+    pub epoch: u64,
+    /// The chosen prefix.
+    pub chosen_slot: u64,
+    /// The last slot applied.
+    pub applied_slot: u64,
+    /// The index that the next committed entry gets.
+    pub next_index: u64,
+    /// The first index that can be read.
+    pub first_index: u64,
+    /// The chained checksum at `applied_slot`.
+    pub chain: u32,
+    /// Elections won here since the node started.
+    pub elections: u64,
+}
+
+/// A node's answer.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub enum ReplyV1 {
+    /// The entries are committed.
+    Committed {
+        /// Their slot.
+        slot: u64,
+        /// The index of the first.
+        first_index: u64,
+        /// How many.
+        count: u32,
+    },
+    /// The session has committed them before.
+    Duplicate,
+    /// The sequence does not follow the session.
+    OutOfSession,
+    /// They never take effect.
+    Superseded,
+    /// They may take effect or not.
+    Unknown,
+    /// They were not proposed.
+    Rejected {
+        /// What was the matter.
+        rejection: RejectionV1,
+        /// The leader, or 0.
+        leader: u64,
+    },
+    /// Committed entries.
+    Entries {
+        /// The index of the first.
+        first_index: u64,
+        /// The index that the next committed entry gets.
+        next_index: u64,
+        /// Where each entry ends in `bytes`.
+        ends: Vec<u32>,
+        /// The entries' bytes.
+        bytes: Vec<u8>,
+    },
+    /// The log begins later.
+    Trimmed {
+        /// At this index.
+        first_index: u64,
+    },
+    /// What the node knows.
+    Info {
+        /// The node.
+        node: u64,
+        /// Its process.
+        process: u32,
+        /// How many shards it has; a group's shard is its number modulo this.
+        shards: u32,
+        /// The groups of the asked shard.
+        groups: Vec<GroupInfoV1>,
+    },
+    /// The request failed.
+    Failed {
+        /// Why.
+        text: String,
+    },
+}
+
+/// A [`Rejection`] on the wire.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RejectionV1 {
+    /// Another node leads.
+    NotLeader,
+    /// Try later.
+    Overloaded,
+    /// Split it.
+    TooLarge,
+    /// No such group.
+    UnknownGroup,
+    /// Reopen the handle.
+    HandleClosed,
+    /// The node is stopping.
+    Stopping,
+}
+
+impl ReplyV1 {
+    /// The body of the reply's frame.
+    pub fn encode(&self) -> AlignedVec {
+        rkyv::to_bytes::<Failure>(self).expect("a reply of plain types always has an archive")
+    }
+
+    /// Reads a reply.
+    ///
+    /// # Errors
+    /// When the bytes are none.
+    pub fn decode(body: &[u8]) -> Result<Self, MalformedRequest> {
+        // The receive buffer is not aligned for an archive.
+        let mut aligned = AlignedVec::<16>::with_capacity(body.len());
+        aligned.extend_from_slice(body);
+        let archived = rkyv::access::<ArchivedReplyV1, Failure>(&aligned).map_err(|_| MalformedRequest("the reply"))?;
+        rkyv::deserialize::<Self, Failure>(archived).map_err(|_| MalformedRequest("the reply"))
+    }
+}
+
+impl From<Outcome> for ReplyV1 {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Ok(Committed { slot, first_index, count }) => Self::Committed { slot, first_index, count },
+            Err(ProposeError::Duplicate) => Self::Duplicate,
+            Err(ProposeError::OutOfSession) => Self::OutOfSession,
+            Err(ProposeError::Superseded) => Self::Superseded,
+            Err(ProposeError::Unknown) => Self::Unknown,
+            Err(ProposeError::Rejected(rejection)) => {
+                let (rejection, leader) = match rejection {
+                    Rejection::NotLeader { leader } => (RejectionV1::NotLeader, leader.unwrap_or(0)),
+                    Rejection::Overloaded => (RejectionV1::Overloaded, 0),
+                    Rejection::TooLarge => (RejectionV1::TooLarge, 0),
+                    Rejection::UnknownGroup => (RejectionV1::UnknownGroup, 0),
+                    Rejection::HandleClosed => (RejectionV1::HandleClosed, 0),
+                    Rejection::Stopping => (RejectionV1::Stopping, 0),
+                };
+                Self::Rejected { rejection, leader }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn requests_come_back() {
+        let entries = Entries::one(b"hello").unwrap();
+        for request in [
+            Request::Append { group: 3, session: Some((7, 1)), entries: entries.clone() },
+            Request::Append { group: 3, session: None, entries },
+            Request::Read { group: 4, from_index: 9, bytes_max: 100, wait_ms: 5 },
+            Request::Info { group: 1 },
+        ] {
+            let bytes = request.encode();
+            assert_eq!(Request::decode(&bytes).unwrap().encode(), bytes);
+        }
+    }
+
+    #[test]
+    fn replies_come_back() {
+        for reply in [
+            ReplyV1::Committed { slot: 1, first_index: 2, count: 3 },
+            ReplyV1::Entries { first_index: 1, next_index: 3, ends: vec![1, 2], bytes: b"ab".to_vec() },
+            ReplyV1::Rejected { rejection: RejectionV1::NotLeader, leader: 2 },
+            ReplyV1::Failed { text: "why".into() },
+        ] {
+            assert_eq!(ReplyV1::decode(&reply.encode()).unwrap(), reply);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Request::decode(&bytes);
+            let _ = ReplyV1::decode(&bytes);
+        }
+    }
+}

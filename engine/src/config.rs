@@ -1,0 +1,355 @@
+//! A node's configuration: a TOML file or a struct, checked as a whole before anything starts.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use synod_core::MemberId;
+
+use crate::outcome::{GroupId, NodeId};
+
+/// When a vote counts as durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sync {
+    /// After fdatasync: survives a power cut.
+    #[default]
+    Durable,
+    /// When the operating system has it: survives only a crash of the process. For measurements.
+    Os,
+}
+
+/// How the log reaches the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskBackend {
+    /// An io_uring of its own per shard.
+    #[default]
+    Uring,
+    /// Blocking system calls on the shard's thread: for fault injection, and where io_uring is forbidden.
+    Blocking,
+}
+
+/// One node of the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its number; never 0.
+    pub node: NodeId,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// What a client must know of a cluster: the file that `synod local` writes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// The cluster's id, as 32 hexadecimal digits.
+    pub cluster: String,
+    /// How many groups there are, numbered from 1.
+    pub groups: u64,
+    /// How many shards each node has.
+    pub shards: usize,
+    /// All nodes.
+    pub members: Vec<Member>,
+}
+
+impl Cluster {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is no such TOML, or says what cannot work.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+        let cluster: Self = toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), error: Box::new(error) })?;
+        if cluster.id().is_none() {
+            return Err(ConfigError::Invalid("`cluster` must be 32 hexadecimal digits, not all zero".into()));
+        }
+        if cluster.members.is_empty() || cluster.groups == 0 || cluster.shards == 0 {
+            return Err(ConfigError::Invalid("`members`, `groups` and `shards` must not be empty or 0".into()));
+        }
+        Ok(cluster)
+    }
+
+    /// The cluster's id as a number.
+    pub(crate) fn id(&self) -> Option<u128> {
+        cluster_id(&self.cluster)
+    }
+}
+
+fn cluster_id(text: &str) -> Option<u128> {
+    let hexadecimal = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    u128::from_str_radix(text, 16).ok().filter(|id| hexadecimal && *id != 0)
+}
+
+/// All that a node must know to start.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The cluster's 128-bit id, as 32 hexadecimal digits: the same on all nodes, drawn once.
+    pub cluster: String,
+    /// This node.
+    pub node: NodeId,
+    /// This node's directory.
+    pub dir: PathBuf,
+    /// How many groups there are; they are numbered from 1, and all members vote in each.
+    #[serde(default = "defaults::groups")]
+    pub groups: u64,
+    /// How many shards (cores) this node uses; the same on all nodes, and fixed with the directory.
+    #[serde(default = "defaults::shards")]
+    pub shards: usize,
+    /// When a vote counts as durable.
+    #[serde(default)]
+    pub sync: Sync,
+    /// How the log reaches the disk.
+    #[serde(default)]
+    pub disk: DiskBackend,
+    /// The node that should lead all groups; without it, leaders are spread evenly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferred_leader: Option<NodeId>,
+    /// Log kept per shard for readers and lagging replicas, in MiB, although nobody needs it any more.
+    #[serde(default = "defaults::retain_mib")]
+    pub retain_mib: u64,
+    /// Log per shard, in MiB, at which new proposals are refused as overloaded.
+    #[serde(default = "defaults::wal_mib_max")]
+    pub wal_mib_max: u64,
+    /// Segments zeroed ahead of need, per shard; the log zeroes more when it must.
+    #[serde(default = "defaults::spare_segments")]
+    pub spare_segments: usize,
+    /// Memory per shard, in MiB, for recent batches.
+    #[serde(default = "defaults::cache_mib")]
+    pub cache_mib: usize,
+    /// Pin each shard to a core of its own. By default when there are enough cores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<bool>,
+    /// Allow addresses other than loopback although nothing is encrypted.
+    #[serde(default)]
+    pub allow_plaintext: bool,
+    /// All nodes of the cluster, this one among them.
+    pub members: Vec<Member>,
+}
+
+mod defaults {
+    pub(super) fn groups() -> u64 {
+        1
+    }
+    pub(super) fn shards() -> usize {
+        1
+    }
+    pub(super) fn retain_mib() -> u64 {
+        1024
+    }
+    pub(super) fn wal_mib_max() -> u64 {
+        4096
+    }
+    pub(super) fn spare_segments() -> usize {
+        2
+    }
+    pub(super) fn cache_mib() -> usize {
+        64
+    }
+}
+
+/// A configuration that cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {error}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file is no such TOML.
+    #[error("{path}: {error}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        error: Box<toml::de::Error>,
+    },
+    /// A value is out of its range, or two contradict each other.
+    #[error("configuration: {0}")]
+    Invalid(String),
+}
+
+impl Config {
+    /// A configuration with all defaults.
+    pub fn new(cluster: u128, node: NodeId, dir: impl Into<PathBuf>, members: Vec<Member>) -> Self {
+        Self {
+            cluster: format!("{cluster:032x}"),
+            node,
+            dir: dir.into(),
+            groups: defaults::groups(),
+            shards: defaults::shards(),
+            sync: Sync::default(),
+            disk: DiskBackend::default(),
+            preferred_leader: None,
+            retain_mib: defaults::retain_mib(),
+            wal_mib_max: defaults::wal_mib_max(),
+            spare_segments: defaults::spare_segments(),
+            cache_mib: defaults::cache_mib(),
+            pin: None,
+            allow_plaintext: false,
+            members,
+        }
+    }
+
+    /// Reads and checks a file. A relative `dir` is relative to the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is no such TOML, or says what cannot work.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+        let mut config: Self = toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), error: Box::new(error) })?;
+        if config.dir.is_relative()
+            && let Some(parent) = path.parent()
+        {
+            config.dir = parent.join(&config.dir);
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first thing that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let check = |holds: bool, text: &str| {
+            if holds { Ok(()) } else { Err(ConfigError::Invalid(text.into())) }
+        };
+        check(self.cluster_id().is_some(), "`cluster` must be 32 hexadecimal digits, not all zero")?;
+        check(!self.members.is_empty(), "`members` is empty")?;
+        check(self.members.len() <= synod_core::replica::VOTERS_MAX, "there are more than 15 `members`")?;
+        check(self.members.iter().all(|m| m.node > 0), "a member's `node` must not be 0")?;
+        let mut nodes: Vec<_> = self.members.iter().map(|m| m.node).collect();
+        nodes.sort_unstable();
+        check(nodes.windows(2).all(|w| w[0] != w[1]), "two members have the same `node`")?;
+        let mut addresses: Vec<_> = self.members.iter().map(|m| m.address).collect();
+        addresses.sort_unstable();
+        check(addresses.windows(2).all(|w| w[0] != w[1]), "two members have the same `address`")?;
+        check(nodes.contains(&self.node), "`node` is not among the `members`")?;
+        check(
+            self.preferred_leader.is_none_or(|n| nodes.contains(&n)),
+            "`preferred_leader` is not among the `members`",
+        )?;
+        check((1..=1 << 20).contains(&self.groups), "`groups` must be between 1 and 1048576")?;
+        check((1..=1024).contains(&self.shards), "`shards` must be between 1 and 1024")?;
+        check(self.groups >= self.shards as u64, "there are fewer `groups` than `shards`")?;
+        check(self.cache_mib >= 1 && self.cache_mib <= 1 << 20, "`cache_mib` must be between 1 and 1048576")?;
+        check(self.retain_mib >= 64, "`retain_mib` must be at least 64, one segment")?;
+        check(
+            self.wal_mib_max >= self.retain_mib + 256,
+            "`wal_mib_max` must be at least `retain_mib` + 256, or the log could never be trimmed in time",
+        )?;
+        check(self.spare_segments <= 1024, "`spare_segments` must be at most 1024")?;
+        check(
+            self.allow_plaintext || self.members.iter().all(|m| m.address.ip().is_loopback()),
+            "nothing is encrypted yet: set `allow_plaintext = true` to use addresses other than loopback",
+        )
+    }
+
+    /// What clients of this cluster must know.
+    pub fn cluster(&self) -> Cluster {
+        Cluster {
+            cluster: self.cluster.clone(),
+            groups: self.groups,
+            shards: self.shards,
+            members: self.members.clone(),
+        }
+    }
+
+    /// The cluster's id.
+    pub(crate) fn cluster_id(&self) -> Option<u128> {
+        cluster_id(&self.cluster)
+    }
+
+    /// Where this node listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.members.iter().find(|m| m.node == self.node).expect("validated").address
+    }
+
+    /// Every member's number in the groups: its place among the sorted nodes, from 1.
+    pub(crate) fn member_numbers(&self) -> Vec<(MemberId, NodeId)> {
+        let mut nodes: Vec<NodeId> = self.members.iter().map(|m| m.node).collect();
+        nodes.sort_unstable();
+        nodes.into_iter().enumerate().map(|(at, node)| (MemberId(at as u16 + 1), node)).collect()
+    }
+
+    /// Whether this node should lead a group, if it can.
+    pub(crate) fn prefers(&self, group: GroupId) -> bool {
+        match self.preferred_leader {
+            Some(node) => node == self.node,
+            None => {
+                let numbers = self.member_numbers();
+                numbers[(group % numbers.len() as u64) as usize].1 == self.node
+            }
+        }
+    }
+
+    /// A group's uid: made of the cluster's id, so the same everywhere and nowhere else.
+    pub(crate) fn group_uid(&self, group: GroupId) -> u128 {
+        // An odd factor keeps uids of one cluster apart and scatters those of different clusters.
+        const SCATTER: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        let cluster = self.cluster_id().expect("validated");
+        cluster.rotate_left(64) ^ SCATTER.wrapping_mul(u128::from(group))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        let member = |node: u64| Member { node, address: format!("127.0.0.1:{}", 7000 + node).parse().unwrap() };
+        Config::new(7, 1, "data", vec![member(1), member(2), member(3)])
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        let check = |change: fn(&mut Config), word: &str| {
+            let mut config = config();
+            change(&mut config);
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(word), "{error} should name {word}");
+        };
+        config().validate().unwrap();
+        check(|c| c.cluster = "12".into(), "cluster");
+        check(|c| c.members.clear(), "members");
+        check(|c| c.members[1].node = 1, "same `node`");
+        check(|c| c.members[1].address = c.members[0].address, "same `address`");
+        check(|c| c.node = 9, "node");
+        check(|c| c.groups = 0, "groups");
+        check(|c| c.shards = 2, "shards");
+        check(|c| c.retain_mib = 1, "retain_mib");
+        check(|c| c.wal_mib_max = 1024, "wal_mib_max");
+        check(|c| c.preferred_leader = Some(8), "preferred_leader");
+        check(|c| c.members[0].address = "10.0.0.1:1".parse().unwrap(), "allow_plaintext");
+    }
+
+    #[test]
+    fn a_file_comes_back_and_unknown_names_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.toml");
+        let text = toml::to_string(&config()).unwrap();
+        std::fs::write(&path, &text).unwrap();
+        let read = Config::read(&path).unwrap();
+        assert_eq!(read.dir, dir.path().join("data"));
+        std::fs::write(&path, format!("colour = 3\n{text}")).unwrap();
+        assert!(Config::read(&path).unwrap_err().to_string().contains("colour"));
+    }
+
+    #[test]
+    fn uids_differ_by_group_and_cluster() {
+        let one = config();
+        let two = Config { cluster: format!("{:032x}", 8), ..config() };
+        assert_ne!(one.group_uid(1), one.group_uid(2));
+        assert_ne!(one.group_uid(1), two.group_uid(1));
+    }
+}

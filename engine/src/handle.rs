@@ -1,0 +1,314 @@
+//! A node from any thread: proposing, reading, asking.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use crate::batch::Entries;
+use crate::client::protocol::GroupInfoV1;
+use crate::clock::now_ns;
+use crate::limits::READ_BYTES_MAX;
+use crate::mailbox::{Mail, Post};
+use crate::outcome::{Committed, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
+use crate::shard::producers::LocalShard;
+use crate::shard::reads::{CommittedEntries, ReadError};
+
+static NEXT_PROPOSER: AtomicU64 = AtomicU64::new(1);
+
+/// A node, for use from any thread or async task. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    posts: Arc<[Post]>,
+    node: NodeId,
+}
+
+/// What comes back to an async caller: a future, or a blocking wait.
+pub struct Pending<T> {
+    slot: Arc<Mutex<Answer<T>>>,
+}
+
+enum Answer<T> {
+    Waiting(Option<Waker>),
+    There(Option<T>),
+}
+
+/// Answers a [`Pending`], once; dropped without an answer it gives `lost`.
+struct Completer<T> {
+    slot: Arc<Mutex<Answer<T>>>,
+    lost: Option<T>,
+}
+
+impl<T> Completer<T> {
+    fn complete(mut self, value: T) {
+        self.lost = Some(value);
+    }
+}
+
+impl<T> Drop for Completer<T> {
+    fn drop(&mut self) {
+        let mut slot = self.slot.lock().expect("no holder panics");
+        let waker = match &mut *slot {
+            Answer::Waiting(waker) => waker.take(),
+            Answer::There(_) => return,
+        };
+        *slot = Answer::There(self.lost.take());
+        drop(slot);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+fn pending<T>(lost: T) -> (Completer<T>, Pending<T>) {
+    let slot = Arc::new(Mutex::new(Answer::Waiting(None)));
+    (Completer { slot: Arc::clone(&slot), lost: Some(lost) }, Pending { slot })
+}
+
+impl<T> Future for Pending<T> {
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let mut slot = self.slot.lock().expect("no holder panics");
+        match &mut *slot {
+            Answer::Waiting(waker) => {
+                *waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+            Answer::There(value) => Poll::Ready(value.take().expect("a future is not polled after its end")),
+        }
+    }
+}
+
+impl<T> Pending<T> {
+    /// Waits on this thread.
+    pub fn wait(self) -> T {
+        struct Unpark(std::thread::Thread);
+        impl std::task::Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut this = std::pin::pin!(self);
+        loop {
+            match this.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(value) => return value,
+                Poll::Pending => std::thread::park(),
+            }
+        }
+    }
+}
+
+impl Handle {
+    pub(crate) fn new(posts: Vec<Post>, node: NodeId) -> Self {
+        Self { posts: posts.into(), node }
+    }
+
+    /// This node's number.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    fn post(&self, group: GroupId) -> &Post {
+        &self.posts[(group % self.posts.len() as u64) as usize]
+    }
+
+    /// Proposes one entry. It is committed, and applied on this node, when the future gives `Ok`.
+    pub fn propose(&self, group: GroupId, entry: &[u8]) -> Pending<Outcome> {
+        match Entries::one(entry) {
+            Ok(entries) => self.propose_batch(group, entries),
+            Err(_) => refused(Rejection::TooLarge),
+        }
+    }
+
+    /// Proposes entries that take effect together, in order, with indexes that follow each other.
+    pub fn propose_batch(&self, group: GroupId, entries: Entries) -> Pending<Outcome> {
+        self.propose_with(group, entries, None, None)
+    }
+
+    /// Proposes entries in a client session: `sequence` is the number of the first, from 1; entries that the session
+    /// has committed before are refused as [`ProposeError::Duplicate`]. So it is safe to repeat an unknown outcome.
+    pub fn propose_in_session(
+        &self,
+        group: GroupId,
+        client: u64,
+        sequence: u64,
+        entries: Entries,
+    ) -> Pending<Outcome> {
+        assert!(client > 0 && sequence > 0, "clients and sequences count from 1");
+        self.propose_with(group, entries, Some((client, sequence)), None)
+    }
+
+    fn propose_with(
+        &self,
+        group: GroupId,
+        entries: Entries,
+        session: Option<(u64, u64)>,
+        handle: Option<(u64, Epoch)>,
+    ) -> Pending<Outcome> {
+        if entries.is_empty() {
+            return refused(Rejection::TooLarge);
+        }
+        let (completer, pending) = pending(Err(ProposeError::Unknown));
+        let mail = Mail::Propose {
+            group,
+            entries,
+            session,
+            handle,
+            submitted_ns: now_ns(),
+            reply: Box::new(|outcome| completer.complete(outcome)),
+        };
+        match self.post(group).send(mail) {
+            Ok(()) => pending,
+            Err(_) => refused(Rejection::Overloaded),
+        }
+    }
+
+    /// A proposer whose proposals are committed in their order or not at all. It is bound to the present epoch of this
+    /// node's leadership; after a refusal, or when the epoch ends, it refuses everything: open a new one.
+    ///
+    /// # Errors
+    /// When this node does not lead the group.
+    pub fn proposer(&self, group: GroupId) -> Result<Proposer, Rejection> {
+        let (completer, pending) = pending(None);
+        let mail = Mail::Epoch { group, reply: Box::new(|epoch| completer.complete(epoch)) };
+        self.post(group).send(mail).map_err(|_| Rejection::Overloaded)?;
+        let epoch = pending.wait().ok_or(Rejection::NotLeader { leader: self.leader(group) })?;
+        let number = NEXT_PROPOSER.fetch_add(1, Ordering::Relaxed);
+        Ok(Proposer { handle: self.clone(), group, epoch, number })
+    }
+
+    /// The node that leads a group, as this node knows it.
+    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.info(group).map(|info| info.leader).filter(|leader| *leader > 0)
+    }
+
+    /// Waits until this node knows a leader of the group.
+    pub fn wait_leader(&self, group: GroupId, timeout: Duration) -> Option<NodeId> {
+        let end = Instant::now() + timeout;
+        loop {
+            let leader = self.leader(group);
+            if leader.is_some() || Instant::now() >= end {
+                return leader;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What this node knows of a group; `None` when it has no such group or is stopping.
+    pub fn info(&self, group: GroupId) -> Option<GroupInfoV1> {
+        let (completer, pending) = pending(None);
+        let mail = Mail::Info { group, reply: Box::new(|info| completer.complete(info)) };
+        self.post(group).send(mail).ok()?;
+        pending.wait()
+    }
+
+    /// Reads committed entries from `from_index` on, about a mebibyte at most, as this node has applied them. Without
+    /// any it waits for `wait`, then answers with none.
+    pub fn read(
+        &self,
+        group: GroupId,
+        from_index: u64,
+        wait: Duration,
+    ) -> Pending<Result<CommittedEntries, ReadError>> {
+        let (completer, pending) = pending(Err(ReadError::Stopping));
+        let mail = Mail::Read {
+            group,
+            from_index: from_index.max(1),
+            bytes_max: READ_BYTES_MAX,
+            wait_ms: wait.as_millis() as u64,
+            reply: Box::new(|answer| completer.complete(answer)),
+        };
+        // Refused mail is dropped, and its completer with it.
+        let _ = self.post(group).send(mail);
+        pending
+    }
+
+    /// Every committed entry of a group from `from_index` on, in order, for ever: how a database tails its log.
+    pub fn subscribe(&self, group: GroupId, from_index: u64) -> Subscription {
+        Subscription { handle: self.clone(), group, next_index: from_index.max(1) }
+    }
+
+    /// Runs a closure on the thread of a group's shard, for instance to attach a
+    /// [`Producer`](crate::Producer). It must not block.
+    ///
+    /// # Errors
+    /// When the shard's mailbox is full or the node is stopping.
+    pub fn on_shard<T: Send + 'static>(
+        &self,
+        group: GroupId,
+        run: impl FnOnce(&mut LocalShard<'_>) -> T + Send + 'static,
+    ) -> Result<T, Rejection> {
+        let (tell, told) = mpsc::channel();
+        let mail = Mail::Run(Box::new(move |shard| {
+            let _ = tell.send(run(shard));
+        }));
+        self.post(group).send(mail).map_err(|_| Rejection::Overloaded)?;
+        told.recv().map_err(|_| Rejection::Stopping)
+    }
+
+    /// Lets the producers of a group's shard propose now, not only at the next tick.
+    pub fn wake(&self, group: GroupId) {
+        let _ = self.post(group).send(Mail::Wake);
+    }
+}
+
+fn refused(rejection: Rejection) -> Pending<Outcome> {
+    let (completer, pending) = pending(Err(ProposeError::Rejected(rejection)));
+    drop(completer);
+    pending
+}
+
+/// Proposes in order or not at all; see [`Handle::proposer`].
+pub struct Proposer {
+    handle: Handle,
+    group: GroupId,
+    epoch: Epoch,
+    number: u64,
+}
+
+impl Proposer {
+    /// The epoch that it is bound to.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Proposes entries behind all that this proposer has proposed before.
+    pub fn propose(&mut self, entries: Entries) -> Pending<Outcome> {
+        self.handle.propose_with(self.group, entries, None, Some((self.number, self.epoch)))
+    }
+}
+
+/// A cursor over a group's committed entries; see [`Handle::subscribe`].
+pub struct Subscription {
+    handle: Handle,
+    group: GroupId,
+    next_index: u64,
+}
+
+impl Subscription {
+    /// The next entries, waiting for them at most so long; none when the time is up.
+    ///
+    /// # Errors
+    /// When the log was trimmed past this cursor, or the node is stopping.
+    pub fn next(&mut self, timeout: Duration) -> Result<CommittedEntries, ReadError> {
+        let entries = self.handle.read(self.group, self.next_index, timeout).wait()?;
+        self.next_index += entries.entries.len() as u64;
+        Ok(entries)
+    }
+
+    /// The index of the entry that comes next.
+    pub fn next_index(&self) -> u64 {
+        self.next_index
+    }
+}
+
+impl Committed {
+    /// The index of the last of the entries.
+    pub fn last_index(&self) -> u64 {
+        self.first_index + u64::from(self.count) - 1
+    }
+}

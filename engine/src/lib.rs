@@ -1,0 +1,65 @@
+//! Synod: a thread-per-core replication engine.
+//!
+//! A database embeds Synod as its replicated log. A *cluster* of nodes decides many independent logs, *groups*, by
+//! Multi-Paxos. Each core of a node, a *shard*, owns a part of the groups, with a write-ahead log on an io_uring of its
+//! own and TCP connections of its own; shards share nothing and talk by lock-free channels.
+//!
+//! # Use
+//! Make a [`Config`], [`Node::init`] its directory once, [`Node::start`] it, and take a [`Handle`]:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use synod::{Config, Node, Options};
+//! let config = Config::read("node-1.toml".as_ref())?;
+//! let node = Node::start(config, Options::default())?;
+//! let committed = node.handle().propose(1, b"hello").wait()?;
+//! println!("slot {}, index {}", committed.slot, committed.first_index);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Committed entries come back in order to a [`StateMachine`] on the group's shard, to a [`Subscription`] on any
+//! thread, or to [`Handle::read`]. [`Producer`] is the fast door for proposals from the shard's own thread. [`client`]
+//! talks to a node of another process.
+//!
+//! # What an outcome means
+//! `Ok`: durable on a quorum, and applied here; it will be in every replica's log at this index. Of the errors,
+//! [`ProposeError::Rejected`] and [`ProposeError::Superseded`] mean that it never takes effect, and
+//! [`ProposeError::Unknown`] that it may.
+//!
+//! # Parts
+//! `shard` is one core's event machine, sans-IO, with `payload`, `batch`, `apply` for what it carries; `wire` and
+//! `persist` give messages and log records their bytes, `recovery` reads the latter back; `runtime` drives a shard on
+//! its executor; `node` owns threads, `meta` the directory, `mailbox` the ways in.
+
+pub mod batch;
+pub mod client;
+mod clock;
+mod config;
+mod handle;
+pub mod limits;
+mod machine;
+mod mailbox;
+mod meta;
+mod metrics;
+mod node;
+mod outcome;
+mod payload;
+mod persist;
+mod apply;
+mod recovery;
+mod runtime;
+mod shard;
+mod wire;
+
+pub use batch::{Batch, Entries};
+pub use clock::now_ns;
+pub use config::{Cluster, Config, ConfigError, DiskBackend, Member, Sync};
+pub use handle::{Handle, Pending, Proposer, Subscription};
+pub use machine::{CommittedBatch, StateMachine};
+pub use meta::DirectoryError;
+pub use metrics::Phases;
+pub use node::{MachineFactory, Node, OnFatal, Options, StartError, new_cluster_id};
+pub use outcome::{Committed, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
+pub use shard::producers::{LocalShard, Producer};
+pub use shard::reads::{CommittedEntries, ReadError};

@@ -1,0 +1,34 @@
+//! Every bound of the engine, in one table.
+
+use synod_wal::frame::FRAME_BYTES_MAX;
+use synod_wal::record::RECORD_HEADER_BYTES;
+
+/// The largest entry: 1 MiB.
+pub const ENTRY_BYTES_MAX: usize = 1 << 20;
+/// The most entries in one batch.
+pub const BATCH_ENTRIES_MAX: usize = 1 << 16;
+/// A batch closes before it grows past this; a single larger entry has a batch of its own.
+pub const BATCH_BYTES_MAX: usize = 512 << 10;
+/// Bytes that may wait in a group's open batches before proposals are refused as overloaded.
+pub const GROUP_QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Slots proposed and not yet chosen, per group.
+pub const WINDOW_SLOTS: u64 = 64;
+/// Bytes proposed and not yet chosen, per group.
+pub const WINDOW_BYTES: u64 = 4 << 20;
+/// Bytes that may wait on one peer's connection.
+pub const PEER_OUTBOX_BYTES_MAX: usize = 8 << 20;
+/// Bytes that may wait on one client's connection.
+pub const CLIENT_OUTBOX_BYTES_MAX: usize = 8 << 20;
+/// The chosen values that one answer to a lagging replica brings.
+pub const LEARN_BYTES_MAX: usize = 1 << 20;
+/// The entries that one read brings.
+pub const READ_BYTES_MAX: usize = 1 << 20;
+/// Sessions kept per group.
+pub const SESSIONS_MAX: usize = 1024;
+/// Messages in a shard's mailbox.
+pub const MAILBOX_MAX: usize = 64 << 10;
+/// Client connections per shard.
+pub const CLIENTS_MAX: usize = 1024;
+
+const _: () = assert!(RECORD_HEADER_BYTES + ENTRY_BYTES_MAX + 64 + 64 <= FRAME_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX <= ENTRY_BYTES_MAX);

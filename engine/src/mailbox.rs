@@ -1,0 +1,116 @@
+//! Messages into a shard from other threads: a bounded lock-free channel and a waker.
+//!
+//! A user thread never touches a shard's data; it posts mail. A full mailbox refuses: nothing blocks or spins.
+
+use std::future::poll_fn;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::task::Poll;
+
+use atomic_waker::AtomicWaker;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use crate::batch::Entries;
+use crate::client::protocol::{GroupInfoV1, ReplyV1};
+use crate::limits::MAILBOX_MAX;
+use crate::outcome::{Epoch, GroupId, Outcome};
+use crate::shard::producers::LocalShard;
+use crate::shard::reads::{CommittedEntries, ReadError};
+
+/// The answer to a proposal.
+pub(crate) type OutcomeReply = Box<dyn FnOnce(Outcome) + Send>;
+/// The answer to a read.
+pub(crate) type EntriesReply = Box<dyn FnOnce(Result<CommittedEntries, ReadError>) + Send>;
+
+/// What can be posted to a shard.
+pub(crate) enum Mail {
+    /// Propose entries.
+    Propose {
+        group: GroupId,
+        entries: Entries,
+        session: Option<(u64, u64)>,
+        /// Only at this epoch, and only while the handle was never refused.
+        handle: Option<(u64, Epoch)>,
+        submitted_ns: u64,
+        reply: OutcomeReply,
+    },
+    /// Read committed entries.
+    Read { group: GroupId, from_index: u64, bytes_max: usize, wait_ms: u64, reply: EntriesReply },
+    /// What this node knows of a group.
+    Info { group: GroupId, reply: Box<dyn FnOnce(Option<GroupInfoV1>) + Send> },
+    /// What the shard knows of all its groups, for a client of another shard.
+    InfoAll { reply: Box<dyn FnOnce(ReplyV1) + Send> },
+    /// At which epoch this node takes proposals of a group.
+    Epoch { group: GroupId, reply: Box<dyn FnOnce(Option<Epoch>) + Send> },
+    /// Run on the shard's thread.
+    Run(Box<dyn FnOnce(&mut LocalShard<'_>) + Send>),
+    /// A handshake is done: a peer's connection.
+    Peer { node: u64, boot: u64, stream: TcpStream },
+    /// A handshake is done: a client's connection.
+    Client { stream: TcpStream },
+    /// A reply for a client of this shard, from another shard.
+    Reply { connection: u64, request: u64, reply: ReplyV1 },
+    /// Let the producers propose.
+    Wake,
+    /// Time has passed.
+    Tick,
+    /// Refuse proposals, answer what waits, then stop.
+    Stop,
+}
+
+/// The sending end.
+#[derive(Clone)]
+pub(crate) struct Post {
+    mail: Sender<Mail>,
+    waker: Arc<AtomicWaker>,
+}
+
+impl Post {
+    /// Posts; the mail comes back when the mailbox is full or gone.
+    pub(crate) fn send(&self, mail: Mail) -> Result<(), Mail> {
+        let sent = self.mail.try_send(mail).map_err(|refused| match refused {
+            TrySendError::Full(mail) | TrySendError::Disconnected(mail) => mail,
+        });
+        self.waker.wake();
+        sent
+    }
+
+    /// Posts, waiting for room: for the few messages that must arrive. Gives up when the shard is gone.
+    pub(crate) fn send_wait(&self, mail: Mail) {
+        let _ = self.mail.send(mail);
+        self.waker.wake();
+    }
+}
+
+/// The receiving end, on the shard's thread.
+pub(crate) struct Mailbox {
+    mail: Receiver<Mail>,
+    waker: Arc<AtomicWaker>,
+}
+
+impl Mailbox {
+    /// Takes one message, if there is any.
+    pub(crate) fn take(&self) -> Option<Mail> {
+        self.mail.try_recv().ok()
+    }
+
+    /// Waits until there is mail. Only one task of the shard may wait.
+    pub(crate) async fn ready(&self) {
+        poll_fn(|context| {
+            if !self.mail.is_empty() {
+                return Poll::Ready(());
+            }
+            self.waker.register(context.waker());
+            // Mail may have come before the waker was there.
+            if self.mail.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+}
+
+/// A mailbox and its sending end.
+pub(crate) fn mailbox() -> (Post, Mailbox) {
+    let (sender, receiver) = bounded(MAILBOX_MAX);
+    let waker = Arc::new(AtomicWaker::new());
+    (Post { mail: sender, waker: Arc::clone(&waker) }, Mailbox { mail: receiver, waker })
+}

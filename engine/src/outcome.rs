@@ -1,0 +1,87 @@
+//! What becomes of a proposal, and the types that name it.
+
+use synod_core::Ballot;
+
+/// A group's number on its node and in its cluster.
+pub type GroupId = u64;
+/// A node's number in its cluster; never 0.
+pub type NodeId = u64;
+
+/// A leader's ballot as users see it: it grows with every change of leader.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Epoch(pub(crate) Ballot);
+
+impl Epoch {
+    /// A number that grows with every change of leader of the group.
+    pub fn number(self) -> u64 {
+        self.0.pack()
+    }
+}
+
+impl std::fmt::Display for Epoch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where entries were committed: durably, on a quorum, in this order for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Committed {
+    /// The slot that holds them.
+    pub slot: u64,
+    /// The index of the first of them; the others follow without a gap.
+    pub first_index: u64,
+    /// How many.
+    pub count: u32,
+}
+
+/// Why a proposal was refused before it was proposed: it never takes effect, and may be tried again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Rejection {
+    /// Another node leads the group, or none does yet.
+    #[error("this node does not lead the group{}", match leader { Some(l) => format!("; node {l} does"), None => String::new() })]
+    NotLeader {
+        /// The leader, where it is known.
+        leader: Option<NodeId>,
+    },
+    /// A queue is full or the log has reached its limit. Try again later.
+    #[error("overloaded: the group's queue is full or the log has reached wal_bytes_max; try again later")]
+    Overloaded,
+    /// An entry or a batch is over its limit.
+    #[error("an entry or a batch is larger than 1 MiB")]
+    TooLarge,
+    /// There is no such group.
+    #[error("there is no such group on this node")]
+    UnknownGroup,
+    /// The handle's epoch has ended, or it was refused once: reopen it.
+    #[error("the handle's epoch has ended or a proposal of it was refused: open a new one")]
+    HandleClosed,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// What became of a proposal that was not committed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// Never proposed.
+    #[error("rejected: {0}")]
+    Rejected(#[from] Rejection),
+    /// Its slot holds another value, or it is void: it never takes effect.
+    #[error("superseded by another leader: it never takes effect")]
+    Superseded,
+    /// Its session has committed it before.
+    #[error("already committed in this session")]
+    Duplicate,
+    /// Its sequence does not follow its session, or the session is unknown here: it does not take effect now, and
+    /// whether it did before is not known.
+    #[error("the sequence does not follow the session, or the session is unknown")]
+    OutOfSession,
+    /// It may take effect or not: leadership was lost, or the time was up, while it was in flight. Look for it in the
+    /// log, or repeat it in a session.
+    #[error("unknown: it may take effect or not; look for it in the log, or use a session")]
+    Unknown,
+}
+
+/// The outcome of a proposal.
+pub type Outcome = Result<Committed, ProposeError>;

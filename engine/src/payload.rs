@@ -1,0 +1,103 @@
+//! The handle on a batch that core and shard carry instead of bytes.
+//!
+//! A batch is born in an open batch or in a receive buffer, is copied once into the frame of the write-ahead log, and
+//! is from then on only referred to: by apply, by the outboxes, by the log's cache.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+
+use synod_wal::frame::{RecordSpan, SharedFrame};
+
+use crate::batch::Entries;
+
+/// Where the bytes of a batch are.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// In the receive buffer that is being handled right now.
+    Received(Range<usize>),
+    /// In a batch that was just closed.
+    Closed(Entries),
+    /// In a frame of the write-ahead log.
+    Framed(Rc<SharedFrame>, RecordSpan),
+    /// In memory of its own: read back from the log, or reported in phase 1.
+    Owned(Box<[u8]>),
+}
+
+/// What a batch's record header says of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct BatchHeader {
+    pub(crate) entries: u32,
+    pub(crate) bytes: u32,
+    pub(crate) crc: u32,
+    /// The client session, or 0.
+    pub(crate) client: u64,
+    /// The first sequence number of the batch in its session.
+    pub(crate) sequence: u64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    header: BatchHeader,
+    place: RefCell<Place>,
+}
+
+/// A batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Payload(Rc<Inner>);
+
+impl Payload {
+    pub(crate) fn new(header: BatchHeader, place: Place) -> Self {
+        Self(Rc::new(Inner { header, place: RefCell::new(place) }))
+    }
+
+    pub(crate) fn header(&self) -> BatchHeader {
+        self.0.header
+    }
+
+    /// The frame and the record that hold the batch, once it is in the log.
+    pub(crate) fn framed(&self) -> Option<(Rc<SharedFrame>, RecordSpan)> {
+        match &*self.0.place.borrow() {
+            Place::Framed(frame, span) => Some((Rc::clone(frame), *span)),
+            _ => None,
+        }
+    }
+
+    /// Hands the body to `f`, as one or two pieces. `received` is the receive buffer being handled.
+    pub(crate) fn with_parts<R>(&self, received: &[u8], f: impl FnOnce(&[&[u8]]) -> R) -> R {
+        match &*self.0.place.borrow() {
+            Place::Received(range) => f(&[&received[range.clone()]]),
+            Place::Closed(entries) => f(&entries.parts(&mut Vec::new())),
+            Place::Framed(frame, span) => {
+                frame.with_bytes(|bytes| f(&[&bytes[span.body_start as usize..span.body_end as usize]]))
+            }
+            Place::Owned(body) => f(&[body]),
+        }
+    }
+
+    /// Hands the body to `f` in one piece.
+    pub(crate) fn with_body<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
+        match &*self.0.place.borrow() {
+            Place::Received(_) => unreachable!("a received batch is placed before it is used"),
+            Place::Closed(entries) => f(&entries.parts(&mut Vec::new()).concat()),
+            Place::Framed(frame, span) => {
+                frame.with_bytes(|bytes| f(&bytes[span.body_start as usize..span.body_end as usize]))
+            }
+            Place::Owned(body) => f(body),
+        }
+    }
+
+    /// The batch is in the log now. Returns the closed batch's buffers, to be used again.
+    pub(crate) fn set_framed(&self, frame: Rc<SharedFrame>, span: RecordSpan) -> Option<Entries> {
+        match self.0.place.replace(Place::Framed(frame, span)) {
+            Place::Closed(entries) => Some(entries),
+            _ => None,
+        }
+    }
+}
+
+impl synod_core::Payload for Payload {
+    fn bytes(&self) -> u32 {
+        self.0.header.bytes
+    }
+}

@@ -1,0 +1,108 @@
+//! What the records of the log mean: the engine's side of the write-ahead log.
+
+use synod_core::{Ballot, Record, Slot};
+use synod_wal::record::{RecordHeader, body_crc};
+
+use crate::apply::ApplyState;
+use crate::payload::Payload;
+use crate::wire::{RECORD_VERSION, ValueFields, kind, plain_header, value_header};
+
+/// The header of a core record; the body, if any, is the value's batch.
+pub(crate) fn record_header(uid: u128, chosen: Slot, record: &Record<Payload>) -> RecordHeader {
+    match record {
+        Record::Promise { ballot } => plain_header(kind::PROMISE, uid, [0, ballot.pack(), 0, 0, chosen.0, 0, 0]),
+        Record::Accept { slot, ballot, first, value } => {
+            let fields = ValueFields { slot: *slot, ballot: *ballot, first: *first, chosen };
+            value_header(kind::ACCEPT, uid, &fields, value)
+        }
+        Record::Learned { slot, value } => {
+            let fields = ValueFields { slot: *slot, ballot: Ballot::ZERO, first: Slot::ZERO, chosen };
+            value_header(kind::LEARNED, uid, &fields, value)
+        }
+        Record::Chosen => plain_header(kind::CHOSEN, uid, [0, 0, 0, 0, chosen.0, 0, 0]),
+    }
+}
+
+/// A group's votes in short, at the head of every segment: what replaces all its older records but the values above
+/// `apply.slot`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Summary {
+    pub(crate) promised: Ballot,
+    pub(crate) chosen: Slot,
+    pub(crate) apply: ApplyState,
+    /// (slot, ballot, origin) of what is accepted above the chosen prefix.
+    pub(crate) accepted: Vec<(Slot, Ballot, Ballot)>,
+}
+
+impl Summary {
+    /// The record: its header and its body.
+    pub(crate) fn encode(&self, uid: u128) -> (RecordHeader, Vec<u8>) {
+        let mut body = Vec::new();
+        self.apply.encode(&mut body);
+        body.extend_from_slice(&(self.accepted.len() as u64).to_le_bytes());
+        for (slot, ballot, origin) in &self.accepted {
+            for number in [slot.0, ballot.pack(), origin.pack()] {
+                body.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        let numbers = [self.apply.slot.0, self.promised.pack(), 0, 0, self.chosen.0, 0, 0];
+        let header = RecordHeader {
+            body_len: body.len() as u32,
+            body_crc: body_crc(&[&body]),
+            ..plain_header(kind::SUMMARY, uid, numbers)
+        };
+        (header, body)
+    }
+
+    /// The summary of a record; `None` when it is none.
+    pub(crate) fn decode(header: &RecordHeader, body: &[u8]) -> Option<Self> {
+        if header.kind != kind::SUMMARY || header.version != RECORD_VERSION {
+            return None;
+        }
+        let (numbers, rest) = body.as_chunks::<8>();
+        if !rest.is_empty() {
+            return None;
+        }
+        let mut numbers = numbers.iter().map(|n| u64::from_le_bytes(*n));
+        let apply = ApplyState::decode(&mut numbers)?;
+        let count = numbers.next()?;
+        let mut accepted = Vec::new();
+        for _ in 0..count {
+            let (slot, ballot, origin) = (numbers.next()?, numbers.next()?, numbers.next()?);
+            accepted.push((Slot(slot), Ballot::unpack(ballot), Ballot::unpack(origin)));
+        }
+        let summary =
+            Self { promised: Ballot::unpack(header.numbers[1]), chosen: Slot(header.numbers[4]), apply, accepted };
+        (numbers.next().is_none() && summary.apply.slot.0 == header.numbers[0]).then_some(summary)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use synod_core::MemberId;
+
+    use super::*;
+
+    #[test]
+    fn a_summary_comes_back() {
+        let ballot = Ballot { round: 4, member: MemberId(2) };
+        let summary = Summary {
+            promised: ballot,
+            chosen: Slot(0),
+            apply: ApplyState::default(),
+            accepted: vec![(Slot(1), ballot, ballot), (Slot(2), ballot, Ballot::ZERO)],
+        };
+        let (header, body) = summary.encode(7);
+        header.check_body(&body).unwrap();
+        assert_eq!(Summary::decode(&header, &body), Some(summary));
+    }
+
+    proptest! {
+        #[test]
+        fn random_summaries_never_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+            let header = plain_header(kind::SUMMARY, 1, [0; 7]);
+            let _ = Summary::decode(&header, &body);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! From the records of a shard's log back to its groups.
+//!
+//! Records come in the order of the log. A group's promise is the highest in any record; its chosen prefix is what its
+//! records bear, as far as the values are there; its apply state starts at a summary and takes in the headers of the
+//! chosen values behind it. Only what is accepted and not chosen is held in memory.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use synod_core::{Ballot, Body, Recovered, Slot, Value};
+use synod_wal::index::{Index, Place as IndexPlace};
+use synod_wal::ops::RecordPlace;
+use synod_wal::record::RecordHeader;
+
+use crate::apply::{ApplyState, Effect};
+use crate::batch::Batch;
+use crate::payload::{Payload, Place};
+use crate::persist::Summary;
+use crate::wire::{kind, value_with};
+
+/// What the log says of one group.
+#[derive(Default)]
+pub(crate) struct RecoveredGroup {
+    promised: Ballot,
+    chosen: Slot,
+    pub(crate) apply: ApplyState,
+    /// Values above the apply state, each with the ballot of its vote.
+    values: BTreeMap<Slot, (Ballot, Value<Payload>)>,
+    pub(crate) indexes: VecDeque<(Slot, u64)>,
+}
+
+/// Gathers the groups of a shard from the records of its log.
+#[derive(Default)]
+pub(crate) struct Recoverer {
+    groups: HashMap<u128, RecoveredGroup>,
+    pub(crate) index: Index,
+    /// The first record that makes no sense.
+    pub(crate) malformed: Option<(RecordPlace, u128)>,
+}
+
+/// A log whose records contradict each other, although each is intact.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the log of group {group} lacks slot {slot}, which was chosen: it cannot vote. Replace this replica")]
+pub(crate) struct MissingSlot {
+    group: u64,
+    slot: Slot,
+}
+
+impl Recoverer {
+    /// Takes the next record of the log.
+    pub(crate) fn record(&mut self, place: RecordPlace, header: &RecordHeader, body: &[u8]) {
+        let group = self.groups.entry(header.uid).or_default();
+        if group.take(header, body).is_none() && self.malformed.is_none() {
+            self.malformed = Some((place, header.uid));
+        }
+        if header.kind == kind::ACCEPT || header.kind == kind::LEARNED {
+            let RecordPlace { generation, offset, bytes } = place;
+            let place = IndexPlace { generation, offset, bytes, ballot: header.numbers[1] };
+            self.index.insert(header.uid, header.numbers[0], place);
+        }
+    }
+
+    /// The group with this uid; a group without records is new.
+    ///
+    /// # Errors
+    /// When a chosen slot is missing in the middle of what is there.
+    pub(crate) fn finish(
+        &mut self,
+        group: u64,
+        uid: u128,
+    ) -> Result<(Recovered<Payload>, RecoveredGroup), MissingSlot> {
+        let mut recovered = self.groups.remove(&uid).unwrap_or_default();
+        recovered.advance();
+        let floor = recovered.apply.slot;
+        self.index.trim(uid, recovered.indexes.front().map_or(floor.0, |(slot, _)| slot.0 - 1));
+        let mut entries = Vec::new();
+        let mut next = floor.next();
+        for (slot, (ballot, value)) in std::mem::take(&mut recovered.values) {
+            if slot != next {
+                return Err(MissingSlot { group, slot: next });
+            }
+            next = next.next();
+            entries.push((ballot, value));
+        }
+        // What is chosen is in the apply state now; a prefix that was known but whose values a crash has taken is
+        // learned again.
+        Ok((Recovered { promised: recovered.promised, floor, chosen: floor, entries }, recovered))
+    }
+}
+
+impl RecoveredGroup {
+    fn take(&mut self, header: &RecordHeader, body: &[u8]) -> Option<()> {
+        let [slot, ballot, _, _, chosen, _, _] = header.numbers;
+        let (slot, ballot) = (Slot(slot), Ballot::unpack(ballot));
+        match header.kind {
+            kind::PROMISE => self.promised = self.promised.max(ballot),
+            kind::CHOSEN => {}
+            kind::ACCEPT | kind::LEARNED => {
+                if header.entries > 0 {
+                    Batch::decode(body).ok()?;
+                }
+                self.promised = self.promised.max(ballot);
+                if slot > self.apply.slot {
+                    self.values.insert(slot, (ballot, value_with(header, Place::Owned(body.into())).ok()?));
+                }
+            }
+            kind::SUMMARY => {
+                let summary = Summary::decode(header, body)?;
+                self.promised = self.promised.max(summary.promised);
+                self.chosen = self.chosen.max(summary.chosen);
+                self.advance();
+                if summary.apply.slot > self.apply.slot {
+                    // What lies between is in segments that are gone.
+                    self.apply = summary.apply;
+                    self.indexes.clear();
+                    self.values = self.values.split_off(&self.apply.slot.next());
+                }
+            }
+            _ => return None,
+        }
+        // The record bears what was chosen among the values before it; what it learns is chosen too.
+        self.chosen = self.chosen.max(Slot(chosen));
+        if header.kind == kind::LEARNED {
+            self.chosen = self.chosen.max(slot);
+        }
+        self.advance();
+        Some(())
+    }
+
+    /// Takes in the chosen values that are there.
+    fn advance(&mut self) {
+        while self.apply.slot < self.chosen
+            && let Some((_, value)) = self.values.remove(&self.apply.slot.next())
+        {
+            let slot = self.apply.slot.next();
+            if let (Effect::Entries { first_index }, Body::Batch(_)) = (self.apply.apply(slot, &value), &value.body) {
+                self.indexes.push_back((slot, first_index));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use synod_core::{MemberId, Record};
+    use synod_wal::record::body_crc;
+
+    use super::*;
+    use crate::batch::Entries;
+    use crate::payload::BatchHeader;
+    use crate::persist::record_header;
+
+    fn ballot(round: u64) -> Ballot {
+        Ballot { round, member: MemberId(1) }
+    }
+
+    fn batch(origin: Ballot, entry: &[u8]) -> Value<Payload> {
+        let entries = Entries::one(entry).unwrap();
+        let crc = body_crc(&entries.parts(&mut Vec::new()));
+        let header = BatchHeader { entries: 1, bytes: entries.body_bytes() as u32, crc, client: 0, sequence: 0 };
+        Value { origin, body: Body::Batch(Payload::new(header, Place::Closed(entries))) }
+    }
+
+    fn feed(recoverer: &mut Recoverer, chosen: u64, record: &Record<Payload>) {
+        let header = record_header(7, Slot(chosen), record);
+        let body = match record {
+            Record::Accept { value: Value { body: Body::Batch(p), .. }, .. }
+            | Record::Learned { value: Value { body: Body::Batch(p), .. }, .. } => p.with_body(<[u8]>::to_vec),
+            _ => Vec::new(),
+        };
+        recoverer.record(RecordPlace { generation: 1, offset: 0, bytes: 96 }, &header, &body);
+    }
+
+    fn accept(slot: u64, round: u64, value: Value<Payload>) -> Record<Payload> {
+        Record::Accept { slot: Slot(slot), ballot: ballot(round), first: Slot(1), value }
+    }
+
+    fn epoch_start(round: u64) -> Value<Payload> {
+        Value { origin: ballot(round), body: Body::EpochStart }
+    }
+
+    #[test]
+    fn a_promise_made_only_by_an_accept_is_found() {
+        let mut recoverer = Recoverer::default();
+        feed(&mut recoverer, 0, &Record::Promise { ballot: ballot(2) });
+        feed(&mut recoverer, 0, &accept(1, 5, epoch_start(5)));
+        let (recovered, _) = recoverer.finish(1, 7).unwrap();
+        assert_eq!(recovered.promised, ballot(5));
+        assert_eq!(recovered.entries.len(), 1);
+    }
+
+    #[test]
+    fn the_last_vote_for_a_slot_counts_and_the_chosen_are_applied() {
+        let mut recoverer = Recoverer::default();
+        feed(&mut recoverer, 0, &accept(1, 1, epoch_start(1)));
+        feed(&mut recoverer, 0, &accept(2, 1, batch(ballot(1), b"old")));
+        feed(&mut recoverer, 1, &accept(2, 2, epoch_start(2)));
+        feed(&mut recoverer, 2, &accept(3, 2, batch(ballot(2), b"new")));
+        let (recovered, group) = recoverer.finish(1, 7).unwrap();
+        assert_eq!((recovered.floor, recovered.chosen), (Slot(2), Slot(2)));
+        assert_eq!(recovered.entries.len(), 1);
+        assert_eq!(group.apply.next_index, 1);
+    }
+
+    #[test]
+    fn a_chosen_prefix_beyond_the_values_is_learned_again() {
+        let mut recoverer = Recoverer::default();
+        feed(&mut recoverer, 0, &accept(1, 1, epoch_start(1)));
+        feed(&mut recoverer, 9, &Record::Chosen);
+        let (recovered, _) = recoverer.finish(1, 7).unwrap();
+        assert_eq!(recovered.chosen, Slot(1));
+    }
+
+    #[test]
+    fn a_summary_replaces_what_was_trimmed() {
+        let mut apply = ApplyState::default();
+        apply.apply(Slot(1), &epoch_start(1));
+        apply.apply(Slot(2), &batch(ballot(1), b"gone"));
+        let summary = Summary { promised: ballot(4), chosen: Slot(2), apply, accepted: vec![] };
+        let mut recoverer = Recoverer::default();
+        let (header, body) = summary.encode(7);
+        recoverer.record(RecordPlace { generation: 2, offset: 0, bytes: 96 }, &header, &body);
+        feed(&mut recoverer, 3, &accept(3, 4, batch(ballot(1), b"kept")));
+        feed(&mut recoverer, 3, &Record::Chosen);
+        let (recovered, group) = recoverer.finish(1, 7).unwrap();
+        assert_eq!(recovered.promised, ballot(4));
+        assert_eq!(group.indexes, [(Slot(3), 2)]);
+    }
+
+    #[test]
+    fn a_hole_is_refused() {
+        let mut recoverer = Recoverer::default();
+        feed(&mut recoverer, 0, &accept(1, 1, epoch_start(1)));
+        feed(&mut recoverer, 0, &accept(3, 1, epoch_start(1)));
+        assert_eq!(recoverer.finish(1, 7).err(), Some(MissingSlot { group: 1, slot: Slot(2) }));
+    }
+}

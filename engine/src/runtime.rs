@@ -1,0 +1,500 @@
+//! The thin driver of a shard: one glommio executor that moves bytes between sockets, disk, mailbox and the shard.
+//!
+//! Socket, mailbox and disk tasks only feed the shard and ask for a turn; the turn task, woken locally, runs after all
+//! tasks that are ready and flushes once. No borrow of the shard is held across an await. Except for the transport's
+//! driver, this is the only file that knows glommio.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use glommio::io::BufferedFile;
+use glommio::{LocalExecutorBuilder, Placement};
+use synod_transport::frame::Decoder;
+use synod_transport::net::glommio::Connection;
+use synod_wal::disk::Disk;
+
+use crate::clock::now_ns;
+use crate::mailbox::{Mail, Mailbox, Post};
+use crate::outcome::{ProposeError, Rejection};
+use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
+use crate::shard::group::{Reply, Run};
+use crate::shard::producers::LocalShard;
+use crate::shard::reads::{ReadReply, ReadRequest};
+use crate::shard::serve::read_reply;
+use crate::shard::{Notice, Shard};
+
+/// How long a stopping shard waits for what is in flight.
+const STOP_NS: u64 = 1_000_000_000;
+/// Mail handled before the turn gets its chance.
+const MAIL_PER_TURN: usize = 4096;
+
+/// What a shard's thread is given.
+pub(crate) struct Setup {
+    /// The core to run on; none: wherever the system puts it.
+    pub(crate) cpu: Option<usize>,
+    /// Builds the shard and its disk, on the shard's thread.
+    pub(crate) build: Box<dyn FnOnce() -> Result<(Shard, Box<dyn Disk>, usize), String> + Send>,
+    pub(crate) mailbox: Mailbox,
+    /// The mailboxes of all shards of the node, by shard.
+    pub(crate) posts: Vec<Post>,
+    /// Told of every peer whose connection broke: (node, shard).
+    pub(crate) redial: mpsc::Sender<u64>,
+    /// Told once that the shard runs, or why it cannot.
+    pub(crate) ready: mpsc::Sender<Result<(), String>>,
+}
+
+/// Runs a shard until it is stopped. An error is the reason why it cannot go on.
+pub(crate) fn run(setup: Setup) -> Result<(), String> {
+    let placement = setup.cpu.map_or(Placement::Unbound, Placement::Fixed);
+    let executor = LocalExecutorBuilder::new(placement)
+        // The log has a ring of its own: glommio's needs little.
+        .io_memory(64 << 10)
+        .ring_depth(128)
+        .preempt_timer(Duration::from_millis(10))
+        .make()
+        .map_err(|error| format!("the shard's executor cannot start: {error}"))?;
+    executor.run(async move {
+        let Setup { build, mailbox, posts, redial, ready, .. } = setup;
+        let (shard, disk, spares) = match build() {
+            Ok(built) => built,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return Ok(());
+            }
+        };
+        let driver = Rc::new(Driver {
+            shard: RefCell::new(shard),
+            disk: RefCell::new(disk),
+            turn: Signal::default(),
+            ended: Signal::default(),
+            end: RefCell::new(None),
+            links: RefCell::new(HashMap::new()),
+            next_link: Cell::new(1),
+            stop_by_ns: Cell::new(0),
+            posts,
+            redial,
+        });
+        driver.event(|shard| shard.start(spares));
+        glommio::spawn_local(Rc::clone(&driver).turns()).detach();
+        glommio::spawn_local(Rc::clone(&driver).reap_disk()).detach();
+        glommio::spawn_local(Rc::clone(&driver).take_mail(mailbox)).detach();
+        let _ = ready.send(Ok(()));
+        driver.ended.wait().await;
+        driver.close();
+        let end = driver.end.borrow_mut().take();
+        end.unwrap_or(Ok(()))
+    })
+}
+
+/// Wakes one task of this thread.
+#[derive(Default)]
+struct Signal {
+    set: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Signal {
+    fn set(&self) {
+        if !self.set.replace(true)
+            && let Some(waker) = self.waker.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// Waits until it is set, and clears it.
+    async fn wait(&self) {
+        poll_fn(|context| {
+            if self.set.replace(false) {
+                return Poll::Ready(());
+            }
+            *self.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// One connection: a peer's, or a client's.
+struct Link {
+    connection: Rc<Connection>,
+    /// The peer's node; none: a client.
+    node: Option<u64>,
+    /// The socket took less than there was: the writer goes on.
+    blocked: Cell<bool>,
+    write: Signal,
+    closed: Cell<bool>,
+}
+
+struct Driver {
+    shard: RefCell<Shard>,
+    disk: RefCell<Box<dyn Disk>>,
+    turn: Signal,
+    ended: Signal,
+    end: RefCell<Option<Result<(), String>>>,
+    links: RefCell<HashMap<u64, Rc<Link>>>,
+    next_link: Cell<u64>,
+    stop_by_ns: Cell<u64>,
+    posts: Vec<Post>,
+    redial: mpsc::Sender<u64>,
+}
+
+impl Driver {
+    /// Feeds the shard and asks for a turn.
+    fn event<R>(&self, event: impl FnOnce(&mut Shard) -> R) -> R {
+        let mut shard = self.shard.borrow_mut();
+        shard.now_ns = now_ns();
+        let result = event(&mut shard);
+        self.turn.set();
+        result
+    }
+
+    fn finish(&self, end: Result<(), String>) {
+        self.end.borrow_mut().get_or_insert(end);
+        self.ended.set();
+    }
+
+    // ---- the turn ----
+
+    async fn turns(self: Rc<Self>) {
+        loop {
+            self.turn.wait().await;
+            if let Err(error) = self.run_turn() {
+                self.finish(Err(error));
+                return;
+            }
+        }
+    }
+
+    fn run_turn(&self) -> Result<(), String> {
+        let mut shard = self.shard.borrow_mut();
+        let mut disk = self.disk.borrow_mut();
+        let mut done = Vec::new();
+        loop {
+            shard.now_ns = now_ns();
+            shard.turn();
+            // What goes to peers takes the longer way: it leaves first.
+            self.send_all(&mut shard);
+            for op in shard.disk_ops.drain(..) {
+                disk.submit(op);
+            }
+            disk.poll(&mut done);
+            if done.is_empty() {
+                break;
+            }
+            shard.now_ns = now_ns();
+            for done in done.drain(..) {
+                shard.on_disk(done).map_err(|error| error.to_string())?;
+            }
+        }
+        let notices = std::mem::take(&mut shard.notices);
+        shard.turn_done(now_ns());
+        let stop_by = self.stop_by_ns.get();
+        if stop_by > 0 && (shard.is_idle() || shard.now_ns >= stop_by) {
+            shard.resign_all();
+            shard.turn();
+            self.send_all(&mut shard);
+            self.finish(Ok(()));
+        }
+        drop(disk);
+        drop(shard);
+        for notice in notices {
+            match notice {
+                Notice::Close(connection) => self.close_link(connection),
+                Notice::Forward(connection, request, decoded) => self.forward(connection, request, decoded),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is queued, as far as the sockets take it at once.
+    fn send_all(&self, shard: &mut Shard) {
+        let links = self.links.borrow();
+        for at in 0..shard.peers.len() {
+            if let Some(id) = shard.peers[at].connection
+                && let Some(link) = links.get(&id)
+                && !link.blocked.get()
+            {
+                self.send(id, link, &mut shard.peers[at].outbox);
+            }
+        }
+        for id in std::mem::take(&mut shard.clients.ready) {
+            if let Some(link) = links.get(&id)
+                && !link.blocked.get()
+                && let Some(outbox) = shard.clients.outbox(id)
+            {
+                self.send(id, link, outbox);
+            }
+        }
+    }
+
+    fn send(&self, id: u64, link: &Rc<Link>, outbox: &mut crate::shard::links::Outgoing) {
+        match outbox.flush_with(|slices| link.connection.try_send(slices)) {
+            Ok(true) => {}
+            Ok(false) => {
+                link.blocked.set(true);
+                link.write.set();
+            }
+            Err(error) => {
+                tracing::debug!(connection = id, %error, "a connection broke while sending");
+                link.connection.shutdown();
+            }
+        }
+    }
+
+    // ---- disk ----
+
+    async fn reap_disk(self: Rc<Self>) {
+        let event = self.disk.borrow().event_fd().try_clone_to_owned();
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => return self.finish(Err(format!("the disk's event descriptor: {error}"))),
+        };
+        // SAFETY: the descriptor is owned, open, and given away here: the file closes it.
+        let event = unsafe { BufferedFile::from_raw_fd(event.into_raw_fd()) };
+        let mut done = Vec::new();
+        loop {
+            if let Err(error) = event.read_at(0, 8).await {
+                return self.finish(Err(format!("the disk's event descriptor {}: {error}", event.as_raw_fd())));
+            }
+            self.disk.borrow_mut().poll(&mut done);
+            let failed = self.event(|shard| done.drain(..).find_map(|done| shard.on_disk(done).err()));
+            if let Some(error) = failed {
+                return self.finish(Err(error.to_string()));
+            }
+        }
+    }
+
+    // ---- mail ----
+
+    async fn take_mail(self: Rc<Self>, mailbox: Mailbox) {
+        loop {
+            mailbox.ready().await;
+            for _ in 0..MAIL_PER_TURN {
+                let Some(mail) = mailbox.take() else { break };
+                self.on_mail(mail);
+            }
+            // Let the turn run before more mail is taken.
+            glommio::executor().yield_now().await;
+        }
+    }
+
+    fn on_mail(self: &Rc<Self>, mail: Mail) {
+        match mail {
+            Mail::Peer { node, boot, stream } => self.add_link(stream, Some((node, boot))),
+            Mail::Client { stream } => self.add_link(stream, None),
+            Mail::Stop => {
+                self.stop_by_ns.set(now_ns() + STOP_NS);
+                self.event(|shard| shard.stopping = true);
+            }
+            Mail::Tick => self.event(|shard| {
+                shard.producers.due = true;
+                shard.tick();
+            }),
+            mail => self.event(|shard| on_shard_mail(shard, mail)),
+        }
+    }
+
+    // ---- connections ----
+
+    fn add_link(self: &Rc<Self>, stream: std::net::TcpStream, peer: Option<(u64, u64)>) {
+        let connection = match Connection::from_socket(stream) {
+            Ok(connection) => connection,
+            Err(error) => return tracing::warn!(%error, "a new connection is lost"),
+        };
+        let id = self.next_link.replace(self.next_link.get() + 1);
+        let link = Rc::new(Link {
+            connection,
+            node: peer.map(|(node, _)| node),
+            blocked: Cell::new(false),
+            write: Signal::default(),
+            closed: Cell::new(false),
+        });
+        let (mut old, mut refused) = (None, false);
+        self.event(|shard| match peer {
+            Some((node, boot)) => {
+                old = shard.peers.iter().find(|p| p.node == node).and_then(|p| p.connection);
+                shard.peer_connected(node, id, boot);
+            }
+            None => refused = !shard.clients.add(id),
+        });
+        if refused {
+            tracing::warn!("too many client connections: one is refused");
+            return link.connection.shutdown();
+        }
+        if let Some(old) = old.and_then(|old| self.links.borrow_mut().remove(&old)) {
+            // A newer connection of the same peer replaces this one; nobody needs to dial.
+            old.closed.set(true);
+            old.connection.shutdown();
+            old.write.set();
+        }
+        self.links.borrow_mut().insert(id, Rc::clone(&link));
+        glommio::spawn_local(Rc::clone(self).read(id, Rc::clone(&link))).detach();
+        glommio::spawn_local(Rc::clone(self).write(id, link)).detach();
+    }
+
+    async fn read(self: Rc<Self>, id: u64, link: Rc<Link>) {
+        let mut decoder = match link.node {
+            Some(_) => Decoder::new(),
+            None => Decoder::with_body_bytes_max(CLIENT_BODY_BYTES_MAX),
+        };
+        loop {
+            match link.connection.read(decoder.space()).await {
+                Ok(0) => break,
+                Ok(n) => decoder.filled(n),
+                Err(error) => {
+                    tracing::debug!(connection = id, %error, "a connection broke");
+                    break;
+                }
+            }
+            let bad = self.event(|shard| {
+                loop {
+                    match decoder.next() {
+                        Ok(Some(frame)) if link.node.is_some() => {
+                            shard.on_peer_frame(id, frame.header.kind, frame.body);
+                        }
+                        Ok(Some(frame)) => shard.on_client_frame(id, frame.header.kind, frame.header.tag, frame.body),
+                        Ok(None) => return None,
+                        Err(error) => return Some(error),
+                    }
+                }
+            });
+            if let Some(error) = bad {
+                tracing::warn!(connection = id, node = link.node, %error, "a connection sent no frame: closing it");
+                break;
+            }
+        }
+        self.close_link(id);
+    }
+
+    /// Goes on where a socket took less than there was.
+    async fn write(self: Rc<Self>, id: u64, link: Rc<Link>) {
+        loop {
+            link.write.wait().await;
+            if link.closed.get() {
+                return;
+            }
+            // One piece, awaited; then the turn goes on with vectored sends.
+            let piece = self.shard.borrow_mut().outbox(id).map(|outbox| outbox.copy_pinned(64 << 10));
+            if let Some(piece) = piece.filter(|piece| !piece.is_empty()) {
+                match link.connection.write_some(&piece).await {
+                    Ok(sent) => {
+                        if let Some(outbox) = self.shard.borrow_mut().outbox(id)
+                            && !link.closed.get()
+                        {
+                            outbox.advance(sent);
+                        }
+                    }
+                    Err(_) => {
+                        link.connection.shutdown();
+                        return;
+                    }
+                }
+            }
+            link.blocked.set(false);
+            self.event(|shard| shard.clients.ready.push(id));
+        }
+    }
+
+    fn close_link(&self, id: u64) {
+        let Some(link) = self.links.borrow_mut().remove(&id) else { return };
+        link.closed.set(true);
+        link.connection.shutdown();
+        link.write.set();
+        self.event(|shard| shard.disconnected(id));
+        if let Some(node) = link.node {
+            let _ = self.redial.send(node);
+        }
+    }
+
+    fn close(&self) {
+        for (_, link) in self.links.borrow_mut().drain() {
+            link.closed.set(true);
+            link.connection.shutdown();
+        }
+        // Buffers must outlive the writes that read them.
+        let mut done = Vec::new();
+        let mut disk = self.disk.borrow_mut();
+        while disk.in_flight() > 0 {
+            disk.wait(&mut done);
+        }
+    }
+
+    /// A client's request for a group of another shard goes there, and its reply comes back.
+    fn forward(&self, connection: u64, request: u64, decoded: crate::client::protocol::Request) {
+        use crate::client::protocol::{ReplyV1, Request};
+        let to = self.posts[(decoded.group() % self.posts.len() as u64) as usize].clone();
+        let back = self.posts[self.shard.borrow().shard_number()].clone();
+        let reply = move |reply: ReplyV1| back.send_wait(Mail::Reply { connection, request, reply });
+        let mail = match decoded {
+            Request::Append { group, session, entries } => Mail::Propose {
+                group,
+                entries,
+                session,
+                handle: None,
+                submitted_ns: now_ns(),
+                reply: Box::new(move |outcome| reply(outcome.into())),
+            },
+            Request::Read { group, from_index, bytes_max, wait_ms } => Mail::Read {
+                group,
+                from_index,
+                bytes_max: bytes_max as usize,
+                wait_ms: u64::from(wait_ms),
+                reply: Box::new(move |answer| reply(read_reply(answer))),
+            },
+            Request::Info { .. } => Mail::InfoAll { reply: Box::new(reply) },
+        };
+        if to.send(mail).is_err() {
+            let reply = ReplyV1::from(Err(ProposeError::Rejected(Rejection::Overloaded)));
+            self.event(|shard| shard.reply(connection, request, &reply));
+        }
+    }
+}
+
+/// Mail that only the shard is concerned with.
+fn on_shard_mail(shard: &mut Shard, mail: Mail) {
+    match mail {
+        Mail::Propose { group, entries, session, handle, submitted_ns, reply } => {
+            let count = entries.len() as u32;
+            let run = Run { reply: Reply::Callback(reply), tag: 0, count, submitted_ns };
+            let refused = match shard.by_id.get(&group).copied() {
+                None => Some((run, Rejection::UnknownGroup)),
+                Some(at) => match handle {
+                    Some((handle, epoch)) if !shard.handle_is_open(handle, at, epoch) => {
+                        Some((run, Rejection::HandleClosed))
+                    }
+                    _ => {
+                        let refused = shard.propose(at, &entries, session, run).err();
+                        if let (Some(_), Some((handle, _))) = (&refused, handle) {
+                            shard.close_handle(handle);
+                        }
+                        refused
+                    }
+                },
+            };
+            if let Some((run, rejection)) = refused
+                && let Reply::Callback(reply) = run.reply
+            {
+                reply(Err(ProposeError::Rejected(rejection)));
+            }
+        }
+        Mail::Read { group, from_index, bytes_max, wait_ms, reply } => {
+            let wait_until_ns = if wait_ms == 0 { 0 } else { shard.now_ns + wait_ms * 1_000_000 };
+            let reply = ReadReply::Callback(reply);
+            shard.read(group, ReadRequest { from_index, bytes_max, wait_until_ns, reply });
+        }
+        Mail::Info { group, reply } => reply(shard.by_id.get(&group).map(|at| shard.group_info(*at))),
+        Mail::InfoAll { reply } => reply(shard.info()),
+        Mail::Epoch { group, reply } => reply(shard.by_id.get(&group).and_then(|at| shard.epoch_of(*at))),
+        Mail::Wake => shard.producers.due = true,
+        Mail::Run(run) => run(&mut LocalShard { shard, producer: None }),
+        Mail::Reply { connection, request, reply } => shard.reply(connection, request, &reply),
+        Mail::Peer { .. } | Mail::Client { .. } | Mail::Tick | Mail::Stop => unreachable!("the driver takes these"),
+    }
+}

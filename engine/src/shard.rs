@@ -1,0 +1,1144 @@
+//! One core's event machine: its groups, its log, its outboxes.
+//!
+//! Sans-IO: events go in (bytes of a peer, a disk's answer, a proposal, a tick), each with the shard's clock; disk
+//! operations and outboxes come out, and the driver carries them out. Events only feed the shard; [`Shard::turn`] runs
+//! after them and flushes once: it applies, lets producers refill, closes batches, starts at most as many frames of
+//! the log as may start, and puts what peers get into wire frames.
+//!
+//! Invariants: a vote leaves only when the frame with its record, and all before it, is durable; an entry is told
+//! committed only when applied here; a frame of the log is filled in the order in which its records were made.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use synod_core::{Action, Body, MemberId, Message, RecordSeq, Replica, Slot, Timer, Value, Vote};
+use synod_transport::frame::encode_frame;
+use synod_wal::buf::BufPool;
+use synod_wal::index::{Index, Place as IndexPlace};
+use synod_wal::ops::{DiskDone, DiskOp};
+use synod_wal::record::{RECORD_HEADER_BYTES, RecordHeader, Records, body_crc};
+use synod_wal::writer::{WalError, WalEvent, Writer};
+
+use crate::apply::Effect;
+use crate::batch::{Batch, Entries};
+use crate::client::protocol::Request;
+use crate::limits::*;
+use crate::machine::CommittedBatch;
+use crate::metrics::{Phases, RecordWeighted, SlotTimes};
+use crate::outcome::{Committed, Epoch, GroupId, Outcome, ProposeError, Rejection};
+use crate::payload::{BatchHeader, Payload, Place};
+use crate::persist::{Summary, record_header};
+use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming, RECORDS, kind};
+
+pub(crate) mod clients;
+pub(crate) mod frames;
+pub(crate) mod group;
+pub(crate) mod links;
+pub(crate) mod producers;
+pub(crate) mod reads;
+pub(crate) mod serve;
+
+use clients::Clients;
+use frames::{Flying, Frames, Held};
+use group::{Group, OpenBatch, Pending, Reply, Run};
+use links::{Part, Peer};
+use producers::Producers;
+use reads::Purpose;
+
+/// Durations of the failure detector, in nanoseconds.
+const HEARTBEAT_NS: u64 = 20_000_000;
+/// A peer that was silent this long is taken for gone.
+const PEER_LOST_NS: u64 = 600_000_000;
+/// So long after its connection broke.
+const PEER_BROKEN_NS: u64 = 100_000_000;
+/// A leader whose quorum was silent this long steps down.
+const QUORUM_LOST_NS: u64 = 1_000_000_000;
+/// A log whose oldest frame is in flight this long makes its shard silent, so that others take over.
+const WAL_STUCK_NS: u64 = 500_000_000;
+const ELECTION_NS: std::ops::Range<u64> = 50_000_000..250_000_000;
+const ELECTION_FIRST_NS: std::ops::Range<u64> = 700_000_000..1_200_000_000;
+const ELECTION_PREFERRED_NS: std::ops::Range<u64> = 5_000_000..25_000_000;
+const PROGRESS_NS: u64 = 400_000_000;
+const LEARN_NS: u64 = 500_000_000;
+/// Refused handles that a shard remembers.
+const CLOSED_HANDLES_MAX: usize = 4096;
+/// Heartbeats after which a group that is not settled is announced again.
+const ANNOUNCE_AGAIN_BEATS: u32 = 25;
+
+/// What a shard is made of.
+pub(crate) struct Parts {
+    pub(crate) me: MemberId,
+    pub(crate) members: Vec<(MemberId, u64)>,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) writer: Writer,
+    pub(crate) index: Index,
+    pub(crate) seed: u64,
+    pub(crate) cache_bytes: usize,
+    pub(crate) retain_bytes: u64,
+    /// The groups whose leader this node would rather be.
+    pub(crate) prefers: Vec<bool>,
+    /// This node.
+    pub(crate) node: u64,
+    /// This shard, and how many the node has.
+    pub(crate) shard: (usize, usize),
+}
+
+/// What the driver must know or do besides disk operations and outboxes.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    /// A connection has sent what it must not, or does not take its replies: close it.
+    Close(u64),
+    /// A client's request for a group of another shard: connection, request id, request.
+    Forward(u64, u64, Request),
+}
+
+pub(crate) struct Shard {
+    pub(crate) groups: Vec<Group>,
+    by_uid: HashMap<u128, u32>,
+    pub(crate) by_id: HashMap<GroupId, u32>,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) writer: Writer,
+    pub(crate) index: Index,
+    pub(crate) frames: Frames,
+    pub(crate) clients: Clients,
+    pub(crate) producers: Producers,
+    pub(crate) disk_ops: Vec<DiskOp>,
+    pub(crate) notices: Vec<Notice>,
+    pub(crate) phases: Phases,
+    pub(crate) now_ns: u64,
+    started: bool,
+    actions: Vec<Action<Payload>>,
+    timers: BTreeSet<(u64, u32)>,
+    dirty: Vec<u32>,
+    dirty_bytes: usize,
+    chosen: Vec<u32>,
+    beating: Vec<u32>,
+    completions: Vec<(Run, u32, Outcome)>,
+    /// Entries whose proposers were told in this turn.
+    completed: u64,
+    reads: HashMap<u64, Purpose>,
+    next_read: u64,
+    spare_entries: Vec<Entries>,
+    /// Durable frames whose values may still be in memory, oldest first: (group, last slot).
+    cached: VecDeque<Vec<(u32, Slot)>>,
+    cache_bytes: usize,
+    retain_bytes: u64,
+    /// Durable summaries: (segment, per group the slot up to which it replaces older records).
+    summaries: VecDeque<(u64, Vec<Slot>)>,
+    summaries_flying: VecDeque<(u64, u64, Vec<Slot>)>,
+    prefers: Vec<bool>,
+    pub(crate) node: u64,
+    shard: (usize, usize),
+    heartbeat_due_ns: u64,
+    random: u64,
+    /// Ordered handles that were refused, the latest last. Their owners learn of it with the refusal, so the list
+    /// only has to reach over what is in the mailbox.
+    closed_handles: VecDeque<u64>,
+    pub(crate) stopping: bool,
+}
+
+impl Shard {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let by_uid = parts.groups.iter().enumerate().map(|(at, g)| (g.names.uid, at as u32)).collect();
+        let by_id = parts.groups.iter().enumerate().map(|(at, g)| (g.names.id, at as u32)).collect();
+        // Admission keeps the cache and what is in flight below this by far.
+        let pool = BufPool::new(parts.cache_bytes * 4 + (256 << 20));
+        let frame_bytes_max = parts.writer.frame_bytes_max();
+        Self {
+            peers: parts.members.iter().filter(|(m, _)| *m != parts.me).map(|(m, n)| Peer::new(*m, *n)).collect(),
+            by_uid,
+            by_id,
+            groups: parts.groups,
+            writer: parts.writer,
+            index: parts.index,
+            frames: Frames::new(pool, frame_bytes_max),
+            clients: Clients::default(),
+            producers: Producers::default(),
+            disk_ops: Vec::new(),
+            notices: Vec::new(),
+            phases: Phases::default(),
+            now_ns: 1,
+            started: false,
+            actions: Vec::new(),
+            timers: BTreeSet::new(),
+            dirty: Vec::new(),
+            dirty_bytes: 0,
+            chosen: Vec::new(),
+            beating: Vec::new(),
+            completions: Vec::new(),
+            completed: 0,
+            reads: HashMap::new(),
+            next_read: 1,
+            spare_entries: Vec::new(),
+            cached: VecDeque::new(),
+            cache_bytes: parts.cache_bytes,
+            retain_bytes: parts.retain_bytes,
+            summaries: VecDeque::new(),
+            summaries_flying: VecDeque::new(),
+            prefers: parts.prefers,
+            node: parts.node,
+            shard: parts.shard,
+            heartbeat_due_ns: 0,
+            random: parts.seed | 1,
+            closed_handles: VecDeque::new(),
+            stopping: false,
+        }
+    }
+
+    /// Opens the log. Elections begin once it is open.
+    pub(crate) fn start(&mut self, spares: usize) {
+        self.writer.start(&mut self.disk_ops);
+        self.writer.prepare_ahead(spares, &mut self.disk_ops);
+        for at in 0..self.groups.len() as u32 {
+            self.feed_machine(at);
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        self.now_ns / 1000
+    }
+
+    fn draw(&mut self, range: std::ops::Range<u64>) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        range.start + self.random % (range.end - range.start)
+    }
+
+    // ---- the core's actions ----
+
+    /// Lets a group's replica take an event and carries out what it asks for. `received` is the receive buffer that
+    /// the event's values lie in.
+    fn act(
+        &mut self,
+        at: u32,
+        received: &[u8],
+        event: impl FnOnce(&mut Replica<Payload>, &mut Vec<Action<Payload>>),
+    ) {
+        let mut actions = std::mem::take(&mut self.actions);
+        event(&mut self.groups[at as usize].replica, &mut actions);
+        let mut rearm = false;
+        for action in actions.drain(..) {
+            self.perform(at, action, received, &mut rearm);
+        }
+        self.actions = actions;
+        self.arm_timer(at, rearm);
+    }
+
+    fn perform(&mut self, at: u32, action: Action<Payload>, received: &[u8], rearm: &mut bool) {
+        match action {
+            Action::Persist { seq, chosen, record } => self.persist(at, seq, chosen, &record, received),
+            Action::Send { to, message: Message::Accept { ballot, first, slot, chosen, value } } => {
+                self.send_accept(at, to, Message::Accept { ballot, first, slot, chosen, value });
+            }
+            Action::Send { to, message } => {
+                let (uid, now_us) = (self.groups[at as usize].names.uid, self.now_us());
+                let peer = self.peer_index(to);
+                self.peers[peer].push_control(|out| wire::append_message(out, uid, &message), now_us);
+            }
+            Action::SendAfter { seq, to, vote } => {
+                let peer = self.peer_index(to) as u8;
+                let group = &self.groups[at as usize];
+                if seq > group.durable
+                    && let Some(waits) = self.frames.waits(group.last_frame)
+                {
+                    waits.votes.push((peer, at, vote));
+                } else {
+                    self.send_vote(peer, at, &vote, 0);
+                }
+            }
+            Action::Chosen { up_to } => self.on_chosen(at, up_to),
+            Action::ServeLearn { to, from } => {
+                let peer = self.peer_index(to) as u8;
+                self.serve_learn(at, peer, from);
+            }
+            Action::Elected { ballot } => {
+                let group = &mut self.groups[at as usize];
+                group.elections += 1;
+                group.follows = None;
+                tracing::debug!(group = group.names.id, %ballot, "leads");
+                self.beat(at);
+            }
+            Action::SteppedDown { ballot } => {
+                tracing::debug!(group = self.groups[at as usize].names.id, %ballot, "leads no longer");
+                self.fail_in_flight(at);
+            }
+            Action::Follows { ballot } => {
+                let peer = self.peer_index(ballot.member);
+                // It has just spoken.
+                self.peers[peer].lost = false;
+                self.groups[at as usize].follows = Some(ballot.member);
+            }
+            Action::RestartTimer => *rearm = true,
+        }
+    }
+
+    /// Appends a record to the frame that is being filled.
+    fn persist(
+        &mut self,
+        at: u32,
+        seq: RecordSeq,
+        chosen: Slot,
+        record: &synod_core::Record<Payload>,
+        received: &[u8],
+    ) {
+        let group = &mut self.groups[at as usize];
+        let header = record_header(group.names.uid, chosen, record);
+        let held = match record {
+            synod_core::Record::Accept { slot, ballot, value, .. } => Some((*slot, *ballot, value)),
+            synod_core::Record::Learned { slot, value } => Some((*slot, synod_core::Ballot::ZERO, value)),
+            synod_core::Record::Promise { .. } | synod_core::Record::Chosen => None,
+        };
+        let payload = held.and_then(|(_, _, value)| match &value.body {
+            Body::Batch(payload) => Some(payload),
+            Body::Noop | Body::EpochStart => None,
+        });
+        let (filling, span) = match payload {
+            Some(payload) => payload.with_parts(received, |parts| {
+                let (filling, span) = self.frames.push(&header, parts);
+                (filling.id, span)
+            }),
+            None => {
+                let (filling, span) = self.frames.push(&header, &[]);
+                (filling.id, span)
+            }
+        };
+        let back = self.frames.filling.back_mut().expect("the record went there");
+        debug_assert_eq!(back.id, filling);
+        if let Some(payload) = payload
+            && let Some(mut entries) = payload.set_framed(std::rc::Rc::clone(&back.frame), span)
+        {
+            entries.clear();
+            self.spare_entries.push(entries);
+        }
+        if let Some((slot, ballot, _)) = held {
+            back.held.push(Held { group: at, slot, ballot, span });
+        }
+        match back.waits.marks.last_mut() {
+            Some((of, last)) if *of == at => *last = seq,
+            _ => back.waits.marks.push((at, seq)),
+        }
+        group.appended = seq;
+        group.last_frame = filling;
+    }
+
+    /// Sends an Accept: as a reference to the log's frame where its batch is in one.
+    fn send_accept(&mut self, at: u32, to: MemberId, message: Message<Payload>) {
+        let (uid, now_us) = (self.groups[at as usize].names.uid, self.now_us());
+        let Message::Accept { value, .. } = &message else { unreachable!("only an Accept comes here") };
+        let framed = match &value.body {
+            Body::Batch(payload) => payload.framed(),
+            Body::Noop | Body::EpochStart => None,
+        };
+        let part = match framed {
+            Some((frame, span)) => Part::Shared(frame, span.start, span.end),
+            None => {
+                let mut record = Vec::new();
+                wire::append_message(&mut record, uid, &message);
+                Part::Owned(record)
+            }
+        };
+        let peer = self.peer_index(to);
+        // What is still being filled cannot be sent, and nothing overtakes it.
+        if let Some(filling) = self.frames.filling.back_mut() {
+            filling.sends.push((peer as u8, part));
+        } else if !self.peers[peer].push_bulk(part, now_us) {
+            self.groups[at as usize].replica.disconnected(to);
+        }
+    }
+
+    fn send_vote(&mut self, peer: u8, at: u32, vote: &Vote<Payload>, wal_us: u32) {
+        let (uid, now_us) = (self.groups[at as usize].names.uid, self.now_us());
+        let peer = &mut self.peers[peer as usize];
+        match vote {
+            Vote::Accepted { ballot, up_to, stable } => {
+                if peer.connection.is_some() {
+                    Ack { uid, ballot: *ballot, up_to: *up_to, stable: *stable, wal_us }.append(&mut peer.acks);
+                }
+            }
+            vote => peer.push_control(|out| wire::append_vote(out, uid, vote), now_us),
+        }
+    }
+
+    fn on_chosen(&mut self, at: u32, up_to: Slot) {
+        let group = &mut self.groups[at as usize];
+        for pending in group.pending.iter_mut().take_while(|p| p.slot <= up_to) {
+            if pending.times.chosen == 0 {
+                pending.times.chosen = self.now_ns;
+            }
+        }
+        if !group.chosen {
+            group.chosen = true;
+            self.chosen.push(at);
+        }
+        self.beat(at);
+    }
+
+    /// The next heartbeats look at this group until all its voters know all that is chosen.
+    fn beat(&mut self, at: u32) {
+        let group = &mut self.groups[at as usize];
+        match &mut group.beats {
+            Some(beats) => *beats = 0,
+            None => {
+                group.beats = Some(0);
+                self.beating.push(at);
+            }
+        }
+    }
+
+    /// Tells all proposers of a group that led until now: what was proposed is unknown, what was not is rejected.
+    fn fail_in_flight(&mut self, at: u32) {
+        let group = &mut self.groups[at as usize];
+        for pending in group.pending.drain(..) {
+            let failed = pending.runs.into_iter().map(|run| (run, at, Err(ProposeError::Unknown)));
+            self.completions.extend(failed);
+        }
+        self.reject_open(at);
+    }
+
+    fn reject_open(&mut self, at: u32) {
+        let leader = self.leader_of(at);
+        let group = &mut self.groups[at as usize];
+        self.dirty_bytes -= group.open_bytes;
+        group.open_bytes = 0;
+        for batch in group.open.drain(..) {
+            let error = ProposeError::Rejected(Rejection::NotLeader { leader });
+            self.completions.extend(batch.runs.into_iter().map(|run| (run, at, Err(error))));
+        }
+    }
+
+    fn arm_timer(&mut self, at: u32, rearm: bool) {
+        let wanted = self.groups[at as usize].replica.timer();
+        let (armed, deadline) = self.groups[at as usize].timer;
+        if wanted == armed && !rearm {
+            return;
+        }
+        if let Some(deadline) = deadline {
+            self.timers.remove(&(deadline, at));
+        }
+        let deadline = match wanted {
+            Timer::Off => None,
+            Timer::Election if self.prefers[at as usize] => Some(self.draw(ELECTION_PREFERRED_NS)),
+            Timer::Election if self.groups[at as usize].replica.promised() == synod_core::Ballot::ZERO => {
+                Some(self.draw(ELECTION_FIRST_NS))
+            }
+            Timer::Election => Some(self.draw(ELECTION_NS)),
+            Timer::Progress => Some(PROGRESS_NS),
+            Timer::Learn => Some(LEARN_NS),
+        }
+        .map(|after| self.now_ns + after);
+        if wanted == Timer::Election {
+            // A preference counts once: a node that cannot win must not try in a loop.
+            self.prefers[at as usize] = false;
+        }
+        self.groups[at as usize].timer = (wanted, deadline);
+        if let Some(deadline) = deadline {
+            self.timers.insert((deadline, at));
+        }
+    }
+
+    // ---- events ----
+
+    /// A connection to a peer's shard is up.
+    pub(crate) fn peer_connected(&mut self, node: u64, connection: u64, boot: u64) {
+        let Some(at) = self.peers.iter().position(|p| p.node == node) else { return };
+        let member = self.peers[at].member;
+        if self.peers[at].boot != 0 && self.peers[at].boot != boot {
+            // Whatever it led, it leads no longer.
+            self.peer_lost(member);
+        }
+        let peer = &mut self.peers[at];
+        peer.disconnect();
+        peer.connection = Some(connection);
+        peer.boot = boot;
+        peer.heard_ns = self.now_ns;
+        peer.answered_ns = self.now_ns;
+        peer.lost = false;
+        for group in 0..self.groups.len() as u32 {
+            self.act(group, &[], |r, out| r.connected(member, out));
+        }
+    }
+
+    /// A connection is gone; of a peer or of a client.
+    pub(crate) fn disconnected(&mut self, connection: u64) {
+        if self.clients.remove(connection) {
+            return;
+        }
+        let Some(at) = self.peers.iter().position(|p| p.connection == Some(connection)) else { return };
+        let member = self.peers[at].member;
+        self.peers[at].disconnect();
+        let heard_ns = &mut self.peers[at].heard_ns;
+        *heard_ns = (*heard_ns).min((self.now_ns + PEER_BROKEN_NS).saturating_sub(PEER_LOST_NS));
+        for group in &mut self.groups {
+            group.replica.disconnected(member);
+        }
+    }
+
+    fn peer_lost(&mut self, member: MemberId) {
+        for at in 0..self.groups.len() as u32 {
+            if self.groups[at as usize].follows == Some(member) {
+                self.groups[at as usize].follows = None;
+                self.act(at, &[], Replica::leader_lost);
+            }
+        }
+    }
+
+    /// A whole frame of a peer has come in.
+    pub(crate) fn on_peer_frame(&mut self, connection: u64, kind: u8, body: &[u8]) {
+        let Some(at) = self.peers.iter().position(|p| p.connection == Some(connection)) else { return };
+        self.peers[at].heard_ns = self.now_ns;
+        let handled = match kind {
+            RECORDS => self.on_records(at, body),
+            ACKS => self.on_acks(at, body),
+            HEARTBEAT => self.on_heartbeat(at, body),
+            HEARTBEAT_ACK => Heartbeat::decode(body).map(|_| self.peers[at].answered_ns = self.now_ns),
+            _ => Err(wire::Malformed("the kind of frame")),
+        };
+        if let Err(malformed) = handled {
+            tracing::warn!(peer = self.peers[at].node, %malformed, "closing a connection");
+            self.notices.push(Notice::Close(connection));
+        }
+    }
+
+    fn on_records(&mut self, peer: usize, body: &[u8]) -> Result<(), wire::Malformed> {
+        let member = self.peers[peer].member;
+        for record in Records::new(body) {
+            let (header, record_body, range) = record.map_err(|_| wire::Malformed("a record"))?;
+            let start = range.start + RECORD_HEADER_BYTES;
+            let incoming = wire::decode_record(&header, body, start..start + record_body.len())?;
+            let Some(at) = self.by_uid.get(&header.uid).copied() else {
+                // Not ours: never proof that the group is gone.
+                continue;
+            };
+            match incoming {
+                Incoming::Message(message) => {
+                    // A full memory takes no more values; the leader sends them again.
+                    let value = matches!(message, Message::Accept { .. } | Message::Learned { .. });
+                    if !(value && self.memory_full()) {
+                        self.act(at, body, |r, out| r.receive(member, message, out));
+                    }
+                }
+                Incoming::Vote(vote) => self.act(at, body, |r, out| r.receive_vote(member, vote, out)),
+            }
+        }
+        Ok(())
+    }
+
+    fn memory_full(&self) -> bool {
+        self.frames.bytes_in_use() > self.cache_bytes + (128 << 20)
+    }
+
+    fn on_acks(&mut self, peer: usize, body: &[u8]) -> Result<(), wire::Malformed> {
+        let member = self.peers[peer].member;
+        for ack in Ack::decode_all(body)? {
+            let Some(at) = self.by_uid.get(&ack.uid).copied() else { continue };
+            let group = &mut self.groups[at as usize];
+            let needed = group.replica.members().len() / 2;
+            let run = group.pending.iter_mut().filter(|p| p.times.acknowledged == 0);
+            for pending in run.take_while(|p| p.slot <= ack.up_to && p.origin == ack.ballot) {
+                pending.acks += 1;
+                if pending.acks >= needed {
+                    pending.times.acknowledged = self.now_ns;
+                    pending.times.remote_wal = u64::from(ack.wal_us) * 1000;
+                }
+            }
+            let vote = Vote::Accepted { ballot: ack.ballot, up_to: ack.up_to, stable: ack.stable };
+            self.act(at, &[], |r, out| r.receive_vote(member, vote, out));
+        }
+        Ok(())
+    }
+
+    fn on_heartbeat(&mut self, peer: usize, body: &[u8]) -> Result<(), wire::Malformed> {
+        let heartbeat = Heartbeat::decode(body)?;
+        if !self.wal_stuck() {
+            let answer =
+                Heartbeat { sent_ns: heartbeat.sent_ns, wal_sequence: self.writer.durable_through() };
+            self.push_frame(peer, HEARTBEAT_ACK, &answer.encode());
+        }
+        Ok(())
+    }
+
+    fn push_frame(&mut self, peer: usize, kind: u8, body: &[u8]) {
+        let now_us = self.now_us();
+        let peer = &mut self.peers[peer];
+        if peer.connection.is_some() {
+            peer.stuck |= peer.outbox.push_control(encode_frame(kind, 0, body), now_us).is_err();
+        }
+    }
+
+    /// A log that does not advance must not keep its node in office.
+    fn wal_stuck(&self) -> bool {
+        self.frames.flying.front().is_some_and(|f| self.now_ns > f.submitted_ns + WAL_STUCK_NS)
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self) {
+        if !self.started {
+            return;
+        }
+        for at in 0..self.peers.len() {
+            if !self.peers[at].lost && self.now_ns > self.peers[at].heard_ns + PEER_LOST_NS {
+                self.peers[at].lost = true;
+                self.peer_lost(self.peers[at].member);
+            }
+        }
+        while let Some((deadline, at)) = self.timers.first().copied()
+            && deadline <= self.now_ns
+        {
+            self.timers.pop_first();
+            self.groups[at as usize].timer.1 = None;
+            if self.wal_stuck() {
+                self.arm_timer(at, true);
+                continue;
+            }
+            self.act(at, &[], |r, out| r.timeout(out));
+            if self.groups[at as usize].timer.1.is_none() {
+                self.arm_timer(at, true);
+            }
+        }
+        if self.now_ns >= self.heartbeat_due_ns {
+            self.heartbeat_due_ns = self.now_ns + HEARTBEAT_NS;
+            self.heartbeat();
+        }
+        self.expire_reads();
+    }
+
+    fn heartbeat(&mut self) {
+        if !self.wal_stuck() {
+            let heartbeat = Heartbeat { sent_ns: self.now_ns, wal_sequence: self.writer.durable_through() };
+            for peer in 0..self.peers.len() {
+                self.push_frame(peer, HEARTBEAT, &heartbeat.encode());
+            }
+        }
+        let alive = 1 + self.peers.iter().filter(|p| self.now_ns < p.answered_ns + QUORUM_LOST_NS).count();
+        let quorum = (self.peers.len() + 1) / 2 + 1;
+        if alive < quorum || self.wal_stuck() {
+            for at in 0..self.groups.len() as u32 {
+                self.act(at, &[], |r, out| r.quorum_lost(out));
+            }
+        }
+        let mut beating = std::mem::take(&mut self.beating);
+        beating.retain(|at| {
+            let Some(beats) = &mut self.groups[*at as usize].beats else { return false };
+            *beats += 1;
+            if *beats < 2 {
+                // Busy: its Accepts bear what is chosen.
+                return true;
+            }
+            let again = beats.is_multiple_of(ANNOUNCE_AGAIN_BEATS);
+            let mut settled = false;
+            self.act(*at, &[], |r, out| settled = r.heartbeat(again, out));
+            if settled {
+                self.groups[*at as usize].beats = None;
+            }
+            !settled
+        });
+        beating.append(&mut self.beating);
+        self.beating = beating;
+        self.release_segments();
+    }
+
+    /// The disk has answered.
+    pub(crate) fn on_disk(&mut self, done: DiskDone) -> Result<(), WalError> {
+        if let DiskDone::Read { request, result } = done {
+            if let Some(purpose) = self.reads.remove(&request) {
+                self.on_read(purpose, result);
+            }
+            return Ok(());
+        }
+        let mut events = Vec::new();
+        self.writer.on_done(done, &mut self.disk_ops, &mut events)?;
+        for event in events {
+            match event {
+                WalEvent::Durable { through } => self.on_durable(through),
+                WalEvent::Rolled { generation } => {
+                    self.write_summaries();
+                    if !self.started {
+                        tracing::info!(generation, "the log is open");
+                        self.started = true;
+                        for at in 0..self.groups.len() as u32 {
+                            self.arm_timer(at, true);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_durable(&mut self, through: u64) {
+        while let Some(flying) = self.frames.flying.front()
+            && flying.sequence <= through
+        {
+            let Flying { submitted_ns, waits, summaries, .. } =
+                self.frames.flying.pop_front().expect("it is the front");
+            let wal_us = ((self.now_ns - submitted_ns.min(self.now_ns)) / 1000) as u32;
+            for (at, seq) in waits.marks {
+                self.groups[at as usize].durable = seq;
+                let group = &mut self.groups[at as usize];
+                for pending in &mut group.pending {
+                    if pending.times.durable == 0 && pending.times.closed <= submitted_ns {
+                        pending.times.durable = self.now_ns;
+                    }
+                }
+                self.act(at, &[], |r, out| r.durable(seq, out));
+            }
+            for (peer, at, vote) in waits.votes {
+                self.send_vote(peer, at, &vote, wal_us);
+            }
+            if summaries && let Some((generation, _, slots)) = self.summaries_flying.pop_front() {
+                self.summaries.push_back((generation, slots));
+                self.release_segments();
+            }
+        }
+    }
+
+    // ---- proposals ----
+
+    /// Takes a run of entries of one proposer into the group's open batch.
+    pub(crate) fn propose(
+        &mut self,
+        at: u32,
+        entries: &Entries,
+        session: Option<(u64, u64)>,
+        run: Run,
+    ) -> Result<(), (Run, Rejection)> {
+        if let Err(rejection) = self.admit(at, entries.body_bytes()) {
+            return Err((run, rejection));
+        }
+        let (now_ns, bytes) = (self.now_ns, entries.body_bytes() - 4);
+        self.phases.queue.record_weighted(now_ns.saturating_sub(run.submitted_ns), u64::from(run.count));
+        let spare = &mut self.spare_entries;
+        let batch = self.groups[at as usize].batch_for(entries, session, now_ns);
+        if batch.entries.is_empty()
+            && let Some(spare) = spare.pop()
+        {
+            batch.entries = spare;
+        }
+        batch.entries.append(entries);
+        batch.runs.push(run);
+        self.note_dirty(at, bytes);
+        Ok(())
+    }
+
+    /// Takes one entry of a producer on this shard.
+    pub(crate) fn propose_one(&mut self, at: u32, entry: &[u8], producer: u32, tag: u64) -> Result<(), Rejection> {
+        if entry.len() > ENTRY_BYTES_MAX {
+            return Err(Rejection::TooLarge);
+        }
+        self.admit(at, entry.len() + 4)?;
+        let now_ns = self.now_ns;
+        let spare = &mut self.spare_entries;
+        let batch = self.groups[at as usize].batch_for_one(entry.len(), now_ns);
+        if batch.entries.is_empty()
+            && let Some(spare) = spare.pop()
+        {
+            batch.entries = spare;
+        }
+        batch.entries.append_one(entry);
+        match batch.runs.last_mut() {
+            Some(Run { reply: Reply::Local(of), tag: first, count, submitted_ns })
+                if *of == producer && *first + u64::from(*count) == tag && *submitted_ns == now_ns =>
+            {
+                *count += 1;
+            }
+            _ => batch.runs.push(Run { reply: Reply::Local(producer), tag, count: 1, submitted_ns: now_ns }),
+        }
+        self.note_dirty(at, entry.len() + 4);
+        Ok(())
+    }
+
+    fn admit(&self, at: u32, bytes: usize) -> Result<(), Rejection> {
+        let group = &self.groups[at as usize];
+        if self.stopping {
+            Err(Rejection::Stopping)
+        } else if group.replica.epoch().is_none() {
+            Err(Rejection::NotLeader { leader: self.leader_of(at) })
+        } else if group.open_bytes + bytes > GROUP_QUEUE_BYTES_MAX
+            || self.memory_full()
+            || self.writer.bytes_over_limit()
+        {
+            Err(Rejection::Overloaded)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn note_dirty(&mut self, at: u32, bytes: usize) {
+        let group = &mut self.groups[at as usize];
+        group.open_bytes += bytes;
+        self.dirty_bytes += bytes;
+        if !group.dirty {
+            group.dirty = true;
+            self.dirty.push(at);
+        }
+    }
+
+    /// The node that leads a group, where it is known here.
+    pub(crate) fn leader_of(&self, at: u32) -> Option<u64> {
+        let member = self.groups[at as usize].replica.leader()?.member;
+        Some(self.node_of(member))
+    }
+
+    pub(crate) fn node_of(&self, member: MemberId) -> u64 {
+        self.peers.iter().find(|p| p.member == member).map_or(self.node, |p| p.node)
+    }
+
+    /// The epoch at which this node takes proposals of a group.
+    pub(crate) fn epoch_of(&self, at: u32) -> Option<Epoch> {
+        self.groups[at as usize].replica.epoch().map(Epoch)
+    }
+
+    fn peer_index(&self, member: MemberId) -> usize {
+        self.peers.iter().position(|p| p.member == member).expect("only voters are sent to")
+    }
+
+    /// Whether an ordered handle may still propose: its epoch is the group's, and it was never refused.
+    pub(crate) fn handle_is_open(&mut self, handle: u64, at: u32, epoch: Epoch) -> bool {
+        let open = self.epoch_of(at) == Some(epoch) && !self.closed_handles.contains(&handle);
+        if !open {
+            self.close_handle(handle);
+        }
+        open
+    }
+
+    /// An ordered handle was refused: what it sends behind that is refused too.
+    pub(crate) fn close_handle(&mut self, handle: u64) {
+        if self.closed_handles.len() == CLOSED_HANDLES_MAX {
+            self.closed_handles.pop_front();
+        }
+        if !self.closed_handles.contains(&handle) {
+            self.closed_handles.push_back(handle);
+        }
+    }
+
+    /// Whether no proposal is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.groups.iter().all(|g| g.pending.is_empty() && g.open.is_empty())
+    }
+
+    /// Gives up all leadership: the node stops. What waits is answered.
+    pub(crate) fn resign_all(&mut self) {
+        for at in 0..self.groups.len() as u32 {
+            self.act(at, &[], |r, out| r.quorum_lost(out));
+            self.wake_readers(at);
+        }
+    }
+
+    pub(crate) fn shard_number(&self) -> usize {
+        self.shard.0
+    }
+
+    /// The outbox of a connection, of a peer or a client.
+    pub(crate) fn outbox(&mut self, connection: u64) -> Option<&mut links::Outgoing> {
+        if let Some(peer) = self.peers.iter_mut().find(|p| p.connection == Some(connection)) {
+            return Some(&mut peer.outbox);
+        }
+        self.clients.outbox(connection)
+    }
+
+    // ---- the turn ----
+
+    /// Runs after the events: applies, completes, closes batches, starts frames, fills outboxes.
+    pub(crate) fn turn(&mut self) {
+        self.apply_chosen();
+        self.deliver_completions();
+        self.start_frames();
+        self.release_cache();
+        let now_us = self.now_us();
+        for at in 0..self.peers.len() {
+            let fits = self.peers[at].flush(now_us);
+            if let (true, Some(connection)) = (self.peers[at].stuck, self.peers[at].connection) {
+                tracing::warn!(peer = self.peers[at].node, "a peer takes nothing: closing its connection");
+                self.notices.push(Notice::Close(connection));
+                continue;
+            }
+            if !fits {
+                let member = self.peers[at].member;
+                self.groups.iter_mut().for_each(|g| g.replica.disconnected(member));
+            } else if self.peers[at].full && self.peers[at].outbox.queued_bytes() < PEER_OUTBOX_BYTES_MAX / 2 {
+                self.peers[at].full = false;
+                let member = self.peers[at].member;
+                for group in 0..self.groups.len() as u32 {
+                    self.act(group, &[], |r, out| r.connected(member, out));
+                }
+                self.peers[at].flush(now_us);
+            }
+        }
+    }
+
+    /// The driver has carried the turn out, and reads its clock again.
+    pub(crate) fn turn_done(&mut self, now_ns: u64) {
+        let completed = std::mem::take(&mut self.completed);
+        if completed > 0 {
+            self.phases.complete.record_weighted(now_ns.saturating_sub(self.now_ns), completed);
+        }
+    }
+
+    /// Closes open batches into slots and starts frames, as far as the log may. So the log paces: one slot per group
+    /// and frame, and no delay timer.
+    fn start_frames(&mut self) {
+        loop {
+            let pending = self.frames.bytes_filling() + self.dirty_bytes;
+            if (pending == 0 && self.frames.filling.is_empty()) || !self.writer.may_start_frame(pending) {
+                return;
+            }
+            if self.frames.filling.len() < 2 {
+                self.close_batches();
+            }
+            let Some(filling) = self.frames.filling.pop_front() else { return };
+            let (sequence, generation, offset) =
+                self.writer.append(std::rc::Rc::clone(&filling.frame), &mut self.disk_ops);
+            let mut cached: Vec<(u32, Slot)> = Vec::with_capacity(filling.held.len());
+            for Held { group, slot, ballot, span } in &filling.held {
+                let place = IndexPlace {
+                    generation,
+                    offset: offset + u64::from(span.start),
+                    bytes: span.end - span.start,
+                    ballot: ballot.pack(),
+                };
+                self.index.insert(self.groups[*group as usize].names.uid, slot.0, place);
+                cached.push((*group, *slot));
+            }
+            self.cached.push_back(cached);
+            let now_us = self.now_us();
+            for (peer, part) in filling.sends {
+                if !self.peers[peer as usize].push_bulk(part, now_us) {
+                    let member = self.peers[peer as usize].member;
+                    // Rare: the peer is away or its outbox is full. Every cursor waits for its connection.
+                    for Held { group, .. } in &filling.held {
+                        self.groups[*group as usize].replica.disconnected(member);
+                    }
+                }
+            }
+            if filling.summaries && let Some(summaries) = self.summaries_flying.back_mut() {
+                summaries.0 = generation;
+            }
+            self.frames.flying.push_back(Flying {
+                id: filling.id,
+                sequence,
+                submitted_ns: self.now_ns,
+                waits: filling.waits,
+                summaries: filling.summaries,
+            });
+        }
+    }
+
+    fn close_batches(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.retain(|at| {
+            let group = &mut self.groups[*at as usize];
+            let Some(batch) = group.open.front() else {
+                group.dirty = false;
+                return false;
+            };
+            if !group.replica.can_propose() || !self.frames.fits(batch.entries.body_bytes()) {
+                return true;
+            }
+            let batch = group.open.pop_front().expect("it is the front");
+            let more = !group.open.is_empty();
+            group.dirty = more;
+            self.close_batch(*at, batch);
+            more
+        });
+        dirty.append(&mut self.dirty);
+        self.dirty = dirty;
+    }
+
+    fn close_batch(&mut self, at: u32, batch: OpenBatch) {
+        let OpenBatch { entries, runs, session, opened_ns } = batch;
+        let group = &mut self.groups[at as usize];
+        group.open_bytes -= entries.body_bytes() - 4;
+        self.dirty_bytes -= entries.body_bytes() - 4;
+        let (client, sequence) = session.unwrap_or((0, 0));
+        let mut scratch = Vec::new();
+        let crc = body_crc(&entries.parts(&mut scratch));
+        let count = entries.len() as u32;
+        let header = BatchHeader { entries: count, bytes: entries.body_bytes() as u32, crc, client, sequence };
+        let local: u64 = runs.iter().filter(|r| matches!(r.reply, Reply::Local(_))).map(|r| u64::from(r.count)).sum();
+        if local > 0 {
+            // A producer on the shard puts its entries into the batch itself.
+            self.phases.queue.record_weighted(0, local);
+        }
+        let origin = group.replica.epoch().expect("the caller has seen that it may propose");
+        let slot = group.replica.log().last().next();
+        let times = SlotTimes { opened: opened_ns, closed: self.now_ns, ..SlotTimes::default() };
+        group.pending.push_back(Pending { slot, origin, runs, entries: count, acks: 0, times });
+        let payload = Payload::new(header, Place::Closed(entries));
+        self.act(at, &[], |r, out| {
+            r.propose(payload, out);
+        });
+    }
+
+    fn apply_chosen(&mut self) {
+        while let Some(at) = self.chosen.pop() {
+            self.groups[at as usize].chosen = false;
+            let chosen = self.groups[at as usize].replica.log().chosen();
+            while self.groups[at as usize].apply.slot < chosen {
+                self.apply_next(at);
+            }
+            self.wake_readers(at);
+        }
+    }
+
+    fn apply_next(&mut self, at: u32) {
+        let now_ns = self.now_ns;
+        let group = &mut self.groups[at as usize];
+        let slot = group.apply.slot.next();
+        let value: &Value<Payload> =
+            &group.replica.log().get(slot).expect("what is chosen and not applied is in memory").value;
+        let effect = group.apply.apply(slot, value);
+        if let (Effect::Entries { first_index }, Body::Batch(payload)) = (effect, &value.body) {
+            group.indexes.push_back((slot, first_index));
+            if let Some(machine) = &mut group.machine
+                && group.machine_next == first_index
+            {
+                let applied = payload.with_body(|body| {
+                    let entries = Batch::decode(body).expect("a batch is checked when it comes in");
+                    machine.apply(&CommittedBatch { slot: slot.0, first_index, entries })
+                });
+                if let Err(error) = applied {
+                    panic!("the state machine of group {} failed at slot {slot}: {error}", group.names.id);
+                }
+                group.machine_next += u64::from(payload.header().entries);
+            }
+        }
+        while let Some(pending) = group.pending.front()
+            && pending.slot <= slot
+        {
+            let pending = group.pending.pop_front().expect("it is the front");
+            pending.times.record(&mut self.phases, now_ns, u64::from(pending.entries));
+            let ours = value.origin == pending.origin && pending.slot == slot;
+            let mut first = match effect {
+                Effect::Entries { first_index } => first_index,
+                _ => 0,
+            };
+            for run in pending.runs {
+                let count = run.count;
+                let outcome = match effect {
+                    _ if !ours => Err(ProposeError::Superseded),
+                    Effect::Entries { .. } => Ok(Committed { slot: slot.0, first_index: first, count }),
+                    Effect::Duplicate => Err(ProposeError::Duplicate),
+                    Effect::OutOfSession => Err(ProposeError::OutOfSession),
+                    Effect::Void | Effect::Nothing => Err(ProposeError::Superseded),
+                };
+                first += u64::from(count);
+                self.completions.push((run, at, outcome));
+            }
+        }
+    }
+
+    /// Tells proposers; producers on the shard refill at once.
+    fn deliver_completions(&mut self) {
+        while !self.completions.is_empty() {
+            let completions = std::mem::take(&mut self.completions);
+            for (run, at, outcome) in completions {
+                if outcome.is_ok() {
+                    self.completed += u64::from(run.count);
+                    let total = self.now_ns.saturating_sub(run.submitted_ns);
+                    self.phases.total.record_weighted(total, u64::from(run.count));
+                }
+                match run.reply {
+                    Reply::Local(producer) => self.complete_producer(producer, at, run.tag, run.count, outcome),
+                    Reply::Client(connection, request) => self.reply_append(connection, request, outcome),
+                    Reply::Callback(reply) => reply(outcome),
+                }
+            }
+        }
+        self.wake_producers();
+    }
+
+    // ---- the log ----
+
+    /// Every group's votes in short, behind all that they are made of.
+    fn write_summaries(&mut self) {
+        let mut slots = Vec::with_capacity(self.groups.len());
+        for at in 0..self.groups.len() {
+            let group = &self.groups[at];
+            let log = group.replica.log();
+            let accepted = (log.chosen().0 + 1..=log.last().0).map(Slot).filter_map(|slot| {
+                log.get(slot).map(|entry| (slot, entry.accepted, entry.value.origin))
+            });
+            let summary = Summary {
+                promised: group.replica.promised(),
+                chosen: log.chosen(),
+                apply: group.apply.clone(),
+                accepted: accepted.collect(),
+            };
+            slots.push(group.apply.slot);
+            let (header, body) = summary.encode(group.names.uid);
+            self.frames.push(&header, &[&body]);
+        }
+        if let Some(filling) = self.frames.filling.back_mut() {
+            filling.summaries = true;
+            self.summaries_flying.push_back((0, filling.id, slots));
+        }
+    }
+
+    /// Frees the oldest segments, as far as nobody needs them: beyond `retain_bytes`, below what all voters bear in
+    /// their durable logs and all local consumers have applied, and replaced by a durable summary.
+    fn release_segments(&mut self) {
+        while self.writer.bytes_live() > self.retain_bytes
+            && let Some(oldest) = self.writer.oldest()
+            && oldest.sealed
+            && self.may_release(oldest.generation)
+        {
+            let trims: Vec<(u128, u64)> = self.index.segment_slots(oldest.generation).collect();
+            for (uid, slot) in trims {
+                self.index.trim(uid, slot);
+                if let Some(at) = self.by_uid.get(&uid) {
+                    let indexes = &mut self.groups[*at as usize].indexes;
+                    while indexes.front().is_some_and(|(of, _)| of.0 <= slot) {
+                        indexes.pop_front();
+                    }
+                }
+            }
+            self.index.forget(oldest.generation);
+            self.writer.release(oldest.generation, &mut self.disk_ops);
+            while self.summaries.len() > 1 && self.summaries[0].0 <= oldest.generation {
+                self.summaries.pop_front();
+            }
+        }
+    }
+
+    fn may_release(&self, generation: u64) -> bool {
+        let newer: Vec<&Vec<Slot>> =
+            self.summaries.iter().filter(|(of, _)| *of > generation).map(|(_, slots)| slots).collect();
+        if newer.is_empty() {
+            return false;
+        }
+        self.index.segment_slots(generation).all(|(uid, slot)| {
+            let Some(at) = self.by_uid.get(&uid) else { return true };
+            let group = &self.groups[*at as usize];
+            let slot = Slot(slot);
+            slot <= group.replica.low()
+                && slot <= group.consumed()
+                && newer.last().is_some_and(|slots| slots[*at as usize] >= slot)
+        })
+    }
+
+    /// Lets values leave memory, oldest first, while there are more than the cache may hold.
+    fn release_cache(&mut self) {
+        while self.frames.bytes_in_use() > self.cache_bytes
+            && let Some(oldest) = self.cached.front()
+        {
+            let applied = |(at, slot): &(u32, Slot)| *slot <= self.groups[*at as usize].apply.slot;
+            // What sits in frames that are not durable yet stays, and so does what is not applied.
+            if self.cached.len() <= self.frames.flying.len() || !oldest.iter().all(applied) {
+                return;
+            }
+            for (at, slot) in self.cached.pop_front().expect("it is the front") {
+                let replica = &mut self.groups[at as usize].replica;
+                if slot > replica.log().floor() {
+                    replica.release(slot);
+                }
+            }
+        }
+    }
+}
+
+/// A record that was read back from the log, as a header and the range of its body.
+fn read_back(record: &[u8]) -> Option<(RecordHeader, &[u8])> {
+    let header = RecordHeader::decode(record).ok()?;
+    let body = record.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + header.body_len as usize)?;
+    (header.kind == kind::ACCEPT || header.kind == kind::LEARNED).then_some((header, body))
+}

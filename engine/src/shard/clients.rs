@@ -1,0 +1,115 @@
+//! Client connections of a shard: requests in, replies out.
+
+use std::collections::HashMap;
+
+use synod_transport::frame::encode_frame;
+
+use super::group::{Reply, Run};
+use super::links::Outgoing;
+use super::reads::{ReadReply, ReadRequest};
+use super::{Notice, Shard};
+use crate::client::protocol::{ReplyV1, Request};
+use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, CLIENTS_MAX, ENTRY_BYTES_MAX, READ_BYTES_MAX};
+use crate::outcome::{Outcome, ProposeError, Rejection};
+use crate::wire::{CLIENT_REPLY, CLIENT_REQUEST};
+
+/// The largest body of a client's frame: a full batch and what the request says of it.
+pub(crate) const CLIENT_BODY_BYTES_MAX: u32 = ENTRY_BYTES_MAX as u32 + 4096;
+
+/// The outboxes of all client connections.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    connections: HashMap<u64, Outgoing>,
+    /// Connections with something new to send.
+    pub(crate) ready: Vec<u64>,
+}
+
+impl Clients {
+    /// Takes a new connection. False when there are too many.
+    pub(crate) fn add(&mut self, connection: u64) -> bool {
+        if self.connections.len() >= CLIENTS_MAX {
+            return false;
+        }
+        self.connections.insert(connection, Outgoing::new(CLIENT_OUTBOX_BYTES_MAX));
+        true
+    }
+
+    pub(crate) fn remove(&mut self, connection: u64) -> bool {
+        self.connections.remove(&connection).is_some()
+    }
+
+    pub(crate) fn outbox(&mut self, connection: u64) -> Option<&mut Outgoing> {
+        self.connections.get_mut(&connection)
+    }
+}
+
+impl Shard {
+    /// A whole frame of a client has come in.
+    pub(crate) fn on_client_frame(&mut self, connection: u64, kind: u8, request: u64, body: &[u8]) {
+        let decoded = if kind == CLIENT_REQUEST { Request::decode(body).ok() } else { None };
+        match decoded {
+            Some(decoded) if decoded.group() % self.shard.1 as u64 != self.shard.0 as u64 => {
+                self.notices.push(Notice::Forward(connection, request, decoded));
+            }
+            Some(decoded) => self.on_request(connection, request, decoded),
+            None => {
+                self.reply(connection, request, &ReplyV1::Failed { text: "malformed request".into() });
+                self.notices.push(Notice::Close(connection));
+            }
+        }
+    }
+
+    fn on_request(&mut self, connection: u64, request: u64, decoded: Request) {
+        match decoded {
+            Request::Append { group, session, entries } => {
+                let run = Run {
+                    reply: Reply::Client(connection, request),
+                    tag: 0,
+                    count: entries.len() as u32,
+                    submitted_ns: self.now_ns,
+                };
+                let refused = match self.by_id.get(&group).copied() {
+                    None => Some(Rejection::UnknownGroup),
+                    Some(at) => self.propose(at, &entries, session, run).err().map(|(_, rejection)| rejection),
+                };
+                if let Some(rejection) = refused {
+                    self.reply_append(connection, request, Err(ProposeError::Rejected(rejection)));
+                }
+            }
+            Request::Read { group, from_index, bytes_max, wait_ms } => {
+                let wait_until_ns = if wait_ms == 0 { 0 } else { self.now_ns + u64::from(wait_ms) * 1_000_000 };
+                let bytes_max = (bytes_max as usize).min(READ_BYTES_MAX);
+                let reply = ReadReply::Client(connection, request);
+                self.read(group, ReadRequest { from_index, bytes_max, wait_until_ns, reply });
+            }
+            Request::Info { .. } => {
+                let reply = self.info();
+                self.reply(connection, request, &reply);
+            }
+        }
+    }
+
+    /// What this shard knows of its groups.
+    pub(crate) fn info(&self) -> ReplyV1 {
+        let groups = (0..self.groups.len() as u32).map(|at| self.group_info(at)).collect();
+        ReplyV1::Info { node: self.node, process: std::process::id(), shards: self.shard.1 as u32, groups }
+    }
+
+    pub(crate) fn reply_append(&mut self, connection: u64, request: u64, outcome: Outcome) {
+        self.reply(connection, request, &outcome.into());
+    }
+
+    /// Queues a reply; a client that does not take its replies is closed.
+    pub(crate) fn reply(&mut self, connection: u64, request: u64, reply: &ReplyV1) {
+        let body = reply.encode();
+        let now_us = self.now_ns / 1000;
+        let Some(outbox) = self.clients.outbox(connection) else { return };
+        match outbox.push_control(encode_frame(CLIENT_REPLY, request, &body), now_us) {
+            Ok(()) => self.clients.ready.push(connection),
+            Err(full) => {
+                tracing::warn!(connection, %full, "a client does not take its replies");
+                self.notices.push(Notice::Close(connection));
+            }
+        }
+    }
+}

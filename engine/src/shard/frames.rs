@@ -1,0 +1,134 @@
+//! The frames of a shard's log on their way to the disk: filled, in flight, and what waits for each.
+//!
+//! Invariants: frames are appended to the log in the order in which they were filled; a vote leaves only when the
+//! frame with its group's last record at that time, and so all before it, is durable.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use synod_core::{Ballot, RecordSeq, Slot, Vote};
+use synod_wal::buf::BufPool;
+use synod_wal::frame::{Frame, RecordSpan, SharedFrame};
+use synod_wal::record::{RecordHeader, record_bytes};
+
+use super::links::Part;
+use crate::payload::Payload;
+
+/// The smallest buffer that a frame starts with; it grows as records come.
+const FRAME_BYTES_MIN: usize = 4 << 10;
+
+/// A value that a frame holds, for the log's index.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) group: u32,
+    pub(crate) slot: Slot,
+    pub(crate) ballot: Ballot,
+    pub(crate) span: RecordSpan,
+}
+
+/// A frame that is being filled, or is full and waits for its turn.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    pub(crate) id: u64,
+    pub(crate) frame: Rc<SharedFrame>,
+    pub(crate) waits: Waits,
+    pub(crate) held: Vec<Held>,
+    /// What goes to peers once the frame is sealed: (peer, part).
+    pub(crate) sends: Vec<(u8, Part)>,
+    /// Whether the groups' summaries are in this frame.
+    pub(crate) summaries: bool,
+}
+
+/// What waits for a frame to be durable.
+#[derive(Debug, Default)]
+pub(crate) struct Waits {
+    /// The last record of each group in the frame.
+    pub(crate) marks: Vec<(u32, RecordSeq)>,
+    /// Votes: (peer, group, vote).
+    pub(crate) votes: Vec<(u8, u32, Vote<Payload>)>,
+}
+
+/// A frame in flight.
+#[derive(Debug)]
+pub(crate) struct Flying {
+    pub(crate) id: u64,
+    pub(crate) sequence: u64,
+    pub(crate) submitted_ns: u64,
+    pub(crate) waits: Waits,
+    pub(crate) summaries: bool,
+}
+
+/// All frames that are not durable yet.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    pool: BufPool,
+    frame_bytes_max: usize,
+    pub(crate) filling: VecDeque<Filling>,
+    pub(crate) flying: VecDeque<Flying>,
+    next_id: u64,
+}
+
+impl Frames {
+    pub(crate) fn new(pool: BufPool, frame_bytes_max: usize) -> Self {
+        Self { pool, frame_bytes_max, filling: VecDeque::new(), flying: VecDeque::new(), next_id: 1 }
+    }
+
+    /// Bytes in buffers that are in use: frames on their way, and those that the log's cache still refers to.
+    pub(crate) fn bytes_in_use(&self) -> usize {
+        self.pool.in_use_bytes()
+    }
+
+    /// Bytes of records that wait for a frame to start.
+    pub(crate) fn bytes_filling(&self) -> usize {
+        self.filling.iter().map(|f| f.frame.with_bytes(<[u8]>::len)).sum()
+    }
+
+    /// Whether a record with such a body would go into the frame that is being filled.
+    pub(crate) fn fits(&self, body_len: usize) -> bool {
+        self.filling.back().is_none_or(|f| {
+            let used = f.frame.with_bytes(<[u8]>::len);
+            used + record_bytes(body_len) <= self.frame_bytes_max
+        })
+    }
+
+    /// The frame that takes the next record, with room for it.
+    fn room(&mut self, body_len: usize) -> &mut Filling {
+        let need = record_bytes(body_len);
+        if self.filling.is_empty() || !self.fits(body_len) {
+            let bytes = (synod_wal::frame::FRAME_HEADER_BYTES + need).max(FRAME_BYTES_MIN);
+            let buf = self.pool.take(bytes).expect("the pool's bound lies above all that admission lets in");
+            self.filling.push_back(Filling {
+                id: self.next_id,
+                frame: SharedFrame::new(Frame::new(buf)),
+                waits: Waits::default(),
+                held: Vec::new(),
+                sends: Vec::new(),
+                summaries: false,
+            });
+            self.next_id += 1;
+        }
+        let filling = self.filling.back_mut().expect("there is one now");
+        if filling.frame.remaining() < need {
+            let used = filling.frame.with_bytes(<[u8]>::len);
+            let bytes = (used + need).max(4 * used).min(self.frame_bytes_max);
+            let buf = self.pool.take(bytes).expect("the pool's bound lies above all that admission lets in");
+            filling.frame.grow(buf);
+        }
+        filling
+    }
+
+    /// Appends a record to the frame that is being filled.
+    pub(crate) fn push(&mut self, header: &RecordHeader, body: &[&[u8]]) -> (&mut Filling, RecordSpan) {
+        let filling = self.room(header.body_len as usize);
+        let span = filling.frame.push(header, body);
+        (filling, span)
+    }
+
+    /// What waits for the frame `id`; `None` when it is durable.
+    pub(crate) fn waits(&mut self, id: u64) -> Option<&mut Waits> {
+        if let Some(flying) = self.flying.iter_mut().find(|f| f.id == id) {
+            return Some(&mut flying.waits);
+        }
+        self.filling.iter_mut().find(|f| f.id == id).map(|f| &mut f.waits)
+    }
+}

@@ -1,0 +1,169 @@
+//! A group as its shard holds it: the replica, its open batches, its proposals in flight, its applied state.
+
+use std::collections::VecDeque;
+
+use synod_core::{Ballot, MemberId, RecordSeq, Replica, Slot, Timer};
+
+use super::reads::ReadRequest;
+use crate::apply::ApplyState;
+use crate::batch::Entries;
+use crate::limits::BATCH_ENTRIES_MAX;
+use crate::machine::StateMachine;
+use crate::metrics::SlotTimes;
+use crate::outcome::{GroupId, Outcome};
+use crate::payload::Payload;
+
+/// Who is told what became of a proposal.
+pub(crate) enum Reply {
+    /// A producer on the shard, by its number; the tag names the run.
+    Local(u32),
+    /// A client's request: connection and request id.
+    Client(u64, u64),
+    /// Anyone else.
+    Callback(Box<dyn FnOnce(Outcome) + Send>),
+}
+
+/// A run of entries of one proposer within a batch.
+pub(crate) struct Run {
+    pub(crate) reply: Reply,
+    pub(crate) tag: u64,
+    pub(crate) count: u32,
+    pub(crate) submitted_ns: u64,
+}
+
+/// A batch that still takes entries.
+#[derive(Default)]
+pub(crate) struct OpenBatch {
+    pub(crate) entries: Entries,
+    pub(crate) runs: Vec<Run>,
+    /// A batch of a session has no other entries.
+    pub(crate) session: Option<(u64, u64)>,
+    pub(crate) opened_ns: u64,
+}
+
+/// A batch that this leader has proposed and that is not applied yet.
+pub(crate) struct Pending {
+    pub(crate) slot: Slot,
+    pub(crate) origin: Ballot,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) entries: u32,
+    pub(crate) acks: usize,
+    pub(crate) times: SlotTimes,
+}
+
+/// The part of a group that does not change.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupNames {
+    pub(crate) id: GroupId,
+    pub(crate) uid: u128,
+}
+
+pub(crate) struct Group {
+    pub(crate) names: GroupNames,
+    pub(crate) replica: Replica<Payload>,
+    pub(crate) apply: ApplyState,
+    pub(crate) machine: Option<Box<dyn StateMachine>>,
+    /// The index that the machine gets next.
+    pub(crate) machine_next: u64,
+    /// A read for the machine is under way.
+    pub(crate) feeding: bool,
+    pub(crate) open: VecDeque<OpenBatch>,
+    pub(crate) open_bytes: usize,
+    pub(crate) pending: VecDeque<Pending>,
+    pub(crate) appended: RecordSeq,
+    pub(crate) durable: RecordSeq,
+    /// The frame with the group's last record.
+    pub(crate) last_frame: u64,
+    pub(crate) timer: (Timer, Option<u64>),
+    /// The peer whose leadership this replica follows.
+    pub(crate) follows: Option<MemberId>,
+    pub(crate) waiters: Vec<ReadRequest>,
+    /// The slots whose batches took effect and are still in the log: (slot, index of its first entry).
+    pub(crate) indexes: VecDeque<(Slot, u64)>,
+    /// In the shard's list of groups with open batches.
+    pub(crate) dirty: bool,
+    /// In the shard's list of groups with chosen slots to apply.
+    pub(crate) chosen: bool,
+    /// In the shard's list of groups that the next heartbeat looks at, with the heartbeats since it was put there.
+    pub(crate) beats: Option<u32>,
+    pub(crate) elections: u64,
+}
+
+impl Group {
+    pub(crate) fn new(
+        names: GroupNames,
+        replica: Replica<Payload>,
+        apply: ApplyState,
+        indexes: VecDeque<(Slot, u64)>,
+        machine: Option<Box<dyn StateMachine>>,
+    ) -> Self {
+        let machine_next = machine.as_ref().map_or(apply.next_index, |m| m.durable_index() + 1);
+        Self {
+            names,
+            replica,
+            apply,
+            machine,
+            machine_next,
+            feeding: false,
+            open: VecDeque::new(),
+            open_bytes: 0,
+            pending: VecDeque::new(),
+            appended: RecordSeq(0),
+            durable: RecordSeq(0),
+            last_frame: 0,
+            timer: (Timer::Off, None),
+            follows: None,
+            waiters: Vec::new(),
+            indexes,
+            dirty: false,
+            chosen: false,
+            beats: None,
+            elections: 0,
+        }
+    }
+
+    /// The first index that can still be read here.
+    pub(crate) fn first_index(&self) -> u64 {
+        self.indexes.front().map_or(self.apply.next_index, |(_, index)| *index)
+    }
+
+    /// The last slot whose entries the local consumers no longer need.
+    pub(crate) fn consumed(&self) -> Slot {
+        match &self.machine {
+            None => self.apply.slot,
+            Some(machine) => {
+                let next = machine.durable_index() + 1;
+                let after = self.indexes.partition_point(|(_, first)| *first < next);
+                // The slot before the first one that is wholly unseen, less the one that may be seen in part.
+                match self.indexes.get(after) {
+                    Some((slot, first)) if *first == next => Slot(slot.0 - 1),
+                    _ if next == self.apply.next_index => self.apply.slot,
+                    _ if after == 0 => Slot::ZERO,
+                    _ => Slot(self.indexes[after - 1].0.0 - 1),
+                }
+            }
+        }
+    }
+
+    /// The batch that takes `entries` more, in a session or not; a new one when the last has no room.
+    pub(crate) fn batch_for(&mut self, entries: &Entries, session: Option<(u64, u64)>, now_ns: u64) -> &mut OpenBatch {
+        let fits = |batch: &OpenBatch| session.is_none() && batch.session.is_none() && batch.entries.has_room(entries);
+        if !self.open.back().is_some_and(fits) {
+            self.open.push_back(OpenBatch { session, opened_ns: now_ns, ..OpenBatch::default() });
+        }
+        self.open.back_mut().expect("there is one now")
+    }
+
+    /// As [`Group::batch_for`], for one entry of `bytes` bytes.
+    pub(crate) fn batch_for_one(&mut self, bytes: usize, now_ns: u64) -> &mut OpenBatch {
+        let fits = |batch: &OpenBatch| {
+            batch.session.is_none()
+                && batch.entries.len() < BATCH_ENTRIES_MAX
+                && batch.entries.body_bytes() + 4 + bytes <= crate::limits::BATCH_BYTES_MAX
+        };
+        if !self.open.back().is_some_and(fits) {
+            self.open.push_back(OpenBatch { opened_ns: now_ns, ..OpenBatch::default() });
+        }
+        self.open.back_mut().expect("there is one now")
+    }
+}

@@ -1,0 +1,178 @@
+//! The connections of a shard: what goes out to each peer, and when each was last heard.
+
+use std::rc::Rc;
+
+use synod_core::MemberId;
+use synod_transport::frame::{FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, encode_frame};
+use synod_transport::outbox::{Chunk, Outbox};
+use synod_wal::frame::SharedFrame;
+
+use crate::limits::PEER_OUTBOX_BYTES_MAX;
+use crate::wire::{ACKS, RECORDS};
+
+/// A sealed frame of the log as an outbox refers to it.
+#[derive(Clone, Debug)]
+pub(crate) struct FrameRef(pub(crate) Rc<SharedFrame>);
+
+impl AsRef<[u8]> for FrameRef {
+    fn as_ref(&self) -> &[u8] {
+        self.0.sealed_bytes()
+    }
+}
+
+/// A run of records that goes to a peer in order.
+#[derive(Clone, Debug)]
+pub(crate) enum Part {
+    /// Records in a frame of the log.
+    Shared(Rc<SharedFrame>, u32, u32),
+    /// Records encoded for this peer.
+    Owned(Vec<u8>),
+}
+
+impl Part {
+    fn len(&self) -> usize {
+        match self {
+            Self::Shared(_, start, end) => (end - start) as usize,
+            Self::Owned(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// The outbox of one connection.
+pub(crate) type Outgoing = Outbox<FrameRef>;
+
+/// One peer's shard.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) member: MemberId,
+    pub(crate) node: u64,
+    /// The connection, while there is one.
+    pub(crate) connection: Option<u64>,
+    /// Which start of the peer's process the connection belongs to.
+    pub(crate) boot: u64,
+    pub(crate) outbox: Outgoing,
+    /// When anything last came in.
+    pub(crate) heard_ns: u64,
+    /// When the peer last answered a heartbeat.
+    pub(crate) answered_ns: u64,
+    /// Whether its silence has been noticed.
+    pub(crate) lost: bool,
+    /// A frame did not fit into the outbox: the groups' cursors wait until there is room.
+    pub(crate) full: bool,
+    /// The peer does not even take small messages: the connection must be closed.
+    pub(crate) stuck: bool,
+    control: Vec<u8>,
+    pub(crate) acks: Vec<u8>,
+    bulk: Vec<Part>,
+    bulk_bytes: usize,
+}
+
+impl Peer {
+    pub(crate) fn new(member: MemberId, node: u64) -> Self {
+        Self {
+            member,
+            node,
+            connection: None,
+            boot: 0,
+            outbox: Outgoing::new(PEER_OUTBOX_BYTES_MAX),
+            heard_ns: 0,
+            answered_ns: 0,
+            lost: true,
+            full: false,
+            stuck: false,
+            control: Vec::new(),
+            acks: Vec::new(),
+            bulk: Vec::new(),
+            bulk_bytes: 0,
+        }
+    }
+
+    /// Forgets what was on its way: the connection is gone.
+    pub(crate) fn disconnect(&mut self) {
+        self.connection = None;
+        self.full = false;
+        self.stuck = false;
+        self.outbox.clear();
+        self.control.clear();
+        self.acks.clear();
+        self.bulk.clear();
+        self.bulk_bytes = 0;
+    }
+
+    /// Queues a small record; it may overtake bulk ones. Nothing is queued while there is no connection.
+    pub(crate) fn push_control(&mut self, append: impl FnOnce(&mut Vec<u8>), now_us: u64) {
+        if self.connection.is_some() {
+            append(&mut self.control);
+            if self.control.len() > FRAME_BODY_BYTES_MAX as usize / 4 {
+                self.flush_control(now_us);
+            }
+        }
+    }
+
+    /// Queues records that must come in order. False when the outbox has no room for them, or there is no connection.
+    pub(crate) fn push_bulk(&mut self, part: Part, now_us: u64) -> bool {
+        if self.connection.is_none() || self.full {
+            return false;
+        }
+        if self.bulk_bytes + part.len() > FRAME_BODY_BYTES_MAX as usize && !self.flush_bulk(now_us) {
+            return false;
+        }
+        self.bulk_bytes += part.len();
+        // Records that lie side by side in the log go as one piece.
+        if let (Some(Part::Shared(frame, _, end)), Part::Shared(next, start, next_end)) = (self.bulk.last_mut(), &part)
+            && Rc::ptr_eq(frame, next)
+            && end == start
+        {
+            *end = *next_end;
+        } else {
+            self.bulk.push(part);
+        }
+        true
+    }
+
+    fn flush_control(&mut self, now_us: u64) {
+        if !self.control.is_empty() {
+            let header = self_checked(self.control.len());
+            let mut frame = Vec::with_capacity(FRAME_HEADER_BYTES + self.control.len());
+            frame.extend_from_slice(&header);
+            frame.append(&mut self.control);
+            self.stuck |= self.outbox.push_control(frame, now_us).is_err();
+        }
+    }
+
+    fn flush_bulk(&mut self, now_us: u64) -> bool {
+        if self.bulk.is_empty() {
+            return true;
+        }
+        let mut chunks = Vec::with_capacity(self.bulk.len() + 1);
+        chunks.push(Chunk::Owned(self_checked(self.bulk_bytes).to_vec()));
+        chunks.extend(self.bulk.drain(..).map(|part| match part {
+            Part::Shared(frame, start, end) => Chunk::Shared { bytes: FrameRef(frame), start, end },
+            Part::Owned(bytes) => Chunk::Owned(bytes),
+        }));
+        self.bulk_bytes = 0;
+        let fits = self.outbox.push_bulk(chunks, now_us).is_ok();
+        self.full |= !fits;
+        fits
+    }
+
+    /// Puts all that was queued in this turn into wire frames. False when the outbox has just become full.
+    pub(crate) fn flush(&mut self, now_us: u64) -> bool {
+        if self.connection.is_none() {
+            return true;
+        }
+        if !self.acks.is_empty() {
+            let frame = encode_frame(ACKS, 0, &self.acks);
+            self.acks.clear();
+            self.stuck |= self.outbox.push_control(frame, now_us).is_err();
+        }
+        self.flush_control(now_us);
+        let was_full = self.full;
+        self.flush_bulk(now_us) || was_full
+    }
+}
+
+/// The header of a frame of records, which bear their own checksums.
+fn self_checked(body_len: usize) -> [u8; FRAME_HEADER_BYTES] {
+    FrameHeader::of_self_checked(RECORDS, 0, body_len).encode()
+}

@@ -1,0 +1,303 @@
+//! Serving what is committed: to replicas that lag, to readers, to state machines that start behind.
+
+use synod_core::{Ballot, Body, Message, Slot};
+use synod_wal::ops::{DiskError, DiskOp, RecordPlace};
+
+use super::group::Group;
+use super::links::Part;
+use super::reads::{CommittedEntries, Purpose, ReadError, ReadReply, ReadRequest};
+use super::{Shard, read_back};
+use crate::batch::{Batch, Entries};
+use crate::client::protocol::{GroupInfoV1, ReplyV1};
+use crate::limits::{LEARN_BYTES_MAX, READ_BYTES_MAX};
+use crate::machine::CommittedBatch;
+use crate::outcome::GroupId;
+use crate::payload::Place;
+use crate::wire::{self, ValueFields, kind, value_with};
+
+impl Shard {
+    /// Sends chosen values from `from` on: out of memory, or out of the log where they have left memory.
+    pub(super) fn serve_learn(&mut self, at: u32, peer: u8, from: Slot) {
+        let group = &self.groups[at as usize];
+        let log = group.replica.log();
+        if from <= log.floor() {
+            let places = self.index.range(group.names.uid, from.0, LEARN_BYTES_MAX as u64);
+            let places: Vec<RecordPlace> = places
+                .take_while({
+                    let mut next = from.0;
+                    move |(slot, _)| {
+                        next += 1;
+                        *slot + 1 == next && *slot <= log.chosen().0
+                    }
+                })
+                .map(|(_, place)| place.record())
+                .collect();
+            if places.is_empty() {
+                tracing::warn!(group = group.names.id, slot = from.0, "a replica asks for what was trimmed here");
+                return;
+            }
+            self.read_disk(places, Purpose::Learn { group: at, peer });
+            return;
+        }
+        let mut through = from;
+        let mut bytes = 0;
+        for slot in (from.0..=log.chosen().0).map(Slot) {
+            bytes += log.get(slot).map_or(0, |e| value_bytes(&e.value.body));
+            if bytes > LEARN_BYTES_MAX && slot > from {
+                break;
+            }
+            through = slot;
+        }
+        let mut records = Vec::new();
+        for slot in (from.0..=through.0).map(Slot) {
+            let value = log.get(slot).expect("it is in memory").value.clone();
+            wire::append_message(&mut records, group.names.uid, &Message::Learned { slot, through, value });
+        }
+        self.send_records(peer, records);
+    }
+
+    fn send_records(&mut self, peer: u8, records: Vec<u8>) {
+        let now_us = self.now_ns / 1000;
+        // Nothing is lost when there is no room: the replica asks again.
+        self.peers[peer as usize].push_bulk(Part::Owned(records), now_us);
+    }
+
+    fn read_disk(&mut self, places: Vec<RecordPlace>, purpose: Purpose) {
+        let request = self.next_read;
+        self.next_read += 1;
+        self.reads.insert(request, purpose);
+        self.disk_ops.push(DiskOp::Read { request, places });
+    }
+
+    pub(super) fn on_read(&mut self, purpose: Purpose, result: Vec<Result<Vec<u8>, DiskError>>) {
+        match purpose {
+            Purpose::Learn { group, peer } => self.on_learn_read(group, peer, result),
+            Purpose::Entries { group, request, firsts } => {
+                let next_index = self.groups[group as usize].apply.next_index;
+                let answer = collect(result, &firsts, &request, next_index);
+                self.answer(request.reply, answer);
+            }
+            Purpose::Machine { group, slots } => self.on_machine_read(group, &slots, result),
+        }
+    }
+
+    fn on_learn_read(&mut self, at: u32, peer: u8, result: Vec<Result<Vec<u8>, DiskError>>) {
+        let uid = self.groups[at as usize].names.uid;
+        let mut values = Vec::new();
+        for record in result {
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::error!(%error, "a chosen value cannot be read back");
+                    break;
+                }
+            };
+            let Some((header, body)) = read_back(&record) else { break };
+            let Ok(value) = value_with(&header, Place::Owned(body.into())) else { break };
+            values.push((Slot(header.numbers[0]), value));
+        }
+        let Some(through) = values.last().map(|(slot, _)| *slot) else { return };
+        let mut records = Vec::new();
+        for (slot, value) in values {
+            let fields = ValueFields { slot, ballot: Ballot::ZERO, first: through, chosen: Slot::ZERO };
+            let header = wire::value_header(kind::LEARNED, uid, &fields, &value);
+            wire::append_value(&mut records, &header, &value);
+        }
+        self.send_records(peer, records);
+    }
+
+    // ---- readers ----
+
+    /// Reads committed entries, or waits for them.
+    pub(crate) fn read(&mut self, id: GroupId, request: ReadRequest) {
+        let Some(at) = self.by_id.get(&id).copied() else {
+            self.answer(request.reply, Err(ReadError::UnknownGroup(id)));
+            return;
+        };
+        self.read_at(at, request);
+    }
+
+    fn read_at(&mut self, at: u32, request: ReadRequest) {
+        let group = &mut self.groups[at as usize];
+        let next_index = group.apply.next_index;
+        if request.from_index >= next_index {
+            if request.wait_until_ns > self.now_ns && !self.stopping {
+                group.waiters.push(request);
+            } else {
+                let first_index = request.from_index;
+                self.answer(request.reply, Ok(CommittedEntries { first_index, entries: Entries::new(), next_index }));
+            }
+            return;
+        }
+        let first_index = group.first_index();
+        if request.from_index < first_index {
+            self.answer(request.reply, Err(ReadError::Trimmed { first_index }));
+            return;
+        }
+        let start = group.indexes.partition_point(|(_, first)| *first <= request.from_index) - 1;
+        if group.indexes[start].0 > group.replica.log().floor() {
+            let answer = read_memory(group, start, &request);
+            self.answer(request.reply, Ok(answer));
+            return;
+        }
+        let (slots, places) = self.places_from(at, start, request.bytes_max);
+        let firsts = slots.iter().map(|(_, first)| *first).collect();
+        self.read_disk(places, Purpose::Entries { group: at, request, firsts });
+    }
+
+    /// The slots from position `start` of a group's indexes on, as far as about `bytes_max` go, and where they lie.
+    fn places_from(&self, at: u32, start: usize, bytes_max: usize) -> (Vec<(Slot, u64)>, Vec<RecordPlace>) {
+        let group = &self.groups[at as usize];
+        let mut bytes = 0;
+        let mut slots = Vec::new();
+        let mut places = Vec::new();
+        for (slot, first) in group.indexes.range(start..) {
+            let Some(place) = self.index.get(group.names.uid, slot.0) else { break };
+            bytes += place.bytes as usize;
+            if bytes > bytes_max && !slots.is_empty() {
+                break;
+            }
+            slots.push((*slot, *first));
+            places.push(place.record());
+        }
+        (slots, places)
+    }
+
+    pub(super) fn wake_readers(&mut self, at: u32) {
+        if !self.groups[at as usize].waiters.is_empty() {
+            for request in std::mem::take(&mut self.groups[at as usize].waiters) {
+                self.read_at(at, request);
+            }
+        }
+    }
+
+    /// Answers readers whose time is up.
+    pub(super) fn expire_reads(&mut self) {
+        for at in 0..self.groups.len() as u32 {
+            let now_ns = self.now_ns;
+            if self.groups[at as usize].waiters.iter().any(|r| r.wait_until_ns <= now_ns) {
+                self.wake_readers(at);
+            }
+        }
+    }
+
+    fn answer(&mut self, reply: ReadReply, answer: Result<CommittedEntries, ReadError>) {
+        match reply {
+            ReadReply::Callback(reply) => reply(answer),
+            ReadReply::Client(connection, request) => self.reply(connection, request, &read_reply(answer)),
+        }
+    }
+
+    // ---- state machines that start behind ----
+
+    /// Hands a machine what it lacks, out of the log, until it stands where the group stands.
+    pub(super) fn feed_machine(&mut self, at: u32) {
+        let group = &mut self.groups[at as usize];
+        if group.machine.is_none() || group.feeding || group.machine_next >= group.apply.next_index {
+            return;
+        }
+        assert!(
+            group.machine_next >= group.first_index(),
+            "the state machine of group {} needs index {}, but the log begins at {}: it was trimmed too early",
+            group.names.id,
+            group.machine_next,
+            group.first_index(),
+        );
+        let start = group.indexes.partition_point(|(_, first)| *first <= group.machine_next) - 1;
+        group.feeding = true;
+        let (slots, places) = self.places_from(at, start, READ_BYTES_MAX);
+        self.read_disk(places, Purpose::Machine { group: at, slots });
+    }
+
+    fn on_machine_read(&mut self, at: u32, slots: &[(Slot, u64)], result: Vec<Result<Vec<u8>, DiskError>>) {
+        let group = &mut self.groups[at as usize];
+        group.feeding = false;
+        let machine = group.machine.as_mut().expect("only a machine is fed");
+        for (record, (slot, first)) in result.into_iter().zip(slots) {
+            let record = record.unwrap_or_else(|error| panic!("group {} cannot be replayed: {error}", group.names.id));
+            let (_, body) = read_back(&record).expect("the index points at values");
+            let entries = Batch::decode(body).expect("a batch was checked when it came in");
+            // A machine may stand within a batch; it gets the batch as a whole only from its start.
+            let skip = group.machine_next.saturating_sub(*first) as usize;
+            if skip < entries.len() {
+                assert!(skip == 0, "a state machine applies whole batches");
+                let batch = CommittedBatch { slot: slot.0, first_index: *first, entries };
+                if let Err(error) = machine.apply(&batch) {
+                    panic!("the state machine of group {} failed at slot {slot}: {error}", group.names.id);
+                }
+                group.machine_next = first + entries.len() as u64;
+            }
+        }
+        self.feed_machine(at);
+    }
+
+    /// What one group looks like here.
+    pub(crate) fn group_info(&self, at: u32) -> GroupInfoV1 {
+        let group = &self.groups[at as usize];
+        GroupInfoV1 {
+            group: group.names.id,
+            leader: self.leader_of(at).unwrap_or(0),
+            epoch: self.epoch_of(at).map_or(0, |e| e.number()),
+            chosen_slot: group.replica.log().chosen().0,
+            applied_slot: group.apply.slot.0,
+            next_index: group.apply.next_index,
+            first_index: group.first_index(),
+            chain: group.apply.chain,
+            elections: group.elections,
+        }
+    }
+}
+
+fn value_bytes(body: &Body<crate::payload::Payload>) -> usize {
+    match body {
+        Body::Batch(payload) => payload.header().bytes as usize,
+        Body::Noop | Body::EpochStart => 0,
+    }
+}
+
+/// Entries from position `start` of the group's indexes on, whose values are in memory.
+fn read_memory(group: &Group, start: usize, request: &ReadRequest) -> CommittedEntries {
+    let mut entries = Entries::new();
+    for (slot, first) in group.indexes.range(start..) {
+        let Some(entry) = group.replica.log().get(*slot) else { break };
+        let Body::Batch(payload) = &entry.value.body else { unreachable!("only batches have indexes") };
+        let skip = request.from_index.saturating_sub(*first) as usize;
+        payload.with_body(|body| {
+            let batch = Batch::decode(body).expect("a batch is checked when it comes in");
+            batch.iter().skip(skip).for_each(|entry| entries.append_one(entry));
+        });
+        if entries.body_bytes() > request.bytes_max {
+            break;
+        }
+    }
+    CommittedEntries { first_index: request.from_index, entries, next_index: group.apply.next_index }
+}
+
+/// Entries out of records that were read back.
+fn collect(
+    result: Vec<Result<Vec<u8>, DiskError>>,
+    firsts: &[u64],
+    request: &ReadRequest,
+    next_index: u64,
+) -> Result<CommittedEntries, ReadError> {
+    let mut entries = Entries::new();
+    for (record, first) in result.into_iter().zip(firsts) {
+        let record = record.map_err(|error| ReadError::Disk(error.to_string()))?;
+        let batch = read_back(&record).and_then(|(_, body)| Batch::decode(body).ok());
+        let batch = batch.ok_or_else(|| ReadError::Disk("a record is not what the index says".into()))?;
+        let skip = request.from_index.saturating_sub(*first) as usize;
+        batch.iter().skip(skip).for_each(|entry| entries.append_one(entry));
+    }
+    Ok(CommittedEntries { first_index: request.from_index, entries, next_index })
+}
+
+/// The reply to a client's read.
+pub(crate) fn read_reply(answer: Result<CommittedEntries, ReadError>) -> ReplyV1 {
+    match answer {
+        Ok(CommittedEntries { first_index, entries, next_index }) => {
+            ReplyV1::Entries { first_index, next_index, ends: entries.ends, bytes: entries.bytes }
+        }
+        Err(ReadError::Trimmed { first_index }) => ReplyV1::Trimmed { first_index },
+        Err(error) => ReplyV1::Failed { text: error.to_string() },
+    }
+}

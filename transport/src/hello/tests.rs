@@ -1,0 +1,166 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn hello() -> Hello {
+    Hello {
+        role: Role::Peer,
+        version_min: PROTOCOL_VERSION_MIN,
+        version_max: PROTOCOL_VERSION_MAX,
+        cluster: 0xc1,
+        node: 2,
+        incarnation: 0x22,
+        boot: 7,
+        target_node: 1,
+        target_incarnation: 0,
+        shard: 1,
+        shard_count: 4,
+        wal_sequence_seen: 99,
+    }
+}
+
+#[test]
+fn golden_bytes_of_a_hello() {
+    let bytes = hello().encode();
+    let mut golden = [0; HELLO_BYTES];
+    for (at, value) in [
+        (0, 1), // role
+        (2, 1), // version_min
+        (4, 1), // version_max
+        (8, 1), // shard
+        (12, 4), // shard_count
+        (16, 0xc1), // cluster
+        (32, 0x22), // incarnation
+        (64, 2), // node
+        (72, 7), // boot
+        (80, 1), // target_node
+        (88, 99), // wal_sequence_seen
+    ] {
+        golden[at] = value;
+    }
+    assert_eq!(bytes, golden);
+}
+
+#[test]
+fn golden_bytes_of_a_reply() {
+    let reply = HelloReply {
+        status: HelloStatus::WrongNode,
+        node: 3,
+        incarnation: 0x33,
+        boot: 8,
+        shard_count: 4,
+        wal_sequence_seen: 77,
+        text: "no".into(),
+    };
+    let mut golden = [0; 66];
+    for (at, value) in [(0, 2), (2, 2), (4, 4), (8, 3), (16, 8), (24, 77), (32, 0x33), (64, b'n'), (65, b'o')] {
+        golden[at] = value;
+    }
+    assert_eq!(reply.encode(), golden);
+}
+
+#[test]
+fn illegal_hellos_are_refused() {
+    let check = |change: fn(&mut Hello), expected: HelloError| {
+        let mut broken = hello();
+        change(&mut broken);
+        assert_eq!(Hello::decode(&broken.encode()), Err(expected));
+    };
+    check(|h| (h.version_min, h.version_max) = (3, 2), HelloError::VersionRange { min: 3, max: 2 });
+    check(|h| h.shard = 4, HelloError::Shard { shard: 4, shard_count: 4 });
+    let mut bytes = hello().encode();
+    bytes[0] = 3;
+    assert_eq!(Hello::decode(&bytes), Err(HelloError::Role(3)));
+    assert_eq!(Hello::decode(&bytes[..255]), Err(HelloError::Length(255)));
+    assert_eq!(Hello::decode(&[0; HELLO_BYTES_MAX + 1]), Err(HelloError::Length(HELLO_BYTES_MAX + 1)));
+}
+
+#[test]
+fn a_longer_hello_of_a_later_release_is_read() {
+    let mut bytes = hello().encode().to_vec();
+    bytes[200] = 1;
+    bytes.resize(1000, 1);
+    assert_eq!(Hello::decode(&bytes), Ok(hello()));
+}
+
+#[test]
+fn a_text_is_cut_between_characters_and_read_lossily() {
+    let mut reply = reply_of(HelloStatus::Busy, "é".repeat(300));
+    let read = HelloReply::decode(&reply.encode()).unwrap();
+    assert_eq!(read.text, "é".repeat(256));
+    reply.text = format!("x{}", "é".repeat(300));
+    let mut bytes = reply.encode();
+    assert_eq!(HelloReply::decode(&bytes).unwrap().text, format!("x{}", "é".repeat(255)));
+    bytes[REPLY_AT_TEXT] = 0xff;
+    assert!(HelloReply::decode(&bytes).unwrap().text.starts_with('\u{fffd}'));
+}
+
+fn reply_of(status: HelloStatus, text: String) -> HelloReply {
+    HelloReply { status, node: 1, incarnation: 2, boot: 3, shard_count: 4, wal_sequence_seen: 5, text }
+}
+
+#[test]
+fn all_statuses_have_their_own_code() {
+    for code in 0..=10 {
+        assert_eq!(HelloStatus::of_code(code).unwrap() as u16, code);
+    }
+    assert_eq!(HelloStatus::of_code(11), Err(HelloError::Status(11)));
+}
+
+proptest! {
+    #[test]
+    fn hellos_come_back_as_they_went(
+        client: bool,
+        versions in (any::<u16>(), any::<u16>()),
+        ids in any::<(u128, u64, u128, u64)>(),
+        target in any::<(u64, u128)>(),
+        shards in (any::<u32>(), 1..=u32::MAX),
+        wal_sequence_seen: u64,
+    ) {
+        let hello = Hello {
+            role: if client { Role::Client } else { Role::Peer },
+            version_min: versions.0.min(versions.1),
+            version_max: versions.0.max(versions.1),
+            cluster: ids.0,
+            node: ids.1,
+            incarnation: ids.2,
+            boot: ids.3,
+            target_node: target.0,
+            target_incarnation: target.1,
+            shard: shards.0 % shards.1,
+            shard_count: shards.1,
+            wal_sequence_seen,
+        };
+        prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
+    }
+
+    #[test]
+    fn replies_come_back_as_they_went(code in 0..=10_u16, ids in any::<(u64, u128, u64, u32, u64)>(), text in ".{0,100}") {
+        let reply = HelloReply {
+            status: HelloStatus::of_code(code).unwrap(),
+            node: ids.0,
+            incarnation: ids.1,
+            boot: ids.2,
+            shard_count: ids.3,
+            wal_sequence_seen: ids.4,
+            text,
+        };
+        prop_assert_eq!(HelloReply::decode(&reply.encode()), Ok(reply));
+    }
+
+    #[test]
+    fn any_bytes_decode_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), small in 0..12_u8) {
+        let mut bytes = bytes;
+        let _ = Hello::decode(&bytes);
+        let _ = HelloReply::decode(&bytes);
+        if 4 <= bytes.len() {
+            // Legal codes in front, so that the rest is looked at too.
+            bytes[..4].copy_from_slice(&[small, 0, small, 0]);
+        }
+        let _ = Hello::decode(&bytes);
+        if let Ok(reply) = HelloReply::decode(&bytes) {
+            // Each byte that is no character becomes three.
+            prop_assert!(reply.text.len() <= 3 * REPLY_TEXT_BYTES_MAX);
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The drivers: all sockets and threads of this crate, and all its unsafe code.
+
+pub mod glommio;
+pub mod listen;
