@@ -5,7 +5,9 @@
 use std::future::poll_fn;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -63,11 +65,15 @@ pub(crate) enum Mail {
 pub(crate) struct Post {
     mail: Sender<Mail>,
     waker: Arc<AtomicWaker>,
+    closed: Arc<AtomicBool>,
 }
 
 impl Post {
     /// Posts; the mail comes back when the mailbox is full or gone.
     pub(crate) fn send(&self, mail: Mail) -> Result<(), Mail> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(mail);
+        }
         let sent = self.mail.try_send(mail).map_err(|refused| match refused {
             TrySendError::Full(mail) | TrySendError::Disconnected(mail) => mail,
         });
@@ -76,9 +82,14 @@ impl Post {
     }
 
     /// Posts, waiting for room: for the few messages that must arrive. Gives up when the shard is gone.
-    pub(crate) fn send_wait(&self, mail: Mail) {
-        let _ = self.mail.send(mail);
-        self.waker.wake();
+    pub(crate) fn send_wait(&self, mut mail: Mail) {
+        while let Err(refused) = self.send(mail) {
+            if self.closed.load(Ordering::SeqCst) {
+                return;
+            }
+            mail = refused;
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -86,12 +97,21 @@ impl Post {
 pub(crate) struct Mailbox {
     mail: Receiver<Mail>,
     waker: Arc<AtomicWaker>,
+    closed: Arc<AtomicBool>,
 }
 
 impl Mailbox {
     /// Takes one message, if there is any.
     pub(crate) fn take(&self) -> Option<Mail> {
         self.mail.try_recv().ok()
+    }
+
+    /// Takes no more mail, answers none, and forgets who waits.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        drop(self.waker.take());
+        // What was posted is dropped, and its senders learn that it is lost.
+        while self.take().is_some() {}
     }
 
     /// Waits until there is mail. Only one task of the shard may wait.
@@ -111,6 +131,7 @@ impl Mailbox {
 /// A mailbox and its sending end.
 pub(crate) fn mailbox() -> (Post, Mailbox) {
     let (sender, receiver) = bounded(MAILBOX_MAX);
-    let waker = Arc::new(AtomicWaker::new());
-    (Post { mail: sender, waker: Arc::clone(&waker) }, Mailbox { mail: receiver, waker })
+    let (waker, closed) = (Arc::new(AtomicWaker::new()), Arc::new(AtomicBool::new(false)));
+    let post = Post { mail: sender, waker: Arc::clone(&waker), closed: Arc::clone(&closed) };
+    (post, Mailbox { mail: receiver, waker, closed })
 }

@@ -87,7 +87,7 @@ pub struct Node {
     listener: Option<ServingListener>,
     threads: Vec<JoinHandle<()>>,
     shards: Vec<JoinHandle<()>>,
-    redials: Vec<mpsc::Sender<Redial>>,
+    dialers: Arc<HashMap<NodeId, mpsc::Sender<Redial>>>,
     _directory: Directory,
 }
 
@@ -155,10 +155,11 @@ impl Node {
             listener: None,
             threads: Vec::new(),
             shards: Vec::new(),
-            redials: Vec::new(),
+            dialers: Arc::default(),
             _directory: directory,
             shared: Arc::clone(&shared),
         };
+        node.dialers = node.start_dialers();
         node.start_shards(mailboxes, &options)?;
         node.start_ticker();
         // Nobody is let in before the shards have recovered.
@@ -168,47 +169,42 @@ impl Node {
         Ok(node)
     }
 
+    /// Starts a dialer for every peer that this node dials, and gives the way to ask it for a shard's connection.
+    fn start_dialers(&mut self) -> Arc<HashMap<NodeId, mpsc::Sender<Redial>>> {
+        let mut dialers = HashMap::new();
+        let config = &self.shared.config;
+        // Of two nodes the one with the higher number dials.
+        for peer in config.members.iter().filter(|m| m.node < config.node) {
+            let (send, receive) = mpsc::channel();
+            dialers.insert(peer.node, send);
+            let (shared, posts, peer) = (Arc::clone(&self.shared), self.posts.clone(), *peer);
+            self.threads.push(spawn(&format!("synod-dial-{}", peer.node), move || {
+                shared.dial_peer(peer.node, peer.address, &receive, &posts);
+            }));
+        }
+        Arc::new(dialers)
+    }
+
     fn start_shards(&mut self, mailboxes: Vec<Mailbox>, options: &Options) -> Result<(), StartError> {
         let cpus = self.cpus();
-        let (redial, redials) = mpsc::channel::<(NodeId, usize)>();
         let mut ready = Vec::new();
         for (shard, mailbox) in mailboxes.into_iter().enumerate() {
             let (tell, told) = mpsc::channel();
-            let (broken, breaks) = mpsc::channel();
-            let forward = redial.clone();
-            let (shared, options) = (Arc::clone(&self.shared), options.clone());
+            let (shared, options, dialers) = (Arc::clone(&self.shared), options.clone(), Arc::clone(&self.dialers));
             let on_fatal = options.on_fatal.clone();
             let setup = Setup {
                 cpu: cpus.get(shard).copied(),
                 build: Box::new(move || build_shard(&shared, shard, options.machines.as_ref())),
                 mailbox,
                 posts: self.posts.clone(),
-                redial: broken,
+                broken: Box::new(move |node| {
+                    if let Some(dialer) = dialers.get(&node) {
+                        let _ = dialer.send(Redial::Shard(shard));
+                    }
+                }),
                 ready: tell,
             };
-            self.threads.push(spawn(&format!("synod-redial-{shard}"), move || {
-                for node in breaks {
-                    let _ = forward.send((node, shard));
-                }
-            }));
-            let thread = spawn(&format!("synod-shard-{shard}"), move || {
-                let end = catch_unwind(AssertUnwindSafe(|| runtime::run(setup)));
-                let reason = match end {
-                    Ok(Ok(())) => return,
-                    Ok(Err(reason)) => reason,
-                    Err(panic) => format!("a bug: {}", panic_text(&*panic)),
-                };
-                let reason = format!("shard {shard} cannot go on: {reason}");
-                match on_fatal {
-                    Some(on_fatal) => on_fatal(&reason),
-                    None => {
-                        tracing::error!("{reason}");
-                        eprintln!("synod: {reason}");
-                        std::process::abort();
-                    }
-                }
-            });
-            self.shards.push(thread);
+            self.shards.push(spawn(&format!("synod-shard-{shard}"), move || run_shard(shard, setup, on_fatal)));
             ready.push(told);
         }
         for (shard, told) in ready.into_iter().enumerate() {
@@ -219,35 +215,10 @@ impl Node {
             };
             return Err(StartError::Shard { shard, reason });
         }
-        self.route_redials(redials);
-        Ok(())
-    }
-
-    /// Sends every broken connection to the dialer of its peer.
-    fn route_redials(&mut self, broken: mpsc::Receiver<(NodeId, usize)>) {
-        let mut dialers = HashMap::new();
-        // The node with the higher id dials.
-        let config = &self.shared.config;
-        for peer in config.members.iter().filter(|m| m.node < config.node) {
-            let (send, receive) = mpsc::channel();
-            (0..config.shards).for_each(|shard| {
-                let _ = send.send(Redial::Shard(shard));
-            });
-            dialers.insert(peer.node, send.clone());
-            self.redials.push(send);
-            let (shared, posts, peer) = (Arc::clone(&self.shared), self.posts.clone(), *peer);
-            let thread = spawn(&format!("synod-dial-{}", peer.node), move || {
-                shared.dial_peer(peer.node, peer.address, &receive, &posts);
-            });
-            self.threads.push(thread);
+        for dialer in self.dialers.values() {
+            (0..self.posts.len()).for_each(|shard| drop(dialer.send(Redial::Shard(shard))));
         }
-        self.threads.push(spawn("synod-redial", move || {
-            for (node, shard) in broken {
-                if let Some(dialer) = dialers.get(&node) {
-                    let _ = dialer.send(Redial::Shard(shard));
-                }
-            }
-        }));
+        Ok(())
     }
 
     /// Wakes every shard every few milliseconds: it is their clock, and the guard against an executor that sleeps
@@ -288,7 +259,7 @@ impl Node {
         if let Some(mut listener) = self.listener.take() {
             listener.stop();
         }
-        self.redials.iter().for_each(|dialer| drop(dialer.send(Redial::Stop)));
+        self.dialers.values().for_each(|dialer| drop(dialer.send(Redial::Stop)));
         self.posts.iter().for_each(|post| post.send_wait(Mail::Stop));
         self.shards.drain(..).for_each(|thread| drop(thread.join()));
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
@@ -423,6 +394,24 @@ impl Shared {
         }
         self.know(node, answer.incarnation, answer.boot);
         Ok((answer.boot, stream))
+    }
+}
+
+/// Runs a shard on this thread to its end.
+fn run_shard(shard: usize, setup: Setup, on_fatal: Option<OnFatal>) {
+    let reason = match catch_unwind(AssertUnwindSafe(|| runtime::run(setup))) {
+        Ok(Ok(())) => return,
+        Ok(Err(reason)) => reason,
+        Err(panic) => format!("a bug: {}", panic_text(&*panic)),
+    };
+    let reason = format!("shard {shard} cannot go on: {reason}");
+    match on_fatal {
+        Some(on_fatal) => on_fatal(&reason),
+        None => {
+            tracing::error!("{reason}");
+            eprintln!("synod: {reason}");
+            std::process::abort();
+        }
     }
 }
 

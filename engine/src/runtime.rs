@@ -21,7 +21,7 @@ use synod_wal::disk::Disk;
 
 use crate::clock::now_ns;
 use crate::mailbox::{Mail, Mailbox, Post};
-use crate::outcome::{ProposeError, Rejection};
+use crate::outcome::{NodeId, ProposeError, Rejection};
 use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
 use crate::shard::group::{Reply, Run};
 use crate::shard::producers::LocalShard;
@@ -43,8 +43,8 @@ pub(crate) struct Setup {
     pub(crate) mailbox: Mailbox,
     /// The mailboxes of all shards of the node, by shard.
     pub(crate) posts: Vec<Post>,
-    /// Told of every peer whose connection broke: (node, shard).
-    pub(crate) redial: mpsc::Sender<u64>,
+    /// Told of every peer whose connection broke.
+    pub(crate) broken: Box<dyn Fn(NodeId) + Send>,
     /// Told once that the shard runs, or why it cannot.
     pub(crate) ready: mpsc::Sender<Result<(), String>>,
 }
@@ -60,7 +60,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
         .make()
         .map_err(|error| format!("the shard's executor cannot start: {error}"))?;
     executor.run(async move {
-        let Setup { build, mailbox, posts, redial, ready, .. } = setup;
+        let Setup { build, mailbox, posts, broken, ready, .. } = setup;
         let (shard, disk, spares) = match build() {
             Ok(built) => built,
             Err(error) => {
@@ -68,6 +68,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
                 return Ok(());
             }
         };
+        let mailbox = Rc::new(mailbox);
         let driver = Rc::new(Driver {
             shard: RefCell::new(shard),
             disk: RefCell::new(disk),
@@ -78,14 +79,16 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
             next_link: Cell::new(1),
             stop_by_ns: Cell::new(0),
             posts,
-            redial,
+            broken,
         });
         driver.event(|shard| shard.start(spares));
         glommio::spawn_local(Rc::clone(&driver).turns()).detach();
         glommio::spawn_local(Rc::clone(&driver).reap_disk()).detach();
-        glommio::spawn_local(Rc::clone(&driver).take_mail(mailbox)).detach();
+        glommio::spawn_local(Rc::clone(&driver).take_mail(Rc::clone(&mailbox))).detach();
         let _ = ready.send(Ok(()));
         driver.ended.wait().await;
+        // No other thread may wake a task of an executor that is gone.
+        mailbox.close();
         driver.close();
         let end = driver.end.borrow_mut().take();
         end.unwrap_or(Ok(()))
@@ -142,7 +145,7 @@ struct Driver {
     next_link: Cell<u64>,
     stop_by_ns: Cell<u64>,
     posts: Vec<Post>,
-    redial: mpsc::Sender<u64>,
+    broken: Box<dyn Fn(NodeId) + Send>,
 }
 
 impl Driver {
@@ -273,7 +276,7 @@ impl Driver {
 
     // ---- mail ----
 
-    async fn take_mail(self: Rc<Self>, mailbox: Mailbox) {
+    async fn take_mail(self: Rc<Self>, mailbox: Rc<Mailbox>) {
         loop {
             mailbox.ready().await;
             for _ in 0..MAIL_PER_TURN {
@@ -409,7 +412,7 @@ impl Driver {
         link.write.set();
         self.event(|shard| shard.disconnected(id));
         if let Some(node) = link.node {
-            let _ = self.redial.send(node);
+            (self.broken)(node);
         }
     }
 
@@ -431,7 +434,11 @@ impl Driver {
         use crate::client::protocol::{ReplyV1, Request};
         let to = self.posts[(decoded.group() % self.posts.len() as u64) as usize].clone();
         let back = self.posts[self.shard.borrow().shard_number()].clone();
-        let reply = move |reply: ReplyV1| back.send_wait(Mail::Reply { connection, request, reply });
+        let reply = move |reply: ReplyV1| {
+            if back.send(Mail::Reply { connection, request, reply }).is_err() {
+                tracing::warn!(connection, request, "a mailbox is full: a client's reply is lost");
+            }
+        };
         let mail = match decoded {
             Request::Append { group, session, entries } => Mail::Propose {
                 group,

@@ -27,6 +27,7 @@ fn configs(dir: &Path, count: u64, groups: u64, shards: usize, disk: DiskBackend
 }
 
 fn start(configs: &[Config]) -> Vec<Node> {
+    let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
     configs.iter().map(|c| Node::start(c.clone(), Options::default()).unwrap()).collect()
 }
 

@@ -54,7 +54,9 @@ pub enum FrameError {
     #[error("{0} bytes are not a frame header of {FRAME_HEADER_BYTES}: read more of the stream first")]
     TooShort(usize),
     /// Not a frame of ours.
-    #[error("frame magic is {0:#010x}, not {FRAME_MAGIC:#010x}: the other end is no Synod node or client; check the address")]
+    #[error(
+        "frame magic is {0:#010x}, not {FRAME_MAGIC:#010x}: the other end is no Synod node or client; check the address"
+    )]
     Magic(u32),
     /// A layout that this program does not know.
     #[error("frame version is {0}, this program speaks {FRAME_VERSION}: run the same release at both ends")]
@@ -90,7 +92,9 @@ pub enum FrameError {
         computed: u32,
     },
     /// The bytes between the body and the next frame are not zero.
-    #[error("the padding behind a body is not zero: the other end lays frames wrongly; run the same release at both ends")]
+    #[error(
+        "the padding behind a body is not zero: the other end lays frames wrongly; run the same release at both ends"
+    )]
     Padding,
 }
 
@@ -268,7 +272,10 @@ pub fn append_frame_with(out: &mut Vec<u8>, kind: u8, tag: u64, fill: impl FnOnc
 }
 
 fn checked_body_len(len: usize) -> u32 {
-    assert!(len <= FRAME_BODY_BYTES_MAX as usize, "a body of {len} bytes, at most {FRAME_BODY_BYTES_MAX} fit in a frame");
+    assert!(
+        len <= FRAME_BODY_BYTES_MAX as usize,
+        "a body of {len} bytes, at most {FRAME_BODY_BYTES_MAX} fit in a frame"
+    );
     len as u32
 }
 

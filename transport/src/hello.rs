@@ -10,9 +10,7 @@ mod judge;
 
 pub use judge::{Identity, KnownPeer, Refusal, judge};
 
-use crate::bytes::{
-    get_u16, get_u32, get_u64, get_u128, put_u16, put_u32, put_u64, put_u128,
-};
+use crate::bytes::{get_u16, get_u32, get_u64, get_u128, put_u16, put_u32, put_u64, put_u128};
 
 /// The lowest version of the messages that this program speaks.
 pub const PROTOCOL_VERSION_MIN: u16 = 1;

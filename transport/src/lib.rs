@@ -7,7 +7,7 @@
 //!   frames.
 //! - [`hello`]: the first frame on each connection, its reply, and [`judge`], which says who is let in.
 //! - [`outbox`]: what goes out on one connection, in two lanes and within bounds.
-//! - [`peer`]: who dials whom, and when again.
+//! - [`peer`]: when to dial a peer again.
 //!
 //! # Drivers: thin, all I/O is here
 //! - [`net::glommio`]: a connected socket on a shard's executor.
@@ -42,8 +42,8 @@ pub mod peer;
 mod bytes;
 
 pub use frame::{
-    Decoder, FLAG_SELF_CHECKED, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_VERSION, Frame, FrameError, FrameHeader,
-    KIND_HELLO, KIND_HELLO_REPLY, append_frame, append_frame_with, encode_frame,
+    Decoder, FLAG_SELF_CHECKED, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_VERSION, Frame, FrameError,
+    FrameHeader, KIND_HELLO, KIND_HELLO_REPLY, append_frame, append_frame_with, encode_frame,
 };
 pub use hello::{
     HELLO_BYTES, HELLO_BYTES_MAX, Hello, HelloError, HelloReply, HelloStatus, Identity, KnownPeer, Refusal, Role, judge,
@@ -51,4 +51,4 @@ pub use hello::{
 pub use net::glommio::Connection;
 pub use net::listen::{DialError, HandshakeLimits, Listener, ServingListener, dial, reply};
 pub use outbox::{Chunk, Full, Outbox};
-pub use peer::{Backoff, Reconnect};
+pub use peer::Backoff;

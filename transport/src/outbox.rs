@@ -44,7 +44,9 @@ impl<S: AsRef<[u8]>> Chunk<S> {
 
 /// The lane has no room for the frame. Bulk waits until some was sent; a full control lane means a stuck connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{queued_bytes} bytes wait to be sent, {frame_bytes} more exceed the bound of {bytes_max}: send first, or close the connection")]
+#[error(
+    "{queued_bytes} bytes wait to be sent, {frame_bytes} more exceed the bound of {bytes_max}: send first, or close the connection"
+)]
 pub struct Full {
     /// Bytes in the lane.
     pub queued_bytes: usize,
@@ -68,6 +70,8 @@ pub struct Outbox<S> {
     bulk_bytes: usize,
     /// The first bulk frame has bytes on the wire, or is promised to go next.
     bulk_begun: bool,
+    /// A copy of what goes next is being written elsewhere.
+    pinned: bool,
     bytes_max: usize,
 }
 
@@ -100,6 +104,7 @@ impl<S: AsRef<[u8]> + Clone> Outbox<S> {
             bulk_frames: VecDeque::new(),
             bulk_bytes: 0,
             bulk_begun: false,
+            pinned: false,
             bytes_max,
         }
     }
@@ -186,6 +191,7 @@ impl<S: AsRef<[u8]> + Clone> Outbox<S> {
     /// When there are not so many.
     pub fn advance(&mut self, mut n: usize) {
         assert!(n <= self.queued_bytes(), "{n} bytes sent of {}", self.queued_bytes());
+        self.pinned = false;
         if self.bulk_begun {
             n -= self.advance_bulk_frame(n);
         }
@@ -202,7 +208,11 @@ impl<S: AsRef<[u8]> + Clone> Outbox<S> {
     ///
     /// # Errors
     /// Those of `send`; what it took before is taken away.
+    ///
+    /// # Panics
+    /// When bytes of [`copy_pinned`](Self::copy_pinned) are not told by [`advance`](Self::advance) yet: they would go twice.
     pub fn flush_with<E>(&mut self, mut send: impl FnMut(&[IoSlice<'_>]) -> Result<usize, E>) -> Result<bool, E> {
+        assert!(!self.pinned, "a pinned copy is being written: advance by what was written first");
         while !self.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let (mut count, mut bytes) = (0, 0);
@@ -223,7 +233,7 @@ impl<S: AsRef<[u8]> + Clone> Outbox<S> {
 
     /// A copy of at most `bytes_max` bytes that go out next, all from one lane, which stay next whatever is pushed: for a
     /// write that waits for the socket, across which nothing of the outbox may be borrowed. [`advance`](Self::advance) by
-    /// what was written, and send nothing else in between.
+    /// what was written, even if it is nothing, and send nothing else in between. Empty when nothing is queued.
     #[must_use]
     pub fn copy_pinned(&mut self, bytes_max: usize) -> Vec<u8> {
         let mut out = Vec::new();
@@ -235,6 +245,7 @@ impl<S: AsRef<[u8]> + Clone> Outbox<S> {
         } else {
             copy_up_to(bytes_max, self.control_slices(), &mut out);
         }
+        self.pinned = !out.is_empty();
         out
     }
 

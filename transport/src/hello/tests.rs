@@ -24,17 +24,17 @@ fn golden_bytes_of_a_hello() {
     let bytes = hello().encode();
     let mut golden = [0; HELLO_BYTES];
     for (at, value) in [
-        (0, 1), // role
-        (2, 1), // version_min
-        (4, 1), // version_max
-        (8, 1), // shard
-        (12, 4), // shard_count
+        (0, 1),     // role
+        (2, 1),     // version_min
+        (4, 1),     // version_max
+        (8, 1),     // shard
+        (12, 4),    // shard_count
         (16, 0xc1), // cluster
         (32, 0x22), // incarnation
-        (64, 2), // node
-        (72, 7), // boot
-        (80, 1), // target_node
-        (88, 99), // wal_sequence_seen
+        (64, 2),    // node
+        (72, 7),    // boot
+        (80, 1),    // target_node
+        (88, 99),   // wal_sequence_seen
     ] {
         golden[at] = value;
     }

@@ -112,7 +112,11 @@ impl Listener {
 fn explain_bind(addr: SocketAddr, error: &io::Error) -> io::Error {
     let text = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            format!("port {} of {} is in use: stop the program that holds it, or listen on another", addr.port(), addr.ip())
+            format!(
+                "port {} of {} is in use: stop the program that holds it, or listen on another",
+                addr.port(),
+                addr.ip()
+            )
         }
         io::ErrorKind::AddrNotAvailable => {
             format!("{} is no address of this machine: listen on one that is", addr.ip())
@@ -377,8 +381,7 @@ pub enum HandshakeError {
 /// When nobody answers in time, or the answer is a refusal.
 pub fn dial(addr: SocketAddr, hello: &Hello, timeout: Duration) -> Result<(HelloReply, TcpStream), DialError> {
     let deadline = Instant::now() + timeout;
-    let stream =
-        TcpStream::connect_timeout(&addr, timeout).map_err(|source| DialError::Connect { addr, source })?;
+    let stream = TcpStream::connect_timeout(&addr, timeout).map_err(|source| DialError::Connect { addr, source })?;
     let reply = say_hello(&stream, hello, deadline).map_err(|source| DialError::Handshake { addr, source })?;
     if reply.status == HelloStatus::Ok {
         Ok((reply, stream))

@@ -12,7 +12,8 @@ fn frame(lane: u8, number: u32, units: usize) -> Vec<u8> {
     let mut bytes = vec![number as u8; units * FRAME_ALIGN];
     bytes[0] = lane;
     bytes[1..5].copy_from_slice(&number.to_le_bytes());
-    bytes[5..9].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
+    let len = bytes.len() as u32;
+    bytes[5..9].copy_from_slice(&len.to_le_bytes());
     bytes
 }
 
@@ -41,6 +42,10 @@ fn take(outbox: &mut Outbox<Rc<[u8]>>, n: usize, wire: &mut Vec<u8>) {
     }
 }
 
+fn take_all(outbox: &mut Outbox<Rc<[u8]>>, wire: &mut Vec<u8>) {
+    take(outbox, outbox.queued_bytes(), wire);
+}
+
 /// The (lane, number) of all frames on the wire, which must be whole.
 fn read_frames(mut wire: &[u8]) -> Vec<(u8, u32)> {
     let mut frames = Vec::new();
@@ -66,7 +71,7 @@ fn control_overtakes_at_frame_boundaries_only_wherever_the_socket_stopped() {
             take(&mut outbox, sent, &mut wire);
             let begins_next = pinned && outbox.copy_pinned(5).len() == 5;
             outbox.push_control(c.clone(), 3).unwrap();
-            take(&mut outbox, outbox.queued_bytes(), &mut wire);
+            take_all(&mut outbox, &mut wire);
             assert!(outbox.is_empty());
             let begun = sent + usize::from(begins_next);
             let expected = if begun == 0 {
@@ -179,20 +184,37 @@ fn flush_stops_where_the_socket_is_full_and_goes_on_there() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Control { units: usize },
-    Bulk { units: usize, cut_a: usize, cut_b: usize },
+    Control {
+        units: usize,
+    },
+    Bulk {
+        units: usize,
+        cut_a: usize,
+        cut_b: usize,
+    },
     Take(usize),
     /// A write that waits while the pushes of the next step happen.
-    Pinned { copied: usize, written: usize, control_units: usize },
+    Pinned {
+        copied: usize,
+        written: usize,
+        control_units: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (2..20_usize).prop_map(|units| Step::Control { units }),
-        (2..60_usize, 0..1000_usize, 0..1000_usize).prop_map(|(units, cut_a, cut_b)| Step::Bulk { units, cut_a, cut_b }),
+        (2..60_usize, 0..1000_usize, 0..1000_usize).prop_map(|(units, cut_a, cut_b)| Step::Bulk {
+            units,
+            cut_a,
+            cut_b
+        }),
         (0..1500_usize).prop_map(Step::Take),
-        (1..300_usize, 1..300_usize, 2..5_usize)
-            .prop_map(|(copied, written, control_units)| Step::Pinned { copied, written, control_units }),
+        (1..300_usize, 1..300_usize, 2..5_usize).prop_map(|(copied, written, control_units)| Step::Pinned {
+            copied,
+            written,
+            control_units
+        }),
     ]
 }
 
@@ -229,7 +251,7 @@ proptest! {
             }
             prop_assert!(outbox.queued_bytes() <= 2 * BYTES_MAX);
         }
-        take(&mut outbox, outbox.queued_bytes(), &mut wire);
+        take_all(&mut outbox, &mut wire);
         let frames = read_frames(&wire);
         let of_lane = |lane| frames.iter().filter(move |f| f.0 == lane).map(|f| f.1);
         prop_assert!(of_lane(CONTROL).eq(0..controls));

@@ -77,7 +77,7 @@ proptest! {
         bodies in prop::collection::vec((any::<u8>(), any::<u64>(), 0..500_usize, Just(false)), 1..6),
         sizes in prop::collection::vec(1..2000_usize, 1..6),
         at: prop::sample::Index,
-        bit in 0..8,
+        bit in 0..8_u8,
     ) {
         let (mut bytes, frames) = stream(&bodies);
         let at = at.index(bytes.len());

@@ -62,7 +62,8 @@ fn peers_are_refused_with_the_reason() {
 
 #[test]
 fn clients_need_only_the_version_and_the_cluster() {
-    let client = Hello { role: Role::Client, node: 0, incarnation: 0, boot: 0, target_node: 0, shard_count: 0, ..peer() };
+    let client =
+        Hello { role: Role::Client, node: 0, incarnation: 0, boot: 0, target_node: 0, shard_count: 0, ..peer() };
     assert_eq!(judge(&client, &ME, None), Ok(()));
     assert_eq!(judge(&Hello { cluster: 0, ..client.clone() }, &ME, None), Ok(()));
     let foreign = Hello { cluster: 0xc2, ..client };
