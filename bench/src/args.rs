@@ -50,12 +50,25 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The subcommands that users see.
+/// The subcommands; users see `local` only.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run replica processes on this machine, drive them with load, verify, and report.
     #[command(after_long_help = EXAMPLES, after_help = "`--help` explains the numbers and gives examples.")]
     Local(LocalArgs),
+    /// A replica process of `local`.
+    #[command(hide = true)]
+    Replica(ChildArgs),
+    /// The load process of `local`.
+    #[command(hide = true)]
+    Client(ChildArgs),
+}
+
+/// The argument of a child process; all else comes over its stdin.
+#[derive(Debug, Clone, Args)]
+pub struct ChildArgs {
+    /// The node's configuration, or the cluster's.
+    pub file: PathBuf,
 }
 
 /// The flags of `synod-bench local`, as given; [`LocalArgs::plan`] judges them.
@@ -112,7 +125,7 @@ pub struct LocalArgs {
     /// Which write-ahead log backend the replicas use
     #[arg(long, value_enum, default_value_t = Disk::Uring)]
     pub disk: Disk,
-    /// MiB of log that each shard keeps behind its trim point (1 to 1048576)
+    /// MiB of log that each shard keeps behind its trim point (64 to 1048576)
     #[arg(long, value_name = "N", default_value_t = 256, allow_negative_numbers = true)]
     pub retain_mib: i64,
 }
@@ -168,7 +181,7 @@ impl LocalArgs {
             leaders: self.leaders,
             kill_leader_after: self.kill_leader_after,
             disk: self.disk,
-            retain_mib: in_range("retain-mib", self.retain_mib, 1, 1 << 20)?,
+            retain_mib: in_range("retain-mib", self.retain_mib, 64, 1 << 20)?,
         };
         let at = |given: Option<PathBuf>, name: &str| given.unwrap_or_else(|| self.dir.join(name));
         let outputs = Outputs {
@@ -176,6 +189,9 @@ impl LocalArgs {
             hgrm: at(self.hgrm, "report.hgrm"),
             html: at(self.html, "report.html"),
         };
+        if conditions.groups < conditions.shards.into() {
+            return Err(UsageError::FewerGroupsThanShards { groups: conditions.groups, shards: conditions.shards });
+        }
         let files = outputs.named();
         for (place, (flag, file)) in files.iter().enumerate() {
             if let Some((other, _)) = files[..place].iter().find(|(_, earlier)| earlier == file) {
@@ -243,6 +259,14 @@ pub enum UsageError {
     PayloadTooSmall {
         /// What was given, in bytes.
         given: i64,
+    },
+    /// A shard would have nothing to do.
+    #[error("--groups {groups} is less than --shards {shards}: each shard needs a group; give more groups or fewer shards")]
+    FewerGroupsThanShards {
+        /// The groups given.
+        groups: u32,
+        /// The shards given.
+        shards: u16,
     },
     /// An open loop has no window.
     #[error(
@@ -320,7 +344,7 @@ mod tests {
     fn plan(line: &str) -> Result<Plan, String> {
         let words = ["synod-bench", "local"].into_iter().chain(line.split_whitespace());
         let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
-        let Command::Local(args) = cli.command;
+        let Command::Local(args) = cli.command else { panic!("no user says {line}") };
         args.plan().map_err(|error| error.to_string())
     }
 
@@ -363,6 +387,7 @@ mod tests {
             ("--replicas 0", "from 1 to 9"),
             ("--groups 0", "from 1 to 65536"),
             ("--shards 65", "from 1 to 64"),
+            ("--groups 3 --shards 4", "each shard needs a group"),
             ("--window 0", "from 1 to 1048576"),
             ("--rate 0", "from 1 to 1000000000"),
             ("--rate 5 --window 65", "drop --window"),
@@ -371,7 +396,7 @@ mod tests {
             ("--seconds nan", "from 0.1 to 86400"),
             ("--seconds inf", "from 0.1 to 86400"),
             ("--warmup -0.5", "from 0 to 86400"),
-            ("--retain-mib 0", "from 1 to 1048576"),
+            ("--retain-mib 63", "from 64 to 1048576"),
             ("--kill-leader-after 3 --client inside", "drop --client inside"),
             ("--kill-leader-after 10", "less than 10"),
             ("--kill-leader-after -1", "at least 0"),

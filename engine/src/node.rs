@@ -349,7 +349,7 @@ impl Shared {
                     }
                     Err(reason) => {
                         if reason != refusal {
-                            tracing::info!(node, %address, reason, "no connection yet");
+                            tracing::debug!(node, %address, reason, "no connection yet");
                             refusal = reason;
                         }
                         std::thread::sleep(Duration::from_micros(backoff.next_pause_us()));

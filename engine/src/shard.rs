@@ -57,6 +57,8 @@ const WAL_STUCK_NS: u64 = 500_000_000;
 const ELECTION_NS: std::ops::Range<u64> = 50_000_000..250_000_000;
 const ELECTION_FIRST_NS: std::ops::Range<u64> = 700_000_000..1_200_000_000;
 const ELECTION_PREFERRED_NS: std::ops::Range<u64> = 5_000_000..25_000_000;
+/// So often a preferred leader tries early: while its peers are still starting.
+const PREFERRED_TRIES: u32 = 40;
 const PROGRESS_NS: u64 = 400_000_000;
 const LEARN_NS: u64 = 500_000_000;
 /// Refused handles that a shard remembers.
@@ -125,7 +127,8 @@ pub(crate) struct Shard {
     /// Durable summaries: (segment, per group the slot up to which it replaces older records).
     summaries: VecDeque<(u64, Vec<Slot>)>,
     summaries_flying: VecDeque<(u64, u64, Vec<Slot>)>,
-    prefers: Vec<bool>,
+    /// Short election timeouts left, per group.
+    prefers: Vec<u32>,
     pub(crate) node: u64,
     shard: (usize, usize),
     heartbeat_due_ns: u64,
@@ -174,7 +177,7 @@ impl Shard {
             retain_bytes: parts.retain_bytes,
             summaries: VecDeque::new(),
             summaries_flying: VecDeque::new(),
-            prefers: parts.prefers,
+            prefers: parts.prefers.iter().map(|p| if *p { PREFERRED_TRIES } else { 0 }).collect(),
             node: parts.node,
             shard: parts.shard,
             heartbeat_due_ns: 0,
@@ -417,7 +420,7 @@ impl Shard {
         }
         let deadline = match wanted {
             Timer::Off => None,
-            Timer::Election if self.prefers[at as usize] => Some(self.draw(ELECTION_PREFERRED_NS)),
+            Timer::Election if self.prefers[at as usize] > 0 => Some(self.draw(ELECTION_PREFERRED_NS)),
             Timer::Election if self.groups[at as usize].replica.promised() == synod_core::Ballot::ZERO => {
                 Some(self.draw(ELECTION_FIRST_NS))
             }
@@ -427,8 +430,9 @@ impl Shard {
         }
         .map(|after| self.now_ns + after);
         if wanted == Timer::Election {
-            // A preference counts once: a node that cannot win must not try in a loop.
-            self.prefers[at as usize] = false;
+            // A preference wears off: a node that cannot win must not try for ever.
+            let tries = &mut self.prefers[at as usize];
+            *tries = tries.saturating_sub(1);
         }
         self.groups[at as usize].timer = (wanted, deadline);
         if let Some(deadline) = deadline {

@@ -24,9 +24,7 @@ fn a_full_descriptor_table_delays_connections_but_loses_none() {
         })
         .unwrap();
     // Their descriptors must exist before the table is full.
-    let mut first = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let mut second = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    second.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut clients = [(); 2].map(|()| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());
 
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum }).unwrap();
@@ -35,23 +33,31 @@ fn a_full_descriptor_table_delays_connections_but_loses_none() {
         fill.push(file);
     }
     assert!(!fill.is_empty());
-    let knock = |client: &mut Socket| {
+    for client in &mut clients {
         client.connect(&serving.local_addr().into()).unwrap();
         client.write_all(&encode_frame(KIND_HELLO, 0, &hello().encode())).unwrap();
-    };
-    // The kernel took a descriptor for it when accept() began to wait.
-    knock(&mut first);
-    let _kept = accepted.recv_timeout(PATIENCE).unwrap();
-    knock(&mut second);
-    assert!(accepted.recv_timeout(Duration::from_millis(200)).is_err());
+    }
+    // One may get in: the kernel takes a descriptor when accept() begins to wait, if there was one then.
+    let mut came = Vec::new();
+    while let Ok(connection) = accepted.recv_timeout(Duration::from_millis(200)) {
+        came.push(connection);
+    }
+    assert!(came.len() < clients.len());
     drop(fill);
 
-    let (received, mut theirs) = accepted.recv_timeout(PATIENCE).unwrap();
-    assert_eq!(received, hello());
-    theirs.write_all(b"late").unwrap();
-    let mut buf = [0; 4];
-    second.read_exact(&mut buf).unwrap();
-    assert_eq!(&buf, b"late");
+    while came.len() < clients.len() {
+        came.push(accepted.recv_timeout(PATIENCE).unwrap());
+    }
+    assert!(came.iter().all(|(received, _)| *received == hello()));
+    for (_, theirs) in &mut came {
+        theirs.write_all(b"late").unwrap();
+    }
+    for client in &mut clients {
+        let mut buf = [0; 4];
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.read_exact(&mut buf).unwrap();
+        assert_eq!(&buf, b"late");
+    }
     serving.stop();
 }
 

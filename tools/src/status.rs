@@ -1,0 +1,116 @@
+//! `synod status`: who leads, and how far every node is.
+
+use std::fmt::Write;
+
+use synod::Cluster;
+use synod::client::Client;
+
+use crate::error::ToolError;
+use crate::survey::Survey;
+use crate::target::ClusterFile;
+use crate::terminal::{complain, say};
+
+const EXAMPLES: &str = "\
+  synod status --cluster demo/cluster.toml
+
+  group leader  node  process    applied       next     chain
+      1      2     1    40211         17       1001  9af01c22
+                   2    40212         17       1001  9af01c22
+                   3     down
+
+One line per group and node: the node's process, the last slot it has applied, the index that the group's next entry gets, and the checksum over all that it has applied, which is equal wherever the applied slot is. The exit status is 1 when a group has no leader.";
+
+/// Show groups, leaders and how far every node is
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    cluster: ClusterFile,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
+    let cluster = args.cluster.read()?;
+    let survey = Survey::take(&mut Client::new(cluster.clone()), &cluster);
+    say(table(&cluster, &survey));
+    for (node, info) in &survey.nodes {
+        if let Err(error) = info {
+            complain(format_args!("node {node} is down: {error}"));
+        }
+    }
+    match survey.leaderless(&cluster) {
+        None => Ok(()),
+        Some(group) => Err(ToolError::Failed(format!(
+            "group {group} has no leader: a majority of its nodes must be up; an election takes a moment"
+        ))),
+    }
+}
+
+fn table(cluster: &Cluster, survey: &Survey) -> String {
+    let mut out = format!(
+        "{:>7} {:>6} {:>5} {:>8} {:>10} {:>10} {:>9}\n",
+        "group", "leader", "node", "process", "applied", "next", "chain"
+    );
+    let mut line = |text: std::fmt::Arguments| writeln!(out, "{text}").expect("a string takes all");
+    for group in 1..=cluster.groups {
+        let leader = survey.leader(group).map_or("none".into(), |node| node.to_string());
+        for (at, (node, answer)) in survey.nodes.iter().enumerate() {
+            let head = if at == 0 { format!("{group:>7} {leader:>6}") } else { " ".repeat(14) };
+            match (answer, survey.group(*node, group)) {
+                (Ok(up), Some(info)) => line(format_args!(
+                    "{head} {node:>5} {:>8} {:>10} {:>10}  {:08x}",
+                    up.process, info.applied_slot, info.next_index, info.chain
+                )),
+                (Ok(up), None) => line(format_args!("{head} {node:>5} {:>8}    missing", up.process)),
+                (Err(_), _) => line(format_args!("{head} {node:>5}     down")),
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use synod::Member;
+    use synod::client::protocol::GroupInfoV1;
+    use synod::client::{ClientError, NodeInfo};
+
+    use super::*;
+
+    fn info(group: u64, leader: u64, epoch: u64) -> GroupInfoV1 {
+        GroupInfoV1 {
+            group,
+            leader,
+            epoch,
+            chosen_slot: 17,
+            applied_slot: 17,
+            next_index: 1001,
+            first_index: 1,
+            chain: 0x00f0_1c22,
+            elections: 1,
+        }
+    }
+
+    fn cluster() -> Cluster {
+        let member = |node: u64| Member { node, address: format!("127.0.0.1:{}", 7000 + node).parse().unwrap() };
+        Cluster { cluster: "1".repeat(32), groups: 2, shards: 1, members: vec![member(1), member(2), member(3)] }
+    }
+
+    #[test]
+    fn the_table_shows_leaders_and_who_is_down() {
+        let up = |node, groups| (node, Ok(NodeInfo { node, process: 4000 + node as u32, groups }));
+        let down = (3, Err(ClientError::Failed("no".into())));
+        // Node 1 has not heard yet that node 2 leads group 1.
+        let one = up(1, vec![info(1, 1, 3), info(2, 0, 0)]);
+        let two = up(2, vec![info(1, 2, 5)]);
+        let survey = Survey { nodes: vec![one, two, down] };
+        let table = table(&cluster(), &survey);
+        let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(words[0], ["group", "leader", "node", "process", "applied", "next", "chain"]);
+        assert_eq!(words[1], ["1", "2", "1", "4001", "17", "1001", "00f01c22"]);
+        assert_eq!(words[2], ["2", "4002", "17", "1001", "00f01c22"]);
+        assert_eq!(words[3], ["3", "down"]);
+        assert_eq!(words[4], ["2", "none", "1", "4001", "17", "1001", "00f01c22"]);
+        assert_eq!(words[5], ["2", "4002", "missing"]);
+        assert_eq!(survey.leaderless(&cluster()), Some(2));
+    }
+}
