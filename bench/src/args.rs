@@ -261,7 +261,9 @@ pub enum UsageError {
         given: i64,
     },
     /// A shard would have nothing to do.
-    #[error("--groups {groups} is less than --shards {shards}: each shard needs a group; give more groups or fewer shards")]
+    #[error(
+        "--groups {groups} is less than --shards {shards}: each shard needs a group; give more groups or fewer shards"
+    )]
     FewerGroupsThanShards {
         /// The groups given.
         groups: u32,

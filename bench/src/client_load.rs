@@ -125,6 +125,13 @@ struct Group {
     due: bool,
 }
 
+/// What goes to one node in one write: each request with its group and chunk.
+#[derive(Default)]
+struct Outgoing {
+    requests: Vec<Request>,
+    chunks: Vec<(usize, Chunk)>,
+}
+
 struct Driver {
     cluster: Cluster,
     pace: Pace,
@@ -342,14 +349,13 @@ impl Driver {
         for at in std::mem::take(&mut self.overloaded) {
             self.set_due(at);
         }
-        let mut outgoing: HashMap<NodeId, (Vec<Request>, Vec<(usize, Chunk)>)> = HashMap::new();
+        let mut outgoing: HashMap<NodeId, Outgoing> = HashMap::new();
         for at in std::mem::take(&mut self.due) {
             self.groups[at].due = false;
             let Some(node) = self.groups[at].leader else { continue };
-            let (requests, chunks) = outgoing.entry(node).or_default();
-            self.fill(at, now_ns, requests, chunks);
+            self.fill(at, now_ns, outgoing.entry(node).or_default());
         }
-        for (node, (requests, chunks)) in outgoing {
+        for (node, Outgoing { requests, chunks }) in outgoing {
             let link = self.links.get_mut(&node).expect("a leader without a connection is none");
             match link.sender.send(&requests) {
                 Ok(first) => link.flying.extend((first..).zip(chunks)),
@@ -364,7 +370,7 @@ impl Driver {
     }
 
     /// Puts what one group has room for into requests.
-    fn fill(&mut self, at: usize, now_ns: u64, requests: &mut Vec<Request>, chunks: &mut Vec<(usize, Chunk)>) {
+    fn fill(&mut self, at: usize, now_ns: u64, out: &mut Outgoing) {
         let lane = &mut self.groups[at].lane;
         let by_bytes = (REQUEST_BYTES_MAX / (self.payload + 4)).max(1);
         let count_max = match self.pace {
@@ -382,8 +388,8 @@ impl Driver {
                 let entry = self.noise.entry(Stamp { producer, sequence: sequence + ahead });
                 entries.push(entry).expect("a request is smaller than a batch may be");
             }
-            chunks.push((at, lane.take(count, &self.pace, now_ns)));
-            requests.push(Request::Append { group: lane.group, session: None, entries });
+            out.chunks.push((at, lane.take(count, &self.pace, now_ns)));
+            out.requests.push(Request::Append { group: lane.group, session: None, entries });
         }
     }
 

@@ -15,10 +15,8 @@ use crate::args::Plan;
 use crate::files::{FilesError, RunDir, prepare_reports, write_reports};
 use crate::histogram::LatencyHistogram;
 use crate::live::{Live, Sample as Shown, Stage};
-use crate::messages::Sample;
-use crate::report::{
-    Event, LatencyUs, Machine, PhaseUs, PhasesUs, ReplicaMemory, Report, Second, Verification,
-};
+use crate::messages::{PhaseTimes, Sample};
+use crate::report::{Event, LatencyUs, Machine, PhaseUs, PhasesUs, ReplicaMemory, Report, Second, Verification};
 use crate::verify::{Acknowledged, GroupEvidence, ReplicaEvidence, Verdict, verdict};
 use cluster::Cluster;
 
@@ -198,7 +196,7 @@ impl Run<'_> {
     fn phases(&mut self, cluster: &mut Cluster) -> Result<(), LocalError> {
         let mut by_name: BTreeMap<String, LatencyHistogram> = BTreeMap::new();
         let mut elections = 0;
-        for (phases, won) in cluster.phases()? {
+        for PhaseTimes { phases, elections: won } in cluster.phases()? {
             elections += won;
             for (name, histogram) in phases {
                 by_name.entry(name).or_default().merge(&histogram);
@@ -221,11 +219,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn verify(
-        &mut self,
-        cluster: &mut Cluster,
-        outcomes: Vec<(u64, Acknowledged)>,
-    ) -> Result<Verdict, LocalError> {
+    fn verify(&mut self, cluster: &mut Cluster, outcomes: Vec<(u64, Acknowledged)>) -> Result<Verdict, LocalError> {
         if !cluster.catch_up(|elapsed| self.idle(Stage::Verify, elapsed))? {
             self.live.note("the replicas have not all applied the same; verifying what there is");
         }

@@ -71,12 +71,7 @@ pub enum Answer {
     /// What became of all proposals, by group.
     Outcomes(Vec<(u64, Acknowledged)>),
     /// Where the time went.
-    Phases {
-        /// By the phase's name.
-        phases: Vec<(String, LatencyHistogram)>,
-        /// Elections won since the measured time began.
-        elections: u64,
-    },
+    Phases(PhaseTimes),
     /// How far each group is.
     Status(Vec<GroupStatus>),
     /// What was applied.
@@ -104,6 +99,15 @@ impl Sample {
         self.refused += other.refused;
         self.latencies.merge(&other.latencies);
     }
+}
+
+/// What one replica measured since the measured time began.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PhaseTimes {
+    /// Where the time of the commits that it led went, by the phase's name.
+    pub phases: Vec<(String, LatencyHistogram)>,
+    /// Elections that it won.
+    pub elections: u64,
 }
 
 /// How far one group is on one replica.

@@ -327,8 +327,9 @@ mod tests {
         let chunk = lane.take(4, &pace, 8_000);
         assert_eq!(lane.room(&pace, 8_000), 0);
         lane.settle(chunk, Settled::Committed, &pace, 10_000, &mut sample);
-        assert_eq!(sample.latencies.max_us(), Some(8.0));
-        assert_eq!(sample.latencies.quantile_us(0.0), Some(2.0));
+        let near = |us: Option<f64>, expected: f64| (us.unwrap() / expected - 1.0).abs() < 0.001;
+        assert!(near(sample.latencies.max_us(), 8.0), "due at 2, told at 10");
+        assert!(near(sample.latencies.quantile_us(0.0), 2.0), "due at 8, told at 10");
         lane.skip(&pace, 20_000);
         assert_eq!(lane.room(&pace, 20_000), 0);
     }

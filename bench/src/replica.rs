@@ -8,7 +8,7 @@ use synod::{Config, Handle, Node, Options};
 use crate::child::{answer, log, orders};
 use crate::histogram::LatencyHistogram;
 use crate::load::InsideLoad;
-use crate::messages::{Answer, Applied, GroupStatus, Order, Sample};
+use crate::messages::{Answer, Applied, GroupStatus, Order, PhaseTimes, Sample};
 use crate::watch::Observers;
 
 /// How often the observers are saved.
@@ -80,7 +80,7 @@ impl Replica {
             }
             Order::Sample => Answer::Sample(self.sample()),
             Order::StopLoad => Answer::Outcomes(self.load.as_ref().map(InsideLoad::stop).unwrap_or_default()),
-            Order::Phases => self.phases(),
+            Order::Phases => Answer::Phases(self.phases()),
             Order::Status => Answer::Status(self.status()),
             Order::Evidence => Answer::Evidence(self.evidence()),
         }
@@ -94,7 +94,7 @@ impl Replica {
         (0..self.shards).filter_map(|shard| self.handle.on_shard(shard, |local| local.elections()).ok()).sum()
     }
 
-    fn phases(&self) -> Answer {
+    fn phases(&self) -> PhaseTimes {
         let mut phases: Vec<(String, LatencyHistogram)> = Vec::new();
         for shard in 0..self.shards {
             let Ok(found) = self.handle.on_shard(shard, |local| local.phases().clone()) else { continue };
@@ -106,7 +106,7 @@ impl Replica {
             }
         }
         let elections = self.elections_won().saturating_sub(self.elections);
-        Answer::Phases { phases, elections }
+        PhaseTimes { phases, elections }
     }
 
     fn status(&self) -> Vec<GroupStatus> {

@@ -117,9 +117,8 @@ impl Observers {
     #[must_use]
     pub fn observed(&self, handle: &Handle) -> BTreeMap<GroupId, u64> {
         let one = |watch: &Rc<Watch>| (watch.group, watch.observer.borrow().entries());
-        let shard = |shard| {
-            handle.on_shard(shard, move |_| WATCHES.with_borrow(|all| all.iter().map(one).collect::<Vec<_>>()))
-        };
+        let shard =
+            |shard| handle.on_shard(shard, move |_| WATCHES.with_borrow(|all| all.iter().map(one).collect::<Vec<_>>()));
         (0..self.shards).filter_map(|number| shard(number).ok()).flatten().collect()
     }
 

@@ -4,9 +4,9 @@
 
 use std::future::poll_fn;
 use std::net::TcpStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
@@ -65,6 +65,7 @@ pub(crate) enum Mail {
 pub(crate) struct Post {
     mail: Sender<Mail>,
     waker: Arc<AtomicWaker>,
+    pulse: Arc<Mutex<Option<Waker>>>,
     closed: Arc<AtomicBool>,
 }
 
@@ -79,6 +80,18 @@ impl Post {
         });
         self.waker.wake();
         sent
+    }
+
+    /// Posts a tick, and wakes the shard whether it seems to need it or not.
+    ///
+    /// The channel's waker is used up by its first wake. An executor that went to sleep with that wake in hand (glommio
+    /// 0.9 can: `run_task_queues` tells "preempted before I ran anything" as "nothing to run") would sleep for ever; this
+    /// waker stays, and every tick uses it.
+    pub(crate) fn tick(&self) {
+        let _ = self.send(Mail::Tick);
+        if let Some(waker) = &*self.pulse.lock().expect("no holder panics") {
+            waker.wake_by_ref();
+        }
     }
 
     /// Posts, waiting for room: for the few messages that must arrive. Gives up when the shard is gone.
@@ -97,6 +110,7 @@ impl Post {
 pub(crate) struct Mailbox {
     mail: Receiver<Mail>,
     waker: Arc<AtomicWaker>,
+    pulse: Arc<Mutex<Option<Waker>>>,
     closed: Arc<AtomicBool>,
 }
 
@@ -109,7 +123,9 @@ impl Mailbox {
     /// Takes no more mail, answers none, and forgets who waits.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
+        // Wakers of this executor's tasks are dropped on its own thread.
         drop(self.waker.take());
+        drop(self.pulse.lock().expect("no holder panics").take());
         // What was posted is dropped, and its senders learn that it is lost.
         while self.take().is_some() {}
     }
@@ -121,6 +137,7 @@ impl Mailbox {
                 return Poll::Ready(());
             }
             self.waker.register(context.waker());
+            self.pulse.lock().expect("no holder panics").get_or_insert_with(|| context.waker().clone());
             // Mail may have come before the waker was there.
             if self.mail.is_empty() { Poll::Pending } else { Poll::Ready(()) }
         })
@@ -132,6 +149,8 @@ impl Mailbox {
 pub(crate) fn mailbox() -> (Post, Mailbox) {
     let (sender, receiver) = bounded(MAILBOX_MAX);
     let (waker, closed) = (Arc::new(AtomicWaker::new()), Arc::new(AtomicBool::new(false)));
-    let post = Post { mail: sender, waker: Arc::clone(&waker), closed: Arc::clone(&closed) };
-    (post, Mailbox { mail: receiver, waker, closed })
+    let pulse = Arc::new(Mutex::new(None));
+    let post =
+        Post { mail: sender, waker: Arc::clone(&waker), pulse: Arc::clone(&pulse), closed: Arc::clone(&closed) };
+    (post, Mailbox { mail: receiver, waker, pulse, closed })
 }

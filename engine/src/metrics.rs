@@ -21,7 +21,7 @@ pub struct Phases {
     pub quorum: Histogram<u64>,
     /// From chosen to applied.
     pub apply: Histogram<u64>,
-    /// From applied until the proposer was told.
+    /// From applied until the proposer was told, with what else its turn applied and told.
     pub complete: Histogram<u64>,
     /// From submitting a proposal until the proposer was told.
     pub total: Histogram<u64>,

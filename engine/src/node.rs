@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use synod_core::Replica;
 use synod_transport::hello::{
@@ -99,6 +99,7 @@ struct Shared {
     boot: u64,
     known: Mutex<HashMap<NodeId, KnownPeer>>,
     stopping: AtomicBool,
+    ended: AtomicBool,
 }
 
 enum Redial {
@@ -140,6 +141,7 @@ impl Node {
             boot: meta.boot,
             known: Mutex::new(HashMap::new()),
             stopping: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             config,
         });
         let config = &shared.config;
@@ -226,9 +228,9 @@ impl Node {
     fn start_ticker(&mut self) {
         let (shared, posts) = (Arc::clone(&self.shared), self.posts.clone());
         self.threads.push(spawn("synod-ticker", move || {
-            while !shared.stopping.load(Ordering::Relaxed) {
+            while !shared.ended.load(Ordering::Relaxed) {
                 std::thread::sleep(TICK);
-                posts.iter().for_each(|post| drop(post.send(Mail::Tick)));
+                posts.iter().for_each(Post::tick);
             }
         }));
     }
@@ -262,6 +264,8 @@ impl Node {
         self.dialers.values().for_each(|dialer| drop(dialer.send(Redial::Stop)));
         self.posts.iter().for_each(|post| post.send_wait(Mail::Stop));
         self.shards.drain(..).for_each(|thread| drop(thread.join()));
+        // The shards need their clock to the end.
+        self.shared.ended.store(true, Ordering::Relaxed);
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
     }
 }
@@ -338,11 +342,17 @@ impl Shared {
     ) {
         let mut backoff = Backoff::new(self.config.node << 32 | node);
         let mut refusal = String::new();
+        let mut connected: Option<Instant> = None;
         while let Ok(Redial::Shard(shard)) = wanted.recv() {
+            // One who lets us in and drops us at once is not dialled in a loop.
+            if let Some(since) = connected.take() {
+                backoff.lived(since.elapsed().as_micros() as u64);
+                std::thread::sleep(Duration::from_micros(backoff.next_pause_us()));
+            }
             while !self.stopping.load(Ordering::Relaxed) {
                 match self.dial_shard(node, address, shard) {
                     Ok((boot, stream)) => {
-                        backoff.reset();
+                        connected = Some(Instant::now());
                         refusal.clear();
                         let _ = posts[shard].send(Mail::Peer { node, boot, stream });
                         break;

@@ -181,7 +181,8 @@ impl Driver {
         let mut done = Vec::new();
         loop {
             shard.now_ns = now_ns();
-            shard.turn();
+            shard.complete();
+            shard.flush(now_ns());
             // What goes to peers takes the longer way: it leaves first.
             self.send_all(&mut shard);
             for op in shard.disk_ops.drain(..) {
@@ -197,11 +198,11 @@ impl Driver {
             }
         }
         let notices = std::mem::take(&mut shard.notices);
-        shard.turn_done(now_ns());
         let stop_by = self.stop_by_ns.get();
         if stop_by > 0 && (shard.is_idle() || shard.now_ns >= stop_by) {
             shard.resign_all();
-            shard.turn();
+            shard.complete();
+            shard.flush(now_ns());
             self.send_all(&mut shard);
             self.finish(Ok(()));
         }

@@ -1,8 +1,8 @@
 //! One core's event machine: its groups, its log, its outboxes.
 //!
 //! Sans-IO: events go in (bytes of a peer, a disk's answer, a proposal, a tick), each with the shard's clock; disk
-//! operations and outboxes come out, and the driver carries them out. Events only feed the shard; [`Shard::turn`] runs
-//! after them and flushes once: it applies, lets producers refill, closes batches, starts at most as many frames of
+//! operations and outboxes come out, and the driver carries them out. Events only feed the shard; a turn, that is
+//! [`Shard::complete`] and [`Shard::flush`], runs after them and flushes once: it applies, lets producers refill, closes batches, starts at most as many frames of
 //! the log as may start, and puts what peers get into wire frames.
 //!
 //! Invariants: a vote leaves only when the frame with its record, and all before it, is durable; an entry is told
@@ -48,6 +48,8 @@ use reads::Purpose;
 const HEARTBEAT_NS: u64 = 20_000_000;
 /// A peer that was silent this long is taken for gone.
 const PEER_LOST_NS: u64 = 600_000_000;
+/// A connection on which nothing came this long, not even a heartbeat, is half open: it is closed and dialled again.
+const PEER_SILENT_NS: u64 = 3_000_000_000;
 /// So long after its connection broke.
 const PEER_BROKEN_NS: u64 = 100_000_000;
 /// A leader whose quorum was silent this long steps down.
@@ -584,6 +586,13 @@ impl Shard {
                 self.peers[at].lost = true;
                 self.peer_lost(self.peers[at].member);
             }
+            if let Some(connection) = self.peers[at].connection
+                && self.now_ns > self.peers[at].heard_ns + PEER_SILENT_NS
+            {
+                tracing::warn!(peer = self.peers[at].node, "a peer is silent: closing its connection");
+                self.peers[at].heard_ns = self.now_ns;
+                self.notices.push(Notice::Close(connection));
+            }
         }
         while let Some((deadline, at)) = self.timers.first().copied()
             && deadline <= self.now_ns
@@ -842,10 +851,19 @@ impl Shard {
 
     // ---- the turn ----
 
-    /// Runs after the events: applies, completes, closes batches, starts frames, fills outboxes.
-    pub(crate) fn turn(&mut self) {
+    /// The first half of a turn, after the events: applies what is chosen, tells its proposers, lets producers refill.
+    pub(crate) fn complete(&mut self) {
         self.apply_chosen();
         self.deliver_completions();
+    }
+
+    /// The second half of a turn: closes batches, starts frames, fills outboxes. The driver has read its clock again.
+    pub(crate) fn flush(&mut self, now_ns: u64) {
+        let completed = std::mem::take(&mut self.completed);
+        if completed > 0 {
+            self.phases.complete.record_weighted(now_ns.saturating_sub(self.now_ns), completed);
+        }
+        self.now_ns = now_ns;
         self.start_frames();
         self.release_cache();
         let now_us = self.now_us();
@@ -867,14 +885,6 @@ impl Shard {
                 }
                 self.peers[at].flush(now_us);
             }
-        }
-    }
-
-    /// The driver has carried the turn out, and reads its clock again.
-    pub(crate) fn turn_done(&mut self, now_ns: u64) {
-        let completed = std::mem::take(&mut self.completed);
-        if completed > 0 {
-            self.phases.complete.record_weighted(now_ns.saturating_sub(self.now_ns), completed);
         }
     }
 

@@ -1,1 +1,106 @@
-//! tests
+//! Helpers for tests across crates: whole clusters in one process, over real disks and sockets.
+//!
+//! Everything waits with a generous limit and says what it waited for; nothing asserts a duration.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use synod::{Config, Handle, Member, Node, Options, new_cluster_id};
+
+/// How long anything may take before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster in this process. Its directory goes with it.
+pub struct Cluster {
+    /// The nodes' configurations, by node number less one.
+    pub configs: Vec<Config>,
+    /// The running nodes, by node number less one; a stopped one is `None`.
+    pub nodes: Vec<Option<Node>>,
+    dir: tempfile::TempDir,
+}
+
+/// Loopback addresses that were free a moment ago.
+pub fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    let listen = |_| TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let listeners: Vec<TcpListener> = (0..count).map(listen).collect();
+    listeners.iter().map(|l| l.local_addr().expect("it is bound")).collect()
+}
+
+impl Cluster {
+    /// Starts a new cluster; `change` may alter each node's configuration first.
+    pub fn start(count: usize, change: impl Fn(&mut Config)) -> Self {
+        // `RUST_LOG=debug cargo test` shows what the nodes did.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let cluster = new_cluster_id();
+        let addresses = free_addresses(count);
+        let member = |(at, address): (usize, &SocketAddr)| Member { node: at as u64 + 1, address: *address };
+        let members: Vec<Member> = addresses.iter().enumerate().map(member).collect();
+        let config = |node: u64| {
+            let mut config = Config::new(cluster, node, dir.path().join(format!("node-{node}")), members.clone());
+            config.spare_segments = 1;
+            change(&mut config);
+            Node::init(&config).expect("a new directory is initialised");
+            config
+        };
+        let configs: Vec<Config> = (1..=count as u64).map(config).collect();
+        let nodes = configs.iter().map(|_| None).collect();
+        let mut cluster = Self { configs, nodes, dir };
+        (1..=count as u64).for_each(|node| cluster.start_node(node));
+        cluster
+    }
+
+    /// Where the nodes' directories are.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// Starts a stopped node.
+    pub fn start_node(&mut self, node: u64) {
+        let started = Node::start(self.configs[node as usize - 1].clone(), Options::default());
+        self.nodes[node as usize - 1] = Some(started.unwrap_or_else(|error| panic!("node {node}: {error}")));
+    }
+
+    /// Stops a node cleanly.
+    pub fn stop_node(&mut self, node: u64) {
+        self.nodes[node as usize - 1].take().expect("it runs").shutdown();
+    }
+
+    /// A running node.
+    pub fn node(&self, node: u64) -> Handle {
+        self.nodes[node as usize - 1].as_ref().expect("it runs").handle()
+    }
+
+    /// The node that leads a group and takes its proposals.
+    pub fn leader(&self, group: u64) -> Handle {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            for node in self.nodes.iter().flatten() {
+                if node.handle().info(group).is_some_and(|info| info.epoch > 0) {
+                    return node.handle();
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("group {group} has no leader after {PATIENCE:?}");
+    }
+
+    /// All entries of a group up to an index, as one node tells them.
+    pub fn log(&self, node: u64, group: u64, up_to: u64) -> Vec<Vec<u8>> {
+        let mut tail = self.node(node).subscribe(group, 1);
+        let mut log = Vec::new();
+        let end = Instant::now() + PATIENCE;
+        while tail.next_index() <= up_to {
+            assert!(
+                Instant::now() < end,
+                "group {group} stays at index {} on node {node}: {:#?}",
+                tail.next_index(),
+                self.nodes.iter().flatten().map(|n| n.handle().info(group)).collect::<Vec<_>>()
+            );
+            let entries = tail.next(Duration::from_millis(200)).expect("the log is readable");
+            log.extend(entries.entries.iter().map(<[u8]>::to_vec));
+        }
+        log
+    }
+}

@@ -15,10 +15,13 @@ use crate::target::{ClusterFile, check_group};
 use crate::terminal::{Progress, complain};
 
 const EXAMPLES: &str = "\
+Examples:
   synod append --cluster demo/cluster.toml --group 1 < input.txt
   journalctl -f | synod append --cluster demo/cluster.toml --group 2
 
-An entry is a line with its newline, at most 1 MiB; a last line without a newline is an entry too. What one read brings is sent at once, in batches of up to 64 KiB. When the leader dies, what is unknown is sent again to the next one, and takes effect once. `synod tail` gives the bytes back.";
+An entry is a line with its newline, at most 1 MiB; a last line without a newline is an entry too.
+What one read brings is sent at once, in batches of up to 64 KiB. When the leader dies, what is
+unknown is sent again to the next one, and takes effect once. `synod tail` gives the bytes back.";
 
 /// Replicate stdin line by line
 #[derive(clap::Args)]

@@ -34,7 +34,7 @@ Exit status: 0 success, 1 failure, 2 wrong usage. `synod help COMMAND` says more
 
 /// Replicated logs: run nodes, and feed and read their groups.
 #[derive(Parser)]
-#[command(name = "synod", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(name = "synod", version, after_help = EXAMPLES, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -5,8 +5,9 @@
 
 mod layout;
 
-use std::fs::{self, OpenOptions};
-use std::path::PathBuf;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use crate::terminal::{complain, say};
 use layout::{Layout, Wanted};
 
 const EXAMPLES: &str = "\
+Examples:
   synod local --nodes 3 --dir demo                 the first time: makes a cluster, then runs it
   synod local --dir demo                           later: runs the same cluster again
   synod local --nodes 5 --dir big --groups 64 --shards 2
@@ -31,7 +33,8 @@ While it runs, in another shell:
   kill -9 $(cat demo/node-1.pid)                   the others go on without it
   synod serve --config demo/node-1.toml            and it comes back
 
-Files: DIR/cluster.toml is for clients; DIR/node-N.toml is a node's configuration, DIR/node-N.log its log, DIR/node-N.pid its process while it runs, DIR/node-N its data.";
+Files: DIR/cluster.toml is for clients; DIR/node-N.toml is a node's configuration, DIR/node-N.log
+its log, DIR/node-N.pid its process while it runs, DIR/node-N its data.";
 
 const NODES: u64 = 3;
 const GROUPS: u64 = 1;
@@ -140,16 +143,16 @@ impl Nodes {
     /// Says which nodes have ended.
     fn reap(&mut self) {
         self.running.retain_mut(|running| {
-            let Running { node, log_file, .. } = running;
             let ended = match running.child.try_wait() {
                 Ok(None) => return true,
                 Ok(Some(status)) => status.to_string(),
                 Err(error) => error.to_string(),
             };
             running.forget_pid();
-            let why = last_complaint(log_file).map_or(String::new(), |line| format!(": {line}"));
+            let why = last_complaint(&running.log_file).map_or(String::new(), |line| format!(": {line}"));
             complain(format_args!(
-                "node {node} has ended ({ended}){why}; it is not restarted, its log is {}",
+                "node {} has ended ({ended}){why}; it is not restarted, its log is {}",
+                running.node,
                 running.log_file.display()
             ));
             false
@@ -192,7 +195,13 @@ impl Running {
 }
 
 /// The node's own last word, if that is why it ended.
-fn last_complaint(log_file: &PathBuf) -> Option<String> {
-    let text = String::from_utf8_lossy(&fs::read(log_file).ok()?).into_owned();
-    text.lines().last()?.strip_prefix("synod: ").map(str::to_owned)
+fn last_complaint(log_file: &Path) -> Option<String> {
+    // A log may be long, a complaint is one line.
+    const LINE_BYTES_MAX: u64 = 4096;
+    let mut log = File::open(log_file).ok()?;
+    let bytes = log.metadata().ok()?.len();
+    log.seek(SeekFrom::Start(bytes.saturating_sub(LINE_BYTES_MAX))).ok()?;
+    let mut end = Vec::new();
+    log.take(LINE_BYTES_MAX).read_to_end(&mut end).ok()?;
+    String::from_utf8_lossy(&end).lines().last()?.strip_prefix("synod: ").map(str::to_owned)
 }

@@ -15,11 +15,14 @@ use crate::error::ToolError;
 use crate::terminal::say;
 
 const EXAMPLES: &str = "\
+Examples:
   synod init --config node-1.toml        (once; `synod help init` shows the file)
   synod serve --config node-1.toml
   RUST_LOG=synod=debug synod serve --config node-1.toml
 
-One line on stdout says when the node is ready; logs go to stderr. SIGINT and SIGTERM stop it cleanly. SIGKILL or a power cut lose nothing that was acknowledged: start it again with the same command.";
+One line on stdout says when the node is ready; logs go to stderr. SIGINT and SIGTERM stop it
+cleanly. SIGKILL or a power cut lose nothing that was acknowledged: start it again with the same
+command.";
 
 /// Run one node in the foreground
 #[derive(clap::Args)]

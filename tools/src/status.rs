@@ -11,6 +11,7 @@ use crate::target::ClusterFile;
 use crate::terminal::{complain, say};
 
 const EXAMPLES: &str = "\
+Examples:
   synod status --cluster demo/cluster.toml
 
   group leader  node  process    applied       next     chain
@@ -18,7 +19,9 @@ const EXAMPLES: &str = "\
                    2    40212         17       1001  9af01c22
                    3     down
 
-One line per group and node: the node's process, the last slot it has applied, the index that the group's next entry gets, and the checksum over all that it has applied, which is equal wherever the applied slot is. The exit status is 1 when a group has no leader.";
+One line per group and node: the node's process, the last slot it has applied, the index that the
+group's next entry gets, and the checksum over all that it has applied, which is equal wherever
+the applied slot is. The exit status is 1 when a group has no leader.";
 
 /// Show groups, leaders and how far every node is
 #[derive(clap::Args)]
@@ -32,9 +35,9 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     let cluster = args.cluster.read()?;
     let survey = Survey::take(&mut Client::new(cluster.clone()), &cluster);
     say(table(&cluster, &survey));
-    for (node, info) in &survey.nodes {
+    for (_, info) in &survey.nodes {
         if let Err(error) = info {
-            complain(format_args!("node {node} is down: {error}"));
+            complain(error);
         }
     }
     match survey.leaderless(&cluster) {

@@ -12,10 +12,14 @@ use crate::error::ToolError;
 use crate::target::{ClusterFile, check_group, check_node};
 
 const EXAMPLES: &str = "\
+Examples:
   synod tail --cluster demo/cluster.toml --node 2 --group 1 --until-end > copy.txt
   synod tail --cluster demo/cluster.toml --node 3 --group 1 --from 1001
 
-Entries are written as they are, nothing between them: lines that came in through `synod append` come out as the same lines. With --until-end the leader is asked how far the group is, and the command ends when this node has come so far; without it, it follows for ever. It ends quietly when its reader goes.";
+Entries are written as they are, nothing between them: lines that came in through `synod append`
+come out as the same lines. With --until-end the leader is asked how far the group is, and the
+command ends when this node has come so far; without it, it follows for ever. It ends quietly when
+its reader goes.";
 
 /// How long a node may hold a read that finds nothing. Then it is seen whether the reader of stdout is still there.
 const HOLD: Duration = Duration::from_secs(1);

@@ -9,7 +9,8 @@ use synod::{Config, DiskBackend, Member, Node, StartError, Sync};
 use super::process::{Process, ProcessError};
 use crate::conditions::{Client, Conditions, Disk, Leaders, SyncMode};
 use crate::files::RunDir;
-use crate::messages::{Answer, GroupStatus, LoadPlan, Order, Sample};
+use crate::messages::{Answer, Applied, GroupStatus, LoadPlan, Order, PhaseTimes, Sample};
+use crate::verify::Acknowledged;
 
 /// How long a child may take to start: it may have a log to read.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -24,6 +25,8 @@ const PREPARED_FOR: Duration = Duration::from_millis(300);
 const POLL: Duration = Duration::from_millis(20);
 
 const SEGMENT_MIB: u64 = 64;
+/// Segments that a restarted replica keeps zeroed ahead.
+const RESTART_SPARES: usize = 2;
 /// The log may grow so much beyond what it keeps before proposals are refused.
 const WAL_ROOM_MIB: u64 = 2048;
 /// Ports that no outgoing connection is given, on a usual Linux: a replica that is killed finds its own again.
@@ -64,7 +67,7 @@ pub enum ClusterError {
 
 struct Replica {
     node: u64,
-    config: PathBuf,
+    config: Config,
     process: Process,
     /// It was killed or restarted: nothing is asked of it until it is up again.
     down: bool,
@@ -95,18 +98,16 @@ impl Cluster {
         };
         for config in configs {
             Node::init(&config)?;
-            let path = dir.path().join(format!("node-{}.toml", config.node));
-            write_toml(&path, &config)?;
-            let process = start_replica(dir.path(), config.node, &path)?;
-            cluster.replicas.push(Replica { node: config.node, config: path, process, down: false });
+            let process = start_replica(dir.path(), &config)?;
+            cluster.replicas.push(Replica { node: config.node, config, process, down: false });
         }
         for replica in &mut cluster.replicas {
             hear_ready(&mut replica.process)?;
         }
         if conditions.client == Client::Process {
-            let path = cluster_file.to_string_lossy();
             let log = dir.path().join("client.log");
-            let mut client = Process::start("the client".to_owned(), &["client", &path], &log)?;
+            let arguments = ["client".as_ref(), cluster_file.as_os_str()];
+            let mut client = Process::start("the client".to_owned(), &arguments, &log)?;
             hear_ready(&mut client)?;
             cluster.client = Some(client);
         }
@@ -214,7 +215,7 @@ impl Cluster {
     }
 
     /// Stops the load and collects what it was told, by group.
-    pub(super) fn stop_load(&mut self) -> Result<Vec<(u64, crate::verify::Acknowledged)>, ClusterError> {
+    pub(super) fn stop_load(&mut self) -> Result<Vec<(u64, Acknowledged)>, ClusterError> {
         let all = ask_all(&mut self.loads(), &Order::StopLoad, |answer| match answer {
             Answer::Outcomes(outcomes) => Some(outcomes),
             _ => None,
@@ -227,13 +228,10 @@ impl Cluster {
     }
 
     /// The phases and elections of all replicas that are up.
-    #[expect(clippy::type_complexity, reason = "it is taken apart at once")]
-    pub(super) fn phases(
-        &mut self,
-    ) -> Result<Vec<(Vec<(String, crate::histogram::LatencyHistogram)>, u64)>, ClusterError> {
+    pub(super) fn phases(&mut self) -> Result<Vec<PhaseTimes>, ClusterError> {
         let mut up: Vec<_> = self.up().map(|replica| &mut replica.process).collect();
         ask_all(&mut up, &Order::Phases, |answer| match answer {
-            Answer::Phases { phases, elections } => Some((phases, elections)),
+            Answer::Phases(times) => Some(times),
             _ => None,
         })
     }
@@ -250,7 +248,7 @@ impl Cluster {
     }
 
     /// What each replica applied: (node, groups).
-    pub(super) fn evidence(&mut self) -> Result<Vec<(u64, Vec<crate::messages::Applied>)>, ClusterError> {
+    pub(super) fn evidence(&mut self) -> Result<Vec<(u64, Vec<Applied>)>, ClusterError> {
         let mut evidence = Vec::new();
         for replica in &mut self.replicas {
             let applied = ask(&mut replica.process, &Order::Evidence, |answer| match answer {
@@ -314,9 +312,10 @@ impl Cluster {
 
     /// Starts a killed replica again, on the same directory. It is asked nothing before [`Cluster::catch_up`].
     pub(super) fn restart(&mut self, node: u64) -> Result<(), ClusterError> {
-        let dir = self.dir.clone();
         let replica = self.replicas.iter_mut().find(|replica| replica.node == node).expect("it was there");
-        replica.process = start_replica(&dir, node, &replica.config)?;
+        // It comes back to a log with files enough: zeroing more would disturb what is measured.
+        replica.config.spare_segments = RESTART_SPARES;
+        replica.process = start_replica(&self.dir, &replica.config)?;
         Ok(())
     }
 }
@@ -326,9 +325,12 @@ fn leaders(status: &[(u64, Vec<GroupStatus>)]) -> std::collections::BTreeSet<u64
     status.iter().flat_map(|(_, groups)| groups).filter(|group| group.leads).map(|group| group.group).collect()
 }
 
-fn start_replica(dir: &Path, node: u64, config: &Path) -> Result<Process, ProcessError> {
-    let log = dir.join(format!("node-{node}.log"));
-    Process::start(format!("node {node}"), &["replica", &config.to_string_lossy()], &log)
+fn start_replica(dir: &Path, config: &Config) -> Result<Process, ClusterError> {
+    let name = format!("node-{}", config.node);
+    let path = dir.join(format!("{name}.toml"));
+    write_toml(&path, config)?;
+    let log = dir.join(format!("{name}.log"));
+    Ok(Process::start(format!("node {}", config.node), &["replica".as_ref(), path.as_os_str()], &log)?)
 }
 
 fn hear_ready(process: &mut Process) -> Result<(), ProcessError> {

@@ -3,6 +3,7 @@
 //! Invariants: a child is killed and reaped when its [`Process`] is dropped; one that dies unasked is an error that
 //! shows the end of its log.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -82,7 +83,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts this very program with other arguments; stderr is appended to `log`.
-    pub(super) fn start(name: String, arguments: &[&str], log: &Path) -> Result<Self, ProcessError> {
+    pub(super) fn start(name: String, arguments: &[&OsStr], log: &Path) -> Result<Self, ProcessError> {
         let spawn = || {
             let stderr = OpenOptions::new().create(true).append(true).open(log)?;
             Command::new(std::env::current_exe()?)

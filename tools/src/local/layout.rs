@@ -80,7 +80,7 @@ fn create(dir: &Path, wanted: &Wanted) -> Result<Cluster, ToolError> {
     for found in fs::read_dir(dir).map_err(at(dir))? {
         if found.map_err(at(dir))?.file_name() != LOCK {
             return Err(ToolError::Failed(format!(
-                "{} is not empty and has no {CLUSTER}: name a new directory, or empty it if the first start was cut off",
+                "{} is not empty and has no {CLUSTER}: name a new directory, or empty it if a first start was cut off",
                 dir.display()
             )));
         }
