@@ -45,7 +45,7 @@ pub struct Report {
     /// The judgement over the whole run, warm-up included, as flat keys.
     #[serde(flatten)]
     pub verification: Verification,
-    /// Elections won after the load began.
+    /// Elections won in the measured time.
     pub elections: Option<u64>,
     /// CPU time of all replica processes in the measured time.
     pub cpu_seconds: Option<f64>,

@@ -5,7 +5,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use synod::{Config, Handle, Member, Node, Options, new_cluster_id};
+use synod::{Config, Entries, Handle, Member, Node, Options, ProposeError, new_cluster_id};
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -84,6 +84,21 @@ impl Cluster {
             std::thread::sleep(Duration::from_millis(5));
         }
         panic!("group {group} has no leader after {PATIENCE:?}");
+    }
+
+    /// Commits entries exactly once, whoever leads: in the session of `client`, `sequence` being the first one's.
+    pub fn commit(&self, group: u64, client: u64, sequence: u64, entries: &Entries) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let outcome = self.leader(group).propose_in_session(group, client, sequence, entries.clone()).wait();
+            match outcome {
+                Ok(_) | Err(ProposeError::Duplicate) => return,
+                // The leader has changed; within a session it is safe to say it again.
+                Err(ProposeError::Rejected(_) | ProposeError::Unknown | ProposeError::Superseded)
+                    if Instant::now() < end => {}
+                Err(error) => panic!("group {group}, sequence {sequence}: {error}"),
+            }
+        }
     }
 
     /// All entries of a group up to an index, as one node tells them.

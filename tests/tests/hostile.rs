@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use synod::Entries;
 use synod_sim::Cluster;
 use synod_transport::frame::{FRAME_HEADER_BYTES, KIND_HELLO, encode_frame};
 use synod_transport::hello::{Hello, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Role};
@@ -49,8 +50,7 @@ fn hello(role: Role, cluster: u128, node: u64) -> Hello {
 #[test]
 fn strangers_are_refused_and_the_node_goes_on() {
     let cluster = Cluster::start(1, |c| c.groups = 1);
-    let leader = cluster.leader(1);
-    leader.propose(1, b"before").wait().unwrap();
+    cluster.commit(1, 1, 1, &Entries::one(b"before").unwrap());
     let address = cluster.configs[0].members[0].address;
     let id = u128::from_str_radix(&cluster.configs[0].cluster, 16).unwrap();
 
@@ -79,5 +79,6 @@ fn strangers_are_refused_and_the_node_goes_on() {
         bytes.extend(noise(seed, FRAME_HEADER_BYTES * 3));
         send_and_drain(stream, &bytes);
     }
-    assert_eq!(leader.propose(1, b"after").wait().unwrap().first_index, 2);
+    cluster.commit(1, 1, 2, &Entries::one(b"after").unwrap());
+    assert_eq!(cluster.log(1, 1, 2), [b"before".to_vec(), b"after".to_vec()]);
 }
