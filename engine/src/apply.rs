@@ -36,9 +36,7 @@ pub(crate) struct ApplyState {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Effect {
     /// Entries that got the indexes from `first_index` on.
-    Entries {
-        first_index: u64,
-    },
+    Entries { first_index: u64 },
     /// A batch that its session has already seen.
     Duplicate,
     /// A batch whose sequence does not follow its session, or whose session is unknown.
@@ -155,7 +153,6 @@ impl ApplyState {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use synod_core::MemberId;
@@ -187,15 +184,18 @@ mod tests {
             batch(8, 2, 1),
             batch(0, 0, 2),
         ]);
-        assert_eq!(effects, [
-            Effect::Nothing,
-            Effect::Entries { first_index: 1 },
-            Effect::Duplicate,
-            Effect::Entries { first_index: 4 },
-            Effect::OutOfSession,
-            Effect::OutOfSession,
-            Effect::Entries { first_index: 5 },
-        ]);
+        assert_eq!(
+            effects,
+            [
+                Effect::Nothing,
+                Effect::Entries { first_index: 1 },
+                Effect::Duplicate,
+                Effect::Entries { first_index: 4 },
+                Effect::OutOfSession,
+                Effect::OutOfSession,
+                Effect::Entries { first_index: 5 },
+            ]
+        );
         assert_eq!(state.next_index, 7);
     }
 

@@ -88,8 +88,7 @@ impl NodeClient {
             shard_count: cluster.shards.max(1) as u32,
             wal_sequence_seen: 0,
         };
-        let failed =
-            |reason: String| ClientError::Connection { node: member.node, address: member.address, reason };
+        let failed = |reason: String| ClientError::Connection { node: member.node, address: member.address, reason };
         let (_, stream) = dial(member.address, &hello, timeout).map_err(|error| failed(error.to_string()))?;
         stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
         Ok(Self { member, stream, decoder: Decoder::new(), next_request: 1 })
@@ -133,9 +132,8 @@ impl NodeClient {
     pub fn receive(&mut self, timeout: Duration) -> Result<Option<(u64, ReplyV1)>, ClientError> {
         self.stream.set_read_timeout(Some(timeout.max(Duration::from_millis(1)))).map_err(|e| self.failed(e))?;
         loop {
-            let frame = self.decoder.next().map(|frame| {
-                frame.map(|f| (f.header.kind, f.header.tag, ReplyV1::decode(f.body)))
-            });
+            let frame =
+                self.decoder.next().map(|frame| frame.map(|f| (f.header.kind, f.header.tag, ReplyV1::decode(f.body))));
             match frame {
                 Ok(Some((CLIENT_REPLY, id, Ok(reply)))) => return Ok(Some((id, reply))),
                 Ok(Some(_)) => return Err(self.failed("sent what is no reply")),

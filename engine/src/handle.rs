@@ -131,13 +131,7 @@ impl Handle {
 
     /// Proposes entries in a client session: `sequence` is the number of the first, from 1; entries that the session
     /// has committed before are refused as [`ProposeError::Duplicate`]. So it is safe to repeat an unknown outcome.
-    pub fn propose_in_session(
-        &self,
-        group: GroupId,
-        client: u64,
-        sequence: u64,
-        entries: Entries,
-    ) -> Pending<Outcome> {
+    pub fn propose_in_session(&self, group: GroupId, client: u64, sequence: u64, entries: Entries) -> Pending<Outcome> {
         assert!(client > 0 && sequence > 0, "clients and sequences count from 1");
         self.propose_with(group, entries, Some((client, sequence)), None)
     }

@@ -32,6 +32,7 @@
 //! `persist` give messages and log records their bytes, `recovery` reads the latter back; `runtime` drives a shard on
 //! its executor; `node` owns threads, `meta` the directory, `mailbox` the ways in.
 
+mod apply;
 pub mod batch;
 pub mod client;
 mod clock;
@@ -46,7 +47,6 @@ mod node;
 mod outcome;
 mod payload;
 mod persist;
-mod apply;
 mod recovery;
 mod runtime;
 mod shard;

@@ -4,8 +4,8 @@
 
 use std::future::poll_fn;
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -71,12 +71,12 @@ pub(crate) struct Post {
 
 impl Post {
     /// Posts; the mail comes back when the mailbox is full or gone.
-    pub(crate) fn send(&self, mail: Mail) -> Result<(), Mail> {
+    pub(crate) fn send(&self, mail: Mail) -> Result<(), Box<Mail>> {
         if self.closed.load(Ordering::SeqCst) {
-            return Err(mail);
+            return Err(Box::new(mail));
         }
         let sent = self.mail.try_send(mail).map_err(|refused| match refused {
-            TrySendError::Full(mail) | TrySendError::Disconnected(mail) => mail,
+            TrySendError::Full(mail) | TrySendError::Disconnected(mail) => Box::new(mail),
         });
         self.waker.wake();
         sent
@@ -100,7 +100,7 @@ impl Post {
             if self.closed.load(Ordering::SeqCst) {
                 return;
             }
-            mail = refused;
+            mail = *refused;
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -150,7 +150,6 @@ pub(crate) fn mailbox() -> (Post, Mailbox) {
     let (sender, receiver) = bounded(MAILBOX_MAX);
     let (waker, closed) = (Arc::new(AtomicWaker::new()), Arc::new(AtomicBool::new(false)));
     let pulse = Arc::new(Mutex::new(None));
-    let post =
-        Post { mail: sender, waker: Arc::clone(&waker), pulse: Arc::clone(&pulse), closed: Arc::clone(&closed) };
+    let post = Post { mail: sender, waker: Arc::clone(&waker), pulse: Arc::clone(&pulse), closed: Arc::clone(&closed) };
     (post, Mailbox { mail: receiver, waker, pulse, closed })
 }

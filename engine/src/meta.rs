@@ -101,8 +101,7 @@ impl Directory {
         let lock_path = path.join(LOCK);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.map_err(io(&lock_path))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| DirectoryError::InUse(path.to_owned()))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| DirectoryError::InUse(path.to_owned()))?;
         let mut meta = read_meta(path)?;
         let name = |cluster: u128, node: u64, shards: u32| {
             format!("node {node} of cluster {cluster:032x} with {shards} shard(s)")

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use synod_core::Replica;
 use synod_transport::hello::{
-    Hello, HelloReply, HelloStatus, Identity, KnownPeer, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Refusal, Role, judge,
+    Hello, HelloReply, HelloStatus, Identity, KnownPeer, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Refusal, Role,
+    judge,
 };
 use synod_transport::net::listen::{Listener, ServingListener, dial, reply};
 use synod_transport::peer::Backoff;
@@ -27,7 +28,7 @@ use crate::mailbox::{Mail, Mailbox, Post, mailbox};
 use crate::meta::{Directory, DirectoryError, MetaV1};
 use crate::outcome::{GroupId, NodeId};
 use crate::recovery::Recoverer;
-use crate::runtime::{self, Setup};
+use crate::runtime::{self, Built, Setup};
 use crate::shard::group::{Group, GroupNames};
 use crate::shard::{Parts, Shard};
 
@@ -333,13 +334,7 @@ impl Shared {
     }
 
     /// Keeps the connections of all shards to one peer up.
-    fn dial_peer(
-        &self,
-        node: NodeId,
-        address: std::net::SocketAddr,
-        wanted: &mpsc::Receiver<Redial>,
-        posts: &[Post],
-    ) {
+    fn dial_peer(&self, node: NodeId, address: std::net::SocketAddr, wanted: &mpsc::Receiver<Redial>, posts: &[Post]) {
         let mut backoff = Backoff::new(self.config.node << 32 | node);
         let mut refusal = String::new();
         let mut connected: Option<Instant> = None;
@@ -426,20 +421,17 @@ fn run_shard(shard: usize, setup: Setup, on_fatal: Option<OnFatal>) {
 }
 
 /// Recovers a shard's log and makes its groups.
-fn build_shard(
-    shared: &Shared,
-    shard: usize,
-    machines: Option<&MachineFactory>,
-) -> Result<(Shard, Box<dyn Disk>, usize), String> {
+fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>) -> Result<Built, String> {
     let config = &shared.config;
     let directory = config.dir.join(format!("shard-{shard}"));
     std::fs::create_dir_all(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
     let mut recoverer = Recoverer::default();
-    let expect =
-        Expect { shard: shard as u32, incarnation: shared.incarnation, segment_bytes: SEGMENT_BYTES };
+    let expect = Expect { shard: shard as u32, incarnation: shared.incarnation, segment_bytes: SEGMENT_BYTES };
     let ids: Vec<GroupId> = (1..=config.groups).filter(|id| id % config.shards as u64 == shard as u64).collect();
     let name = |uid: u128| {
-        ids.iter().find(|id| config.group_uid(**id) == uid).map_or("an unknown group".into(), |id| format!("group {id}"))
+        ids.iter()
+            .find(|id| config.group_uid(**id) == uid)
+            .map_or("an unknown group".into(), |id| format!("group {id}"))
     };
     let recovery = recover(&mut FileSource::new(&directory), expect, &mut |place, _, header, body| {
         recoverer.record(place, header, body);
@@ -507,10 +499,8 @@ fn build_shard(
         }
         DiskBackend::Blocking => Box::new(BlockingDisk::new(disk_config).map_err(|error| error.to_string())?),
     };
-    let writer_config = WriterConfig {
-        bytes_max: config.wal_mib_max * MIB,
-        ..WriterConfig::new(shard as u32, shared.incarnation)
-    };
+    let writer_config =
+        WriterConfig { bytes_max: config.wal_mib_max * MIB, ..WriterConfig::new(shard as u32, shared.incarnation) };
     let shard = Shard::new(Parts {
         me,
         members,

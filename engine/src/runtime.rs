@@ -34,12 +34,15 @@ const STOP_NS: u64 = 1_000_000_000;
 /// Mail handled before the turn gets its chance.
 const MAIL_PER_TURN: usize = 4096;
 
+/// A shard, its disk, and how many segments are zeroed ahead.
+pub(crate) type Built = (Shard, Box<dyn Disk>, usize);
+
 /// What a shard's thread is given.
 pub(crate) struct Setup {
     /// The core to run on; none: wherever the system puts it.
     pub(crate) cpu: Option<usize>,
     /// Builds the shard and its disk, on the shard's thread.
-    pub(crate) build: Box<dyn FnOnce() -> Result<(Shard, Box<dyn Disk>, usize), String> + Send>,
+    pub(crate) build: Box<dyn FnOnce() -> Result<Built, String> + Send>,
     pub(crate) mailbox: Mailbox,
     /// The mailboxes of all shards of the node, by shard.
     pub(crate) posts: Vec<Post>,

@@ -213,12 +213,7 @@ impl Shard {
 
     /// Lets a group's replica take an event and carries out what it asks for. `received` is the receive buffer that
     /// the event's values lie in.
-    fn act(
-        &mut self,
-        at: u32,
-        received: &[u8],
-        event: impl FnOnce(&mut Replica<Payload>, &mut Vec<Action<Payload>>),
-    ) {
+    fn act(&mut self, at: u32, received: &[u8], event: impl FnOnce(&mut Replica<Payload>, &mut Vec<Action<Payload>>)) {
         let mut actions = std::mem::take(&mut self.actions);
         event(&mut self.groups[at as usize].replica, &mut actions);
         let mut rearm = false;
@@ -556,8 +551,7 @@ impl Shard {
     fn on_heartbeat(&mut self, peer: usize, body: &[u8]) -> Result<(), wire::Malformed> {
         let heartbeat = Heartbeat::decode(body)?;
         if !self.wal_stuck() {
-            let answer =
-                Heartbeat { sent_ns: heartbeat.sent_ns, wal_sequence: self.writer.durable_through() };
+            let answer = Heartbeat { sent_ns: heartbeat.sent_ns, wal_sequence: self.writer.durable_through() };
             self.push_frame(peer, HEARTBEAT_ACK, &answer.encode());
         }
         Ok(())
@@ -623,7 +617,8 @@ impl Shard {
             }
         }
         let alive = 1 + self.peers.iter().filter(|p| self.now_ns < p.answered_ns + QUORUM_LOST_NS).count();
-        let quorum = (self.peers.len() + 1) / 2 + 1;
+        let voters = self.peers.len() + 1;
+        let quorum = voters / 2 + 1;
         if alive < quorum || self.wal_stuck() {
             for at in 0..self.groups.len() as u32 {
                 self.act(at, &[], |r, out| r.quorum_lost(out));
@@ -924,7 +919,9 @@ impl Shard {
                     }
                 }
             }
-            if filling.summaries && let Some(summaries) = self.summaries_flying.back_mut() {
+            if filling.summaries
+                && let Some(summaries) = self.summaries_flying.back_mut()
+            {
                 summaries.0 = generation;
             }
             self.frames.flying.push_back(Flying {
@@ -1069,9 +1066,9 @@ impl Shard {
         for at in 0..self.groups.len() {
             let group = &self.groups[at];
             let log = group.replica.log();
-            let accepted = (log.chosen().0 + 1..=log.last().0).map(Slot).filter_map(|slot| {
-                log.get(slot).map(|entry| (slot, entry.accepted, entry.value.origin))
-            });
+            let accepted = (log.chosen().0 + 1..=log.last().0)
+                .map(Slot)
+                .filter_map(|slot| log.get(slot).map(|entry| (slot, entry.accepted, entry.value.origin)));
             let summary = Summary {
                 promised: group.replica.promised(),
                 chosen: log.chosen(),

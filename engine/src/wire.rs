@@ -231,11 +231,9 @@ pub(crate) fn decode_record(
             chosen: Slot(e),
             value: checked_value(Place::Received(body.clone()))?,
         },
-        kind::LEARNED => Message::Learned {
-            slot: Slot(a),
-            through: Slot(d),
-            value: checked_value(Place::Received(body.clone()))?,
-        },
+        kind::LEARNED => {
+            Message::Learned { slot: Slot(a), through: Slot(d), value: checked_value(Place::Received(body.clone()))? }
+        }
         kind::PRE_VOTE => Message::PreVote { ballot },
         kind::PRE_VOTE_REPLY => Message::PreVoteReply { ballot, granted: d == 1, promised: Ballot::unpack(c) },
         kind::EXPECTED => Message::Expected { ballot, next: Slot(a) },
@@ -250,7 +248,13 @@ pub(crate) fn decode_record(
         }
         kind::REPORT => {
             let (slot, accepted, attempt) = (Slot(a), Ballot::unpack(d), attempt(e)?);
-            return Ok(Incoming::Vote(Vote::Report { ballot, attempt, slot, accepted, value: checked_value(owned())? }));
+            return Ok(Incoming::Vote(Vote::Report {
+                ballot,
+                attempt,
+                slot,
+                accepted,
+                value: checked_value(owned())?,
+            }));
         }
         _ => return Err(Malformed("the kind of record")),
     };

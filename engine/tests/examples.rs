@@ -1,7 +1,10 @@
 //! The examples run.
 
+// Their `main`s are public so that they can run here.
+#[allow(unreachable_pub)]
 #[path = "../examples/state_machine.rs"]
 mod state_machine;
+#[allow(unreachable_pub)]
 #[path = "../examples/tail.rs"]
 mod tail;
 

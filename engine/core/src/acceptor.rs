@@ -74,7 +74,11 @@ impl<P: Payload> Replica<P> {
         out.push(Action::SendAfter { seq, to: from, vote: Vote::Promise { ballot, attempt, chosen, reports } });
         for slot in (chosen.0 + 1..=last.0).map(Slot) {
             let Entry { accepted, value } = self.log().get(slot).expect("the log is contiguous").clone();
-            out.push(Action::SendAfter { seq, to: from, vote: Vote::Report { ballot, attempt, slot, accepted, value } });
+            out.push(Action::SendAfter {
+                seq,
+                to: from,
+                vote: Vote::Report { ballot, attempt, slot, accepted, value },
+            });
         }
         out.push(Action::RestartTimer);
     }

@@ -28,8 +28,15 @@ struct Promise<P> {
 #[derive(Debug)]
 enum Stage<P> {
     /// A set of voters by index, as bits.
-    PreVote { granted: u32 },
-    Phase1 { own: RecordSeq, own_durable: bool, attempt: u32, promises: Vec<Option<Promise<P>>> },
+    PreVote {
+        granted: u32,
+    },
+    Phase1 {
+        own: RecordSeq,
+        own_durable: bool,
+        attempt: u32,
+        promises: Vec<Option<Promise<P>>>,
+    },
 }
 
 /// A replica that tries to lead.

@@ -63,9 +63,10 @@ mod tests {
     fn proposal_two_without_one_is_void() {
         // Leader 1 proposed batches in slots 2 and 3. Leader 2 saw neither and put its epoch start in slot 2; leader 3
         // found slot 3 of leader 1 again. Slot 3 must not take effect, since slot 2 was lost.
-        check(&[(1, Body::EpochStart), (2, Body::EpochStart), (1, Body::Batch(2)), (2, Body::Batch(3))], &[
-            false, false, false, false,
-        ]);
+        check(
+            &[(1, Body::EpochStart), (2, Body::EpochStart), (1, Body::Batch(2)), (2, Body::Batch(3))],
+            &[false, false, false, false],
+        );
     }
 
     #[test]

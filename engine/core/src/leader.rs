@@ -202,14 +202,7 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    pub(crate) fn on_accepted(
-        &mut self,
-        from: MemberId,
-        ballot: Ballot,
-        up_to: Slot,
-        stable: Slot,
-        out: Out<'_, P>,
-    ) {
+    pub(crate) fn on_accepted(&mut self, from: MemberId, ballot: Ballot, up_to: Slot, stable: Slot, out: Out<'_, P>) {
         let index = self.config.index_of(from);
         let chosen = self.log().chosen();
         let Role::Leader(leader) = &mut self.role else { return };

@@ -87,7 +87,12 @@ impl Node {
 
 impl World {
     fn new(n: u16) -> Self {
-        Self { nodes: (1..=n).map(|me| Node::new(me, n)).collect(), net: vec![], chosen: BTreeMap::new(), next_value: 1 }
+        Self {
+            nodes: (1..=n).map(|me| Node::new(me, n)).collect(),
+            net: vec![],
+            chosen: BTreeMap::new(),
+            next_value: 1,
+        }
     }
 
     fn node(&mut self, n: u16) -> &mut Node {
@@ -116,7 +121,8 @@ impl World {
                         self.net.push((member(me), to, Wire::Message(Message::Learned { slot, through, value })));
                     }
                 }
-                Action::Elected { .. } | Action::SteppedDown { .. } | Action::Follows { .. } | Action::RestartTimer => {}
+                Action::Elected { .. } | Action::SteppedDown { .. } | Action::Follows { .. } | Action::RestartTimer => {
+                }
             }
         }
     }
@@ -311,7 +317,9 @@ fn a_cumulative_acknowledgement_stops_at_an_older_ballot() {
         w.sync(3);
         let packet = w.net.remove(0);
         match &packet.2 {
-            Wire::Message(Message::Accept { slot, .. }) if packet.1 == member(2) => first_accept = Some((*slot, packet)),
+            Wire::Message(Message::Accept { slot, .. }) if packet.1 == member(2) => {
+                first_accept = Some((*slot, packet))
+            }
             _ if packet.1 != member(1) => w.receive(packet),
             _ => {}
         }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use synod::{Config, new_cluster_id};
@@ -134,9 +134,7 @@ fn what_others_hold_is_named() {
     let serve = ["serve", "--config", arg(&file)];
     check(&serve, &["in use by another process", arg(&cluster.node_dir(1))]);
 
-    let node = cluster.take(1);
-    node.signal(Signal::TERM);
-    node.finish().success();
+    stop(&mut cluster);
     let address = Config::read(&file).unwrap().members[0].address;
     let held = TcpListener::bind(address).unwrap();
     check(&serve, &[&format!("port {}", address.port()), "in use"]);
@@ -171,35 +169,46 @@ fn a_damaged_segment_is_named() {
     for line in 0..20 {
         cluster.append_all(1, format!("the line number {line}\n").as_bytes()).success();
     }
-    let node = cluster.take(1);
-    node.signal(Signal::TERM);
-    node.finish().success();
-    let shard = cluster.node_dir(1).join("shard-0");
-    let (segment, mut bytes, at) = fs::read_dir(&shard)
-        .unwrap()
-        .find_map(|entry| {
-            let path = entry.unwrap().path();
-            let bytes = fs::read(&path).unwrap();
-            let wanted = b"the line number 3\n";
-            let at = bytes.windows(wanted.len()).position(|window| window == wanted)?;
-            Some((path, bytes, at))
-        })
-        .expect("the line is in a segment");
-    bytes[at] ^= 1;
-    fs::write(&segment, &bytes).unwrap();
-    let file = cluster.config_file(1);
-    let name = segment.file_name().unwrap().to_str().unwrap();
-    check(&["serve", "--config", arg(&file)], &[name, "group 1", "damaged at byte"]);
+    stop(&mut cluster);
+    let (segment, bytes, at) = find_in_segments(&cluster.node_dir(1).join("shard-0"), b"the line number 3\n");
+    let (file, name) = (cluster.config_file(1), segment.file_name().unwrap().to_str().unwrap());
+    let serve = ["serve", "--config", arg(&file)];
+    let mut flipped = bytes.clone();
+    flipped[at] ^= 1;
+    fs::write(&segment, flipped).unwrap();
+    check(&serve, &[name, "group 1", "damaged at byte"]);
 
-    // Cut off where there is more to come.
-    bytes[at] ^= 1;
-    fs::write(&segment, &bytes[..at]).unwrap();
-    check(&["serve", "--config", arg(&file)], &[name]);
-
-    // Nothing was changed: with the bytes as they were, nothing is lost.
+    // Nothing was changed: with the bit as it was, nothing is lost.
+    let expected: Vec<u8> = (0..20).flat_map(|line| format!("the line number {line}\n").into_bytes()).collect();
     fs::write(&segment, &bytes).unwrap();
     cluster.serve(1);
     cluster.wait_leaders();
-    let expected: Vec<u8> = (0..20).flat_map(|line| format!("the line number {line}\n").into_bytes()).collect();
     cluster.check_tails(1, &expected);
+
+    // By now there is a later segment, which says how far this one went: it must not end before.
+    stop(&mut cluster);
+    fs::write(&segment, &bytes[..at]).unwrap();
+    check(&serve, &[name]);
+    fs::write(&segment, &bytes).unwrap();
+    cluster.serve(1);
+    cluster.wait_leaders();
+    cluster.check_tails(1, &expected);
+}
+
+fn stop(cluster: &mut TestCluster) {
+    let node = cluster.take(1);
+    node.signal(Signal::TERM);
+    node.finish().success();
+}
+
+/// The segment that holds some bytes, all of it, and where they are.
+fn find_in_segments(shard: &Path, wanted: &[u8]) -> (PathBuf, Vec<u8>, usize) {
+    for entry in fs::read_dir(shard).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(wanted.len()).position(|window| window == wanted) {
+            return (path, bytes, at);
+        }
+    }
+    panic!("{} is in no segment", wanted.escape_ascii());
 }
