@@ -1,6 +1,6 @@
 //! Load inside a node: one producer per shard, refilled in the turn that completed.
 //!
-//! The hot path is [`ShardLoad::refill`]: per entry it writes a stamp into noise and hands it to the shard; all else
+//! The hot path is the refill of a group: per entry it writes a stamp into noise and hands it to the shard; all else
 //! is done once per run of entries. The load of a shard lives on its thread; a closure that the node runs there
 //! reaches it.
 //!
