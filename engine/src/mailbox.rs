@@ -145,6 +145,13 @@ impl Mailbox {
     }
 }
 
+impl Drop for Mailbox {
+    /// A shard that never came to run takes no mail either.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 /// A mailbox and its sending end.
 pub(crate) fn mailbox() -> (Post, Mailbox) {
     let (sender, receiver) = bounded(MAILBOX_MAX);
