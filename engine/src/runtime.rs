@@ -474,7 +474,7 @@ fn on_shard_mail(shard: &mut Shard, mail: Mail) {
         Mail::Propose { group, entries, session, handle, submitted_ns, reply } => {
             let count = entries.len() as u32;
             let run = Run { reply: Reply::Callback(reply), tag: 0, count, submitted_ns };
-            let refused = match shard.by_id.get(&group).copied() {
+            let refused = match shard.group_at(group) {
                 None => Some((run, Rejection::UnknownGroup)),
                 Some(at) => match handle {
                     Some((handle, epoch)) if !shard.handle_is_open(handle, at, epoch) => {
@@ -500,9 +500,9 @@ fn on_shard_mail(shard: &mut Shard, mail: Mail) {
             let reply = ReadReply::Callback(reply);
             shard.read(group, ReadRequest { from_index, bytes_max, wait_until_ns, reply });
         }
-        Mail::Info { group, reply } => reply(shard.by_id.get(&group).map(|at| shard.group_info(*at))),
+        Mail::Info { group, reply } => reply(shard.group_at(group).map(|at| shard.group_info(at))),
         Mail::InfoAll { reply } => reply(shard.info()),
-        Mail::Epoch { group, reply } => reply(shard.by_id.get(&group).and_then(|at| shard.epoch_of(*at))),
+        Mail::Epoch { group, reply } => reply(shard.group_at(group).and_then(|at| shard.epoch_of(at))),
         Mail::Wake => shard.producers.due = true,
         Mail::Run(run) => run(&mut LocalShard { shard, producer: None }),
         Mail::Reply { connection, request, reply } => shard.reply(connection, request, &reply),

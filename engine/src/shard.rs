@@ -98,7 +98,8 @@ pub(crate) enum Notice {
 pub(crate) struct Shard {
     pub(crate) groups: Vec<Group>,
     by_uid: HashMap<u128, u32>,
-    pub(crate) by_id: HashMap<GroupId, u32>,
+    /// The place of group `id`, at `id` divided by the node's number of shards.
+    by_id: Vec<Option<u32>>,
     pub(crate) peers: Vec<Peer>,
     pub(crate) writer: Writer,
     pub(crate) index: Index,
@@ -144,7 +145,12 @@ pub(crate) struct Shard {
 impl Shard {
     pub(crate) fn new(parts: Parts) -> Self {
         let by_uid = parts.groups.iter().enumerate().map(|(at, g)| (g.names.uid, at as u32)).collect();
-        let by_id = parts.groups.iter().enumerate().map(|(at, g)| (g.names.id, at as u32)).collect();
+        let shards = parts.shard.1 as u64;
+        let mut by_id = Vec::new();
+        for (at, group) in parts.groups.iter().enumerate() {
+            by_id.resize((group.names.id / shards) as usize, None);
+            by_id.push(Some(at as u32));
+        }
         // Admission keeps the cache and what is in flight below this by far.
         let pool = BufPool::new(parts.cache_bytes * 4 + (256 << 20));
         let frame_bytes_max = parts.writer.frame_bytes_max();
@@ -196,6 +202,15 @@ impl Shard {
         for at in 0..self.groups.len() as u32 {
             self.feed_machine(at);
         }
+    }
+
+    /// The place of a group of this shard.
+    pub(crate) fn group_at(&self, id: GroupId) -> Option<u32> {
+        let (shard, shards) = (self.shard.0 as u64, self.shard.1 as u64);
+        if id % shards != shard {
+            return None;
+        }
+        self.by_id.get(usize::try_from(id / shards).ok()?).copied().flatten()
     }
 
     fn now_us(&self) -> u64 {

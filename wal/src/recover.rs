@@ -225,6 +225,17 @@ pub fn recover(
     let mut chain = Chain { sequence: before.sequence, crc: before.crc };
     for (index, header) in live.iter().enumerate() {
         let successor = live.get(index + 1);
+        // A file has its full size before its header is written.
+        let file_bytes = files.len(header.generation)?;
+        if file_bytes < header.segment_bytes {
+            return Err(RecoverError::Damaged {
+                file: files.name(header.generation),
+                offset: file_bytes,
+                sequence: chain.sequence + 1,
+                uid: None,
+                why: format!("the file was cut short: {file_bytes} of {} bytes are there", header.segment_bytes),
+            });
+        }
         let mut scan = Scan { files: &mut files, header, chain, offset: PAGE };
         match successor {
             Some(successor) => scan.read_sealed(successor, visit)?,

@@ -68,7 +68,7 @@ impl Shard {
                     count: entries.len() as u32,
                     submitted_ns: self.now_ns,
                 };
-                let refused = match self.by_id.get(&group).copied() {
+                let refused = match self.group_at(group) {
                     None => Some(Rejection::UnknownGroup),
                     Some(at) => self.propose(at, &entries, session, run).err().map(|(_, rejection)| rejection),
                 };

@@ -27,7 +27,7 @@ impl LocalShard<'_> {
 
     /// The epoch at which this node takes proposals of `group` now.
     pub fn epoch(&self, group: GroupId) -> Option<Epoch> {
-        self.shard.by_id.get(&group).and_then(|at| self.shard.epoch_of(*at))
+        self.shard.group_at(group).and_then(|at| self.shard.epoch_of(at))
     }
 
     /// The groups of this shard.
@@ -45,7 +45,7 @@ impl LocalShard<'_> {
     /// When this is not a producer's own shard.
     pub fn propose(&mut self, group: GroupId, tag: u64, entry: &[u8]) -> Result<(), Rejection> {
         let producer = self.producer.expect("only a producer proposes through its shard");
-        let at = self.shard.by_id.get(&group).copied().ok_or(Rejection::UnknownGroup)?;
+        let at = self.shard.group_at(group).ok_or(Rejection::UnknownGroup)?;
         self.shard.propose_one(at, entry, producer, tag)
     }
 

@@ -110,7 +110,7 @@ impl Shard {
 
     /// Reads committed entries, or waits for them.
     pub(crate) fn read(&mut self, id: GroupId, request: ReadRequest) {
-        let Some(at) = self.by_id.get(&id).copied() else {
+        let Some(at) = self.group_at(id) else {
             self.answer(request.reply, Err(ReadError::UnknownGroup(id)));
             return;
         };

@@ -71,9 +71,7 @@ impl Scan<'_, '_> {
         let file_bytes = self.files.len(generation)?;
         let head = self.files.page(generation, self.offset)?;
         // The header may be cut in its checksum: magic and generation say that something was written here.
-        let mut torn = matches!(bad, Bad::Body(_))
-            || file_bytes < self.header.segment_bytes
-            || (u32_at(head, 0) == FRAME_MAGIC && u64_at(head, 8) == generation);
+        let mut torn = matches!(bad, Bad::Body(_)) || (u32_at(head, 0) == FRAME_MAGIC && u64_at(head, 8) == generation);
         let mut at = self.offset;
         while at < file_bytes.min(self.header.segment_bytes) {
             let tag = self.files.tag;

@@ -63,13 +63,29 @@ fn an_untouched_log_is_clean() {
 }
 
 #[test]
-fn the_file_cut_at_every_byte_of_its_frames_is_a_torn_tail() {
+fn frames_cut_at_every_byte_lose_only_what_is_behind_the_cut() {
+    // A write that a crash cut off leaves the zeros that were there before.
     let whole = small_log();
     for cut in PAGE..END {
         let mut disk = whole.clone();
-        disk.files.get_mut(&1).expect("segment 1").truncate(cut as usize);
+        disk.files.get_mut(&1).expect("segment 1")[cut as usize..].fill(0);
         let frames = intact_before(&whole.files[&1], cut);
-        check_torn(&mut disk, frames, &format!("cut at {cut}"));
+        let (recovery, seen) = disk.recover().unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
+        assert_eq!(numbers(&seen), records_of(frames), "cut at {cut}");
+        assert_eq!(recovery.durable_through, frames, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_short_is_damaged() {
+    // Files have their full size before they are used, so no crash cuts one.
+    for cut in PAGE..END {
+        let mut disk = small_log();
+        disk.files.get_mut(&1).expect("segment 1").truncate(cut as usize);
+        match disk.recover() {
+            Err(RecoverError::Damaged { file, offset, .. }) => assert_eq!((file, offset), (segment_name(1), cut)),
+            other => panic!("cut at {cut}: {other:?}"),
+        }
     }
 }
 
