@@ -121,6 +121,8 @@ pub(crate) struct Shard {
     /// Entries whose proposers were told in this turn.
     completed: u64,
     reads: HashMap<u64, Purpose>,
+    /// Groups with readers that wait, some of them perhaps more than once or no longer.
+    waiting: Vec<u32>,
     next_read: u64,
     spare_entries: Vec<Entries>,
     /// Durable frames whose values may still be in memory, oldest first: (group, last slot).
@@ -178,6 +180,7 @@ impl Shard {
             completions: Vec::new(),
             completed: 0,
             reads: HashMap::new(),
+            waiting: Vec::new(),
             next_read: 1,
             spare_entries: Vec::new(),
             cached: VecDeque::new(),

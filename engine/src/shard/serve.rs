@@ -123,6 +123,7 @@ impl Shard {
         if request.from_index >= next_index {
             if request.wait_until_ns > self.now_ns && !self.stopping {
                 group.waiters.push(request);
+                self.waiting.push(at);
             } else {
                 let first_index = request.from_index;
                 self.answer(request.reply, Ok(CommittedEntries { first_index, entries: Entries::new(), next_index }));
@@ -171,12 +172,18 @@ impl Shard {
         }
     }
 
-    /// Answers readers whose time is up.
+    /// Answers readers whose time is up. Groups without readers cost nothing.
     pub(super) fn expire_reads(&mut self) {
-        for at in 0..self.groups.len() as u32 {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.sort_unstable();
+        waiting.dedup();
+        for at in waiting {
             let now_ns = self.now_ns;
-            if self.groups[at as usize].waiters.iter().any(|r| r.wait_until_ns <= now_ns) {
+            let waiters = &self.groups[at as usize].waiters;
+            if waiters.iter().any(|r| r.wait_until_ns <= now_ns) {
                 self.wake_readers(at);
+            } else if !waiters.is_empty() {
+                self.waiting.push(at);
             }
         }
     }
