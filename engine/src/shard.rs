@@ -141,6 +141,8 @@ pub(crate) struct Shard {
     /// Ordered handles that were refused, the latest last. Their owners learn of it with the refusal, so the list
     /// only has to reach over what is in the mailbox.
     closed_handles: VecDeque<u64>,
+    /// Slots with this node's proposals that are not applied yet.
+    in_pipe: usize,
     pub(crate) stopping: bool,
 }
 
@@ -194,6 +196,7 @@ impl Shard {
             heartbeat_due_ns: 0,
             random: parts.seed | 1,
             closed_handles: VecDeque::new(),
+            in_pipe: 0,
             stopping: false,
         }
     }
@@ -406,6 +409,7 @@ impl Shard {
     /// Tells all proposers of a group that led until now: what was proposed is unknown, what was not is rejected.
     fn fail_in_flight(&mut self, at: u32) {
         let group = &mut self.groups[at as usize];
+        self.in_pipe -= group.pending.len();
         for pending in group.pending.drain(..) {
             let failed = pending.runs.into_iter().map(|run| (run, at, Err(ProposeError::Unknown)));
             self.completions.extend(failed);
@@ -913,8 +917,10 @@ impl Shard {
                 self.close_batches();
             }
             let Some(filling) = self.frames.filling.pop_front() else { return };
-            let (sequence, generation, offset) =
-                self.writer.append(std::rc::Rc::clone(&filling.frame), &mut self.disk_ops);
+            // No vote is awaited for another slot, so nothing is lost while the thread waits for this frame.
+            let alone = self.in_pipe <= 1 && self.frames.filling.is_empty();
+            let frame = std::rc::Rc::clone(&filling.frame);
+            let (sequence, generation, offset) = self.writer.append(frame, alone, &mut self.disk_ops);
             let mut cached: Vec<(u32, Slot)> = Vec::with_capacity(filling.held.len());
             for Held { group, slot, ballot, span } in &filling.held {
                 let place = IndexPlace {
@@ -991,6 +997,7 @@ impl Shard {
         let origin = group.replica.epoch().expect("the caller has seen that it may propose");
         let slot = group.replica.log().last().next();
         let times = SlotTimes { opened: opened_ns, closed: self.now_ns, ..SlotTimes::default() };
+        self.in_pipe += 1;
         group.pending.push_back(Pending { slot, origin, runs, entries: count, acks: 0, times });
         let payload = Payload::new(header, Place::Closed(entries));
         self.act(at, &[], |r, out| {
@@ -1035,6 +1042,7 @@ impl Shard {
             && pending.slot <= slot
         {
             let pending = group.pending.pop_front().expect("it is the front");
+            self.in_pipe -= 1;
             pending.times.record(&mut self.phases, now_ns, u64::from(pending.entries));
             let ours = value.origin == pending.origin && pending.slot == slot;
             let mut first = match effect {

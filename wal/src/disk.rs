@@ -20,7 +20,8 @@ pub use uring::UringDisk;
 
 /// A disk that carries out the log's operations.
 pub trait Disk {
-    /// Starts an operation. It may complete at once; its completion is given by a later [`poll`](Self::poll).
+    /// Starts an operation. It may complete at once, so whoever submits polls before it sleeps: the event fd tells only of
+    /// what completes later.
     fn submit(&mut self, op: DiskOp);
 
     /// Adds what has completed to `done`, without waiting. Spurious calls are harmless.

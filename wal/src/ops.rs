@@ -23,6 +23,9 @@ pub enum DiskOp {
         offset: u64,
         /// What to write; the disk holds it until its answer.
         data: WriteData,
+        /// Nothing else is in flight and its owner has nothing better to do than to wait: it may be carried out at once, on
+        /// the caller's thread, which saves the wake-ups of a completion.
+        alone: bool,
     },
     /// Make the file of a coming segment ready: full size, all blocks written, file and directory entry durable.
     Prepare {

@@ -198,12 +198,13 @@ impl Writer {
     }
 
     /// Seals `frame` and submits it; an empty one is a mark that only states what is durable. Gives (sequence,
-    /// generation, offset of the frame in the segment's file).
+    /// generation, offset of the frame in the segment's file). `alone` tells that the caller waits for nothing but this
+    /// frame: if it is one page and the only one in flight, the disk may write it on the caller's thread.
     ///
     /// # Panics
     /// If the log is poisoned or not open, two frames are in flight, or the frame is larger than
     /// [`frame_bytes_max`](Self::frame_bytes_max): ask [`may_start_frame`](Self::may_start_frame) first.
-    pub fn append(&mut self, frame: Rc<SharedFrame>, ops: &mut Vec<DiskOp>) -> Appended {
+    pub fn append(&mut self, frame: Rc<SharedFrame>, alone: bool, ops: &mut Vec<DiskOp>) -> Appended {
         assert!(self.poison.is_none(), "a poisoned log takes no frames");
         assert_eq!(self.state, State::Open, "the log is not open");
         assert!(self.in_flight.len() < FRAMES_IN_FLIGHT_MAX, "two frames are in flight");
@@ -229,8 +230,9 @@ impl Writer {
             self.state = State::Rolling;
         }
         let ticket = self.ticket();
+        let alone = alone && self.in_flight.is_empty() && bytes <= PAGE_BYTES;
         self.in_flight.push_back(InFlight { ticket, sequence, durable: false });
-        ops.push(DiskOp::Write { ticket, generation, offset, data: WriteData::Frame(frame) });
+        ops.push(DiskOp::Write { ticket, generation, offset, data: WriteData::Frame(frame), alone });
         (sequence, generation, offset)
     }
 
@@ -422,7 +424,7 @@ impl Writer {
         };
         let ticket = self.ticket();
         self.state = State::Opening { ticket, generation };
-        ops.push(DiskOp::Write { ticket, generation, offset: 0, data: WriteData::Page(header.encode()) });
+        ops.push(DiskOp::Write { ticket, generation, offset: 0, data: WriteData::Page(header.encode()), alone: false });
         self.keep_spares(self.config.spare_segments, ops);
     }
 

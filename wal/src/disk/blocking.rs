@@ -78,12 +78,11 @@ impl BlockingDisk {
 impl Disk for BlockingDisk {
     fn submit(&mut self, op: DiskOp) {
         match op {
-            DiskOp::Write { ticket, generation, offset, data } => {
+            DiskOp::Write { ticket, generation, offset, data, .. } => {
                 let result = self
                     .write(generation, offset, data.bytes())
                     .map_err(|error| DiskError::from_io("write", self.files.file(generation), &error));
                 self.written.push(DiskDone::Written { ticket, result });
-                self.signal.raise();
             }
             DiskOp::Prepare { generation, recycle } => self.helper.submit(Job::Prepare { generation, recycle }),
             DiskOp::Discard { generation } => self.helper.submit(Job::Discard { generation }),

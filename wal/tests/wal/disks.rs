@@ -84,7 +84,9 @@ impl RealLog {
         for body in bodies {
             self.wait_until(|writer| writer.may_start_frame(usize::MAX));
             let frame = frame(&[(1, body)]);
-            let (_, generation, offset) = self.with_ops(|writer, ops| writer.append(frame, ops));
+            // Every other one may be written at once.
+            let alone = self.writer.next_sequence().is_multiple_of(2);
+            let (_, generation, offset) = self.with_ops(|writer, ops| writer.append(frame, alone, ops));
             let bytes = synod_wal::record_bytes(body.len()) as u32;
             places.push(RecordPlace { generation, offset: offset + 64, bytes });
         }
@@ -245,12 +247,50 @@ fn the_event_fd_becomes_readable_when_something_is_done() {
         assert!(matches!(expect(&mut disk)[..], [DiskDone::Prepared { generation: 1, result: Ok(()) }]));
         let mut page = synod_wal::AlignedBuf::new(4096);
         page.resize(4096);
-        disk.submit(DiskOp::Write { ticket: 8, generation: 1, offset: PAGE, data: WriteData::Page(page) });
-        assert!(matches!(expect(&mut disk)[..], [DiskDone::Written { ticket: 8, result: Ok(()) }]));
+        disk.submit(DiskOp::Write {
+            ticket: 8,
+            generation: 1,
+            offset: PAGE,
+            data: WriteData::Page(page),
+            alone: false,
+        });
+        // What is done at once is not told by the event fd.
+        let mut done = Vec::new();
+        disk.poll(&mut done);
+        let done = if done.is_empty() { expect(&mut disk) } else { done };
+        assert!(matches!(done[..], [DiskDone::Written { ticket: 8, result: Ok(()) }]));
         assert_eq!(disk.in_flight(), 0);
         // With nothing in flight there is nothing to wait for.
         disk.wait(&mut Vec::new());
     });
+}
+
+#[test]
+fn a_write_that_is_alone_is_answered_by_the_next_poll() {
+    for sync in [SyncMode::Durable, SyncMode::Os] {
+        with_each_disk(|open, directory| {
+            let mut disk = open(disk_config(directory, sync)).expect("the disk starts");
+            let mut done = Vec::new();
+            disk.submit(DiskOp::Prepare { generation: 1, recycle: None });
+            disk.wait(&mut done);
+            done.clear();
+            let mut page = synod_wal::AlignedBuf::new(4096);
+            page.resize(4096);
+            page.fill(7);
+            disk.submit(DiskOp::Write {
+                ticket: 3,
+                generation: 1,
+                offset: PAGE,
+                data: WriteData::Page(page),
+                alone: true,
+            });
+            disk.poll(&mut done);
+            assert!(matches!(done[..], [DiskDone::Written { ticket: 3, result: Ok(()) }]), "{done:?}");
+            let file = fs::read(directory.join(segment_name(1))).expect("the segment");
+            assert!(file[PAGE as usize..][..4096].iter().all(|byte| *byte == 7));
+            assert_eq!(disk.in_flight(), 0);
+        });
+    }
 }
 
 #[test]
@@ -272,20 +312,25 @@ fn failures_are_answered_with_the_file_and_the_cause() {
             }
         };
         // No such file.
-        let error = answer(DiskOp::Write { ticket: 1, generation: 1, offset: 0, data: page() }).expect_err("no file");
-        assert!(
-            error.to_string().starts_with("cannot write ") && error.to_string().contains(&segment_name(1)),
-            "{error}"
-        );
+        for alone in [false, true] {
+            let write = DiskOp::Write { ticket: 1, generation: 1, offset: 0, data: page(), alone };
+            let error = answer(write).expect_err("no file");
+            assert!(
+                error.to_string().starts_with("cannot write ") && error.to_string().contains(&segment_name(1)),
+                "{error}"
+            );
+        }
         // A name that is taken.
         fs::write(directory.join(segment_name(2)), b"x").expect("a file");
         let error = answer(DiskOp::Prepare { generation: 2, recycle: None }).expect_err("taken");
         assert!(error.to_string().contains("there already"), "{error}");
         // A write that the kernel refuses: its offset is negative there.
         answer(DiskOp::Prepare { generation: 3, recycle: None }).expect("a segment");
-        let refused = DiskOp::Write { ticket: 2, generation: 3, offset: 1 << 63, data: page() };
-        let error = answer(refused).expect_err("a negative offset");
-        assert_eq!(error.kind, std::io::ErrorKind::InvalidInput, "{error}");
+        for alone in [false, true] {
+            let refused = DiskOp::Write { ticket: 2, generation: 3, offset: 1 << 63, data: page(), alone };
+            let error = answer(refused).expect_err("a negative offset");
+            assert_eq!(error.kind, std::io::ErrorKind::InvalidInput, "{error}");
+        }
         // A file of the wrong size is not recycled but made anew, and one that is gone as well.
         for old in [2, 77] {
             answer(DiskOp::Prepare { generation: 4 + old, recycle: Some(old) }).expect("a segment");
@@ -309,7 +354,7 @@ fn a_drop_waits_for_writes_and_ends_the_helper_with_jobs_left() {
         let mut log = RealLog::open(open, directory, SyncMode::Durable);
         let submitted = [frame(&[(1, &[1; 20_000])]), frame(&[(2, &[2; 20_000])])];
         for frame in submitted {
-            log.with_ops(|writer, ops| writer.append(frame, ops));
+            log.with_ops(|writer, ops| writer.append(frame, false, ops));
         }
         // More than the channel to the helper holds.
         for generation in 100..1000 {

@@ -53,7 +53,7 @@ impl MemoryDisk {
     /// Carries out one operation.
     pub(crate) fn run(&mut self, op: DiskOp) -> Option<DiskDone> {
         match op {
-            DiskOp::Write { ticket, generation, offset, data } => {
+            DiskOp::Write { ticket, generation, offset, data, .. } => {
                 let file = self.files.get_mut(&generation).expect("the file was prepared");
                 let bytes = data.bytes();
                 file[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
@@ -149,7 +149,7 @@ impl Log {
 
     /// Submits a frame with these records, without carrying it out.
     pub(crate) fn submit(&mut self, records: &[(u64, &[u8])]) -> Appended {
-        self.with_ops(|writer, ops| writer.append(frame(records), ops))
+        self.with_ops(|writer, ops| writer.append(frame(records), false, ops))
     }
 
     /// Submits a frame and makes it durable.
