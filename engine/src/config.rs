@@ -114,12 +114,19 @@ pub struct Config {
     /// Log per shard, in MiB, at which new proposals are refused as overloaded.
     #[serde(default = "defaults::wal_mib_max")]
     pub wal_mib_max: u64,
+    /// Size of a segment of the log, in MiB, from 4 on.
+    #[serde(default = "defaults::segment_mib")]
+    pub segment_mib: u64,
     /// Segments zeroed ahead of need, per shard; the log zeroes more when it must.
     #[serde(default = "defaults::spare_segments")]
     pub spare_segments: usize,
     /// Memory per shard, in MiB, for recent batches.
     #[serde(default = "defaults::cache_mib")]
     pub cache_mib: usize,
+    /// Memory per shard, in MiB, for the log's index: 40 bytes per slot. Beyond it, log that nobody needs goes before
+    /// `retain_mib` is reached; at twice as much new proposals are refused as overloaded.
+    #[serde(default = "defaults::index_mib")]
+    pub index_mib: usize,
     /// Pin each shard to a core of its own. By default when there are enough cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin: Option<bool>,
@@ -143,11 +150,17 @@ mod defaults {
     pub(super) fn wal_mib_max() -> u64 {
         4096
     }
+    pub(super) fn segment_mib() -> u64 {
+        64
+    }
     pub(super) fn spare_segments() -> usize {
         2
     }
     pub(super) fn cache_mib() -> usize {
         64
+    }
+    pub(super) fn index_mib() -> usize {
+        128
     }
 }
 
@@ -189,8 +202,10 @@ impl Config {
             preferred_leader: None,
             retain_mib: defaults::retain_mib(),
             wal_mib_max: defaults::wal_mib_max(),
+            segment_mib: defaults::segment_mib(),
             spare_segments: defaults::spare_segments(),
             cache_mib: defaults::cache_mib(),
+            index_mib: defaults::index_mib(),
             pin: None,
             allow_plaintext: false,
             members,
@@ -241,10 +256,12 @@ impl Config {
         check((1..=1024).contains(&self.shards), "`shards` must be between 1 and 1024")?;
         check(self.groups >= self.shards as u64, "there are fewer `groups` than `shards`")?;
         check(self.cache_mib >= 1 && self.cache_mib <= 1 << 20, "`cache_mib` must be between 1 and 1048576")?;
-        check(self.retain_mib >= 64, "`retain_mib` must be at least 64, one segment")?;
+        check((4..=1024).contains(&self.segment_mib), "`segment_mib` must be between 4 and 1024")?;
+        check(self.index_mib >= 1 && self.index_mib <= 1 << 20, "`index_mib` must be between 1 and 1048576")?;
+        check(self.retain_mib >= self.segment_mib, "`retain_mib` must be at least `segment_mib`")?;
         check(
-            self.wal_mib_max >= self.retain_mib + 256,
-            "`wal_mib_max` must be at least `retain_mib` + 256, or the log could never be trimmed in time",
+            self.wal_mib_max >= self.retain_mib + 4 * self.segment_mib,
+            "`wal_mib_max` must be at least `retain_mib` and four segments, or the log could never be trimmed in time",
         )?;
         check(self.spare_segments <= 1024, "`spare_segments` must be at most 1024")?;
         check(
@@ -325,6 +342,7 @@ mod tests {
         check(|c| c.node = 9, "node");
         check(|c| c.groups = 0, "groups");
         check(|c| c.shards = 2, "shards");
+        check(|c| c.segment_mib = 2, "segment_mib");
         check(|c| c.retain_mib = 1, "retain_mib");
         check(|c| c.wal_mib_max = 1024, "wal_mib_max");
         check(|c| c.preferred_leader = Some(8), "preferred_leader");

@@ -17,7 +17,6 @@ use synod_transport::net::listen::{Listener, ServingListener, dial, reply};
 use synod_transport::peer::Backoff;
 use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, FileSource, SyncMode, UringDisk, flush_tail};
 use synod_wal::recover::{Expect, RecoverError, recover};
-use synod_wal::segment::SEGMENT_BYTES;
 use synod_wal::writer::{Writer, WriterConfig};
 
 use crate::config::{Config, ConfigError, DiskBackend, Sync};
@@ -426,7 +425,8 @@ fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>)
     let directory = config.dir.join(format!("shard-{shard}"));
     std::fs::create_dir_all(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
     let mut recoverer = Recoverer::default();
-    let expect = Expect { shard: shard as u32, incarnation: shared.incarnation, segment_bytes: SEGMENT_BYTES };
+    let segment_bytes = config.segment_mib * MIB;
+    let expect = Expect { shard: shard as u32, incarnation: shared.incarnation, segment_bytes };
     let ids: Vec<GroupId> = (1..=config.groups).filter(|id| id % config.shards as u64 == shard as u64).collect();
     let name = |uid: u128| {
         ids.iter()
@@ -486,7 +486,7 @@ fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>)
     }
     let disk_config = DiskConfig {
         directory,
-        segment_bytes: SEGMENT_BYTES,
+        segment_bytes,
         sync: match config.sync {
             Sync::Durable => SyncMode::Durable,
             Sync::Os => SyncMode::Os,
@@ -499,8 +499,11 @@ fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>)
         }
         DiskBackend::Blocking => Box::new(BlockingDisk::new(disk_config).map_err(|error| error.to_string())?),
     };
-    let writer_config =
-        WriterConfig { bytes_max: config.wal_mib_max * MIB, ..WriterConfig::new(shard as u32, shared.incarnation) };
+    let writer_config = WriterConfig {
+        segment_bytes,
+        bytes_max: config.wal_mib_max * MIB,
+        ..WriterConfig::new(shard as u32, shared.incarnation)
+    };
     let shard = Shard::new(Parts {
         me,
         members,
@@ -511,6 +514,7 @@ fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>)
         seed: random_u128() as u64,
         cache_bytes: config.cache_mib << 20,
         retain_bytes: config.retain_mib * MIB,
+        index_bytes: config.index_mib << 20,
         node: config.node,
         shard: (shard, config.shards),
     });

@@ -44,8 +44,8 @@ pub enum Rejection {
         /// The leader, where it is known.
         leader: Option<NodeId>,
     },
-    /// A queue is full or the log has reached its limit. Try again later.
-    #[error("overloaded: the group's queue is full or the log has reached wal_bytes_max; try again later")]
+    /// A queue, the log, its index or the disk is full. Try again later.
+    #[error("overloaded: the group's queue, the log (wal_mib_max, index_mib) or the disk is full; try again later")]
     Overloaded,
     /// An entry or a batch is over its limit.
     #[error("an entry or a batch is larger than 1 MiB")]

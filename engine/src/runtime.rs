@@ -93,6 +93,8 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
         // No other thread may wake a task of an executor that is gone.
         mailbox.close();
         driver.close();
+        // Tasks that never end keep the shard alive: who still waits for it is told now.
+        driver.shard.borrow_mut().abandon();
         let end = driver.end.borrow_mut().take();
         end.unwrap_or(Ok(()))
     })
@@ -184,7 +186,7 @@ impl Driver {
         let mut done = Vec::new();
         loop {
             shard.now_ns = now_ns();
-            shard.complete();
+            shard.complete()?;
             shard.flush(now_ns());
             // What goes to peers takes the longer way: it leaves first.
             self.send_all(&mut shard);
@@ -204,7 +206,7 @@ impl Driver {
         let stop_by = self.stop_by_ns.get();
         if stop_by > 0 && (shard.is_idle() || shard.now_ns >= stop_by) {
             shard.resign_all();
-            shard.complete();
+            shard.complete()?;
             shard.flush(now_ns());
             self.send_all(&mut shard);
             self.finish(Ok(()));

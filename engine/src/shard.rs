@@ -63,6 +63,8 @@ const ELECTION_PREFERRED_NS: std::ops::Range<u64> = 5_000_000..25_000_000;
 const PREFERRED_TRIES: u32 = 40;
 const PROGRESS_NS: u64 = 400_000_000;
 const LEARN_NS: u64 = 500_000_000;
+/// On a full disk it is tried so often whether there is room again.
+const RETRY_PREPARE_NS: u64 = 1_000_000_000;
 /// Refused handles that a shard remembers.
 const CLOSED_HANDLES_MAX: usize = 4096;
 /// Heartbeats after which a group that is not settled is announced again.
@@ -78,6 +80,7 @@ pub(crate) struct Parts {
     pub(crate) seed: u64,
     pub(crate) cache_bytes: usize,
     pub(crate) retain_bytes: u64,
+    pub(crate) index_bytes: usize,
     /// The groups whose leader this node would rather be.
     pub(crate) prefers: Vec<bool>,
     /// This node.
@@ -129,6 +132,7 @@ pub(crate) struct Shard {
     cached: VecDeque<Vec<(u32, Slot)>>,
     cache_bytes: usize,
     retain_bytes: u64,
+    index_bytes: usize,
     /// Durable summaries: (segment, per group the slot up to which it replaces older records).
     summaries: VecDeque<(u64, Vec<Slot>)>,
     summaries_flying: VecDeque<(u64, u64, Vec<Slot>)>,
@@ -137,12 +141,17 @@ pub(crate) struct Shard {
     pub(crate) node: u64,
     shard: (usize, usize),
     heartbeat_due_ns: u64,
+    /// Since when the log waits for its next segment.
+    closed_since_ns: Option<u64>,
+    retry_prepare_ns: u64,
     random: u64,
     /// Ordered handles that were refused, the latest last. Their owners learn of it with the refusal, so the list
     /// only has to reach over what is in the mailbox.
     closed_handles: VecDeque<u64>,
     /// Slots with this node's proposals that are not applied yet.
     in_pipe: usize,
+    /// Why this shard must stop.
+    fatal: Option<String>,
     pub(crate) stopping: bool,
 }
 
@@ -188,15 +197,19 @@ impl Shard {
             cached: VecDeque::new(),
             cache_bytes: parts.cache_bytes,
             retain_bytes: parts.retain_bytes,
+            index_bytes: parts.index_bytes,
             summaries: VecDeque::new(),
             summaries_flying: VecDeque::new(),
             prefers: parts.prefers.iter().map(|p| if *p { PREFERRED_TRIES } else { 0 }).collect(),
             node: parts.node,
             shard: parts.shard,
             heartbeat_due_ns: 0,
+            closed_since_ns: None,
+            retry_prepare_ns: 0,
             random: parts.seed | 1,
             closed_handles: VecDeque::new(),
             in_pipe: 0,
+            fatal: None,
             stopping: false,
         }
     }
@@ -590,6 +603,7 @@ impl Shard {
     /// A log that does not advance must not keep its node in office.
     fn wal_stuck(&self) -> bool {
         self.frames.flying.front().is_some_and(|f| self.now_ns > f.submitted_ns + WAL_STUCK_NS)
+            || self.closed_since_ns.is_some_and(|since| self.now_ns > since + WAL_STUCK_NS)
     }
 
     /// Time has passed.
@@ -597,6 +611,10 @@ impl Shard {
         if !self.started {
             return;
         }
+        self.closed_since_ns = match self.writer.open_generation() {
+            Some(_) => None,
+            None => self.closed_since_ns.or(Some(self.now_ns)),
+        };
         for at in 0..self.peers.len() {
             if !self.peers[at].lost && self.now_ns > self.peers[at].heard_ns + PEER_LOST_NS {
                 self.peers[at].lost = true;
@@ -627,6 +645,11 @@ impl Shard {
         if self.now_ns >= self.heartbeat_due_ns {
             self.heartbeat_due_ns = self.now_ns + HEARTBEAT_NS;
             self.heartbeat();
+        }
+        if self.writer.starved().is_some() && self.now_ns >= self.retry_prepare_ns {
+            self.retry_prepare_ns = self.now_ns + RETRY_PREPARE_NS;
+            self.release_segments();
+            self.writer.retry_prepare(&mut self.disk_ops);
         }
         self.expire_reads();
     }
@@ -676,7 +699,9 @@ impl Shard {
             return Ok(());
         }
         let mut events = Vec::new();
+        let starved = self.writer.starved().is_some();
         self.writer.on_done(done, &mut self.disk_ops, &mut events)?;
+        self.note_starved(starved);
         for event in events {
             match event {
                 WalEvent::Durable { through } => self.on_durable(through),
@@ -693,6 +718,18 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Logs when the disk gets full, and when there is room again.
+    fn note_starved(&mut self, before: bool) {
+        match self.writer.starved() {
+            Some(cause) if !before => {
+                self.retry_prepare_ns = self.now_ns + RETRY_PREPARE_NS;
+                tracing::error!(%cause, "no room for a further segment of the log: proposals are refused until there is");
+            }
+            None if before => tracing::info!("there is room for the log again"),
+            _ => {}
+        }
     }
 
     fn on_durable(&mut self, through: u64) {
@@ -786,6 +823,8 @@ impl Shard {
         } else if group.open_bytes + bytes > GROUP_QUEUE_BYTES_MAX
             || self.memory_full()
             || self.writer.bytes_over_limit()
+            || self.writer.starved().is_some()
+            || self.index_bytes() > 2 * self.index_bytes
         {
             Err(Rejection::Overloaded)
         } else {
@@ -854,6 +893,13 @@ impl Shard {
         }
     }
 
+    /// Drops everything, so that whoever waits for an answer learns that there will be none.
+    pub(crate) fn abandon(&mut self) {
+        self.completions.clear();
+        self.reads.clear();
+        self.groups.clear();
+    }
+
     pub(crate) fn shard_number(&self) -> usize {
         self.shard.0
     }
@@ -869,9 +915,16 @@ impl Shard {
     // ---- the turn ----
 
     /// The first half of a turn, after the events: applies what is chosen, tells its proposers, lets producers refill.
-    pub(crate) fn complete(&mut self) {
+    ///
+    /// # Errors
+    /// The reason why this shard must stop: a state machine has failed.
+    pub(crate) fn complete(&mut self) -> Result<(), String> {
         self.apply_chosen();
+        if let Some(fatal) = &self.fatal {
+            return Err(fatal.clone());
+        }
         self.deliver_completions();
+        Ok(())
     }
 
     /// The second half of a turn: closes batches, starts frames, fills outboxes. The driver has read its clock again.
@@ -1011,6 +1064,9 @@ impl Shard {
             let chosen = self.groups[at as usize].replica.log().chosen();
             while self.groups[at as usize].apply.slot < chosen {
                 self.apply_next(at);
+                if self.fatal.is_some() {
+                    return;
+                }
             }
             self.wake_readers(at);
         }
@@ -1033,7 +1089,8 @@ impl Shard {
                     machine.apply(&CommittedBatch { slot: slot.0, first_index, entries })
                 });
                 if let Err(error) = applied {
-                    panic!("the state machine of group {} failed at slot {slot}: {error}", group.names.id);
+                    self.fatal = Some(machine_failed(group.names.id, slot, &*error));
+                    return;
                 }
                 group.machine_next += u64::from(payload.header().entries);
             }
@@ -1111,10 +1168,17 @@ impl Shard {
         }
     }
 
-    /// Frees the oldest segments, as far as nobody needs them: beyond `retain_bytes`, below what all voters bear in
+    /// Bytes of memory for the places of slots, and for their first indexes.
+    fn index_bytes(&self) -> usize {
+        self.index.memory_bytes() / 3 * 5
+    }
+
+    /// Frees the oldest segments, as far as nobody needs them: beyond what may be kept or on a full disk, below what all voters bear in
     /// their durable logs and all local consumers have applied, and replaced by a durable summary.
     fn release_segments(&mut self) {
-        while self.writer.bytes_live() > self.retain_bytes
+        while (self.writer.bytes_live() > self.retain_bytes
+            || self.writer.starved().is_some()
+            || self.index_bytes() > self.index_bytes)
             && let Some(oldest) = self.writer.oldest()
             && oldest.sealed
             && self.may_release(oldest.generation)
@@ -1171,6 +1235,10 @@ impl Shard {
             }
         }
     }
+}
+
+fn machine_failed(group: GroupId, slot: Slot, error: &dyn std::fmt::Display) -> String {
+    format!("the state machine of group {group} failed at slot {slot}: {error}")
 }
 
 /// A record that was read back from the log, as a header and the range of its body.

@@ -1,16 +1,17 @@
 //! Where each group's slots lie in the log, in memory, rebuilt by recovery.
 //!
 //! Invariants:
-//! - a group's places are dense from its first slot on; a hole is a vacant place;
+//! - places lie in chunks of consecutive slots, and a chunk without any place is freed: memory follows what is held, and
+//!   a wrong number cannot take more than one chunk;
 //! - nothing at or below a group's trim point is held, and nothing that points into a forgotten segment;
 //! - what a segment holds (`segment_slots`) is an upper bound: a slot replaced later still counts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use crate::{ops::RecordPlace, record::RECORD_ALIGN};
 
-/// Slots of one group may span at most this many, so that one wrong number cannot take all memory.
-pub const INDEX_SPAN_MAX: u64 = 1 << 20;
+/// Slots of one group in one chunk.
+const CHUNK_SLOTS: u64 = 64;
 
 /// Where a slot's record lies, and the ballot under which it was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Index {
     groups: BTreeMap<u128, Slots>,
     /// Per segment and group the highest slot stored there.
     segments: BTreeMap<u64, BTreeMap<u128, u64>>,
+    /// Chunks of all groups.
+    chunks: usize,
 }
 
 impl Index {
@@ -49,11 +52,13 @@ impl Index {
     /// Notes that `slot` of `uid` lies at `place`; replaces what was noted before. A slot that was trimmed is ignored.
     ///
     /// # Panics
-    /// If the group's slots would span more than [`INDEX_SPAN_MAX`], or the place is not one of a record.
+    /// If the place is not one of a record.
     pub fn insert(&mut self, uid: u128, slot: u64, place: Place) {
-        if !self.groups.entry(uid).or_default().insert(slot, Packed::new(place)) {
+        let slots = self.groups.entry(uid).or_default();
+        if slot < slots.trimmed_end {
             return;
         }
+        self.chunks += slots.insert(slot, Packed::new(place));
         let highest = self.segments.entry(place.generation).or_default().entry(uid).or_insert(slot);
         *highest = slot.max(*highest);
     }
@@ -75,21 +80,19 @@ impl Index {
         })
     }
 
-    /// The lowest and the highest slot held of `uid`.
-    pub fn bounds(&self, uid: u128) -> Option<(u64, u64)> {
-        let slots = self.groups.get(&uid)?;
-        let last = (slots.places.len() as u64).checked_sub(1)?;
-        Some((slots.base, slots.base + last))
-    }
-
     /// Forgets the slots of `uid` up to and with `up_to`, for ever.
     pub fn trim(&mut self, uid: u128, up_to: u64) {
-        self.groups.entry(uid).or_default().trim(up_to);
+        self.chunks -= self.groups.entry(uid).or_default().trim(up_to);
+    }
+
+    /// Bytes of memory that the places take.
+    pub fn memory_bytes(&self) -> usize {
+        self.chunks * size_of::<Chunk>()
     }
 
     /// Forgets a group. Its records still count in [`segment_slots`](Self::segment_slots) no more.
     pub fn remove(&mut self, uid: u128) {
-        self.groups.remove(&uid);
+        self.chunks -= self.groups.remove(&uid).map_or(0, |slots| slots.chunks.len());
         for slots in self.segments.values_mut() {
             slots.remove(&uid);
         }
@@ -104,79 +107,85 @@ impl Index {
     pub fn forget(&mut self, generation: u64) {
         for (uid, highest) in self.segments.remove(&generation).unwrap_or_default() {
             if let Some(slots) = self.groups.get_mut(&uid) {
-                slots.forget(generation, highest);
+                self.chunks -= slots.forget(generation, highest);
             }
         }
     }
 }
 
-/// A group's places, dense from `base`.
+/// A group's places.
 #[derive(Debug, Default)]
 struct Slots {
     /// Slots below are trimmed.
     trimmed_end: u64,
-    base: u64,
-    places: VecDeque<Packed>,
+    /// By slot, divided by [`CHUNK_SLOTS`].
+    chunks: BTreeMap<u64, Box<Chunk>>,
+}
+
+/// Consecutive slots.
+#[derive(Debug)]
+struct Chunk {
+    held: u32,
+    places: [Packed; CHUNK_SLOTS as usize],
+}
+
+impl Chunk {
+    fn set(&mut self, index: usize, place: Packed) {
+        self.held += u32::from(!place.is_vacant());
+        self.held -= u32::from(!self.places[index].is_vacant());
+        self.places[index] = place;
+    }
 }
 
 impl Slots {
     fn get(&self, slot: u64) -> Option<Place> {
-        let index = usize::try_from(slot.checked_sub(self.base)?).ok()?;
-        self.places.get(index)?.place()
+        self.chunks.get(&(slot / CHUNK_SLOTS))?.places[(slot % CHUNK_SLOTS) as usize].place()
     }
 
-    fn insert(&mut self, slot: u64, place: Packed) -> bool {
-        if slot < self.trimmed_end {
-            return false;
-        }
-        if self.places.is_empty() {
-            self.base = slot;
-        }
-        let end = self.base + self.places.len() as u64;
-        let span = slot.max(end - u64::from(!self.places.is_empty())) - slot.min(self.base) + 1;
-        assert!(span <= INDEX_SPAN_MAX, "slot {slot} is too far from the slots {}..{end}", self.base);
-        while slot < self.base {
-            self.places.push_front(Packed::VACANT);
-            self.base -= 1;
-        }
-        let index = (slot - self.base) as usize;
-        if self.places.len() <= index {
-            self.places.resize(index + 1, Packed::VACANT);
-        }
-        self.places[index] = place;
-        true
+    /// Gives how many chunks were added.
+    fn insert(&mut self, slot: u64, place: Packed) -> usize {
+        let before = self.chunks.len();
+        let vacant = || Box::new(Chunk { held: 0, places: [Packed::VACANT; CHUNK_SLOTS as usize] });
+        let chunk = self.chunks.entry(slot / CHUNK_SLOTS).or_insert_with(vacant);
+        chunk.set((slot % CHUNK_SLOTS) as usize, place);
+        self.chunks.len() - before
     }
 
-    fn trim(&mut self, up_to: u64) {
+    /// Gives how many chunks were freed.
+    fn trim(&mut self, up_to: u64) -> usize {
+        let before = self.chunks.len();
         self.trimmed_end = self.trimmed_end.max(up_to.saturating_add(1));
-        let gone = self.trimmed_end.saturating_sub(self.base).min(self.places.len() as u64);
-        self.places.drain(..gone as usize);
-        self.base += gone;
-        self.shrink();
-    }
-
-    fn forget(&mut self, generation: u64, highest: u64) {
-        let end = highest.saturating_add(1).saturating_sub(self.base).min(self.places.len() as u64);
-        for place in self.places.range_mut(..end as usize) {
-            if place.generation == generation {
-                *place = Packed::VACANT;
+        let last = self.trimmed_end / CHUNK_SLOTS;
+        while self.chunks.first_key_value().is_some_and(|(key, _)| *key < last) {
+            self.chunks.pop_first();
+        }
+        if let Some(chunk) = self.chunks.get_mut(&last) {
+            for index in 0..(self.trimmed_end % CHUNK_SLOTS) as usize {
+                chunk.set(index, Packed::VACANT);
+            }
+            if chunk.held == 0 {
+                self.chunks.remove(&last);
             }
         }
-        self.shrink();
+        before - self.chunks.len()
     }
 
-    /// Holes at either end hold no memory; nor does a burst that is over.
-    fn shrink(&mut self) {
-        while self.places.front().is_some_and(Packed::is_vacant) {
-            self.places.pop_front();
-            self.base += 1;
+    /// Gives how many chunks were freed.
+    fn forget(&mut self, generation: u64, highest: u64) -> usize {
+        let before = self.chunks.len();
+        let mut empty = Vec::new();
+        for (key, chunk) in self.chunks.range_mut(..=highest / CHUNK_SLOTS) {
+            for index in 0..CHUNK_SLOTS as usize {
+                if chunk.places[index].generation == generation {
+                    chunk.set(index, Packed::VACANT);
+                }
+            }
+            if chunk.held == 0 {
+                empty.push(*key);
+            }
         }
-        while self.places.back().is_some_and(Packed::is_vacant) {
-            self.places.pop_back();
-        }
-        if self.places.len() < self.places.capacity() / 4 {
-            self.places.shrink_to(self.places.len() * 2);
-        }
+        empty.iter().for_each(|key| drop(self.chunks.remove(key)));
+        before - self.chunks.len()
     }
 }
 

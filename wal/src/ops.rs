@@ -124,8 +124,8 @@ impl DiskError {
     /// An error that the system gave.
     pub fn from_io(operation: &'static str, file: impl Into<String>, error: &io::Error) -> Self {
         let advice = match error.kind() {
-            io::ErrorKind::StorageFull => "; the disk is full: free space or move the data directory, then restart",
-            io::ErrorKind::QuotaExceeded => "; the quota is used up: raise it or free space, then restart",
+            io::ErrorKind::StorageFull => "; the disk is full: free space, or move the data directory to a larger one",
+            io::ErrorKind::QuotaExceeded => "; the quota is used up: raise it or free space",
             io::ErrorKind::ReadOnlyFilesystem => {
                 "; the file system is read-only: see the kernel log for why, then remount"
             }

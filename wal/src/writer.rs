@@ -6,10 +6,12 @@
 //! - a segment's header is submitted only when every frame before it is durable (else the end that it states could name
 //!   a frame that a crash loses), and the first frame behind it only when that header is durable;
 //! - the first failed write or preparation poisons the writer for ever: nothing is submitted or told durable after it;
+//!   only a full disk is waited out, as long as there is a segment to go on in: a preparation touches nothing in use;
 //! - files leave in the order of their generations, so any crash leaves live segments without gaps.
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    io,
     rc::Rc,
 };
 
@@ -99,10 +101,14 @@ pub struct Writer {
     config: WriterConfig,
     tag: u64,
     state: State,
+    /// Whether a segment was opened since the start.
+    opened: bool,
     /// Live segments, oldest first; the last is the open one unless `state` says otherwise.
     segments: VecDeque<SegmentInfo>,
     /// Coming segments, being prepared or ready.
     spares: BTreeMap<u64, Spare>,
+    /// The last preparation that found no room, while there is one to be done again.
+    starved: Option<DiskError>,
     /// Files that recovery found and no segment uses; taken by `start`.
     free: Vec<u64>,
     useless: Vec<u64>,
@@ -131,7 +137,15 @@ enum State {
 #[derive(Debug)]
 struct Spare {
     recycled: bool,
-    ready: bool,
+    state: Preparation,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Preparation {
+    UnderWay,
+    Ready,
+    /// There was no room.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -153,8 +167,10 @@ impl Writer {
         Self {
             tag: wal_tag(config.incarnation, config.shard),
             state: State::New,
+            opened: false,
             segments: recovery.segments.iter().copied().collect(),
             spares: BTreeMap::new(),
+            starved: None,
             free: recovery.free.clone(),
             useless: recovery.useless.clone(),
             prepare_next: recovery.next_generation,
@@ -255,8 +271,12 @@ impl Writer {
                 panic!("reads are answered to who asked for them, not to the writer")
             }
         };
-        if let (Err(cause), None) = (result, &self.poison) {
-            self.poison = Some(cause);
+        match result {
+            Err(cause) if self.poison.is_none() => match done {
+                DiskDone::Prepared { generation, .. } if self.wait_for_room(generation, &cause) => return Ok(()),
+                _ => self.poison = Some(cause),
+            },
+            _ => {}
         }
         if let Some(cause) = &self.poison {
             return Err(WalError::Poisoned { cause: cause.clone() });
@@ -265,13 +285,44 @@ impl Writer {
             DiskDone::Written { ticket, .. } => self.on_written(ticket, events),
             DiskDone::Prepared { generation, .. } => {
                 let spare = self.spares.get_mut(&generation).expect("only a coming segment is prepared");
-                assert!(!spare.ready, "a segment is prepared once");
-                spare.ready = true;
+                assert_eq!(spare.state, Preparation::UnderWay, "a segment is prepared once");
+                spare.state = Preparation::Ready;
+                if self.spares.values().all(|spare| spare.state != Preparation::Failed) {
+                    self.starved = None;
+                }
             }
             DiskDone::Read { .. } => unreachable!("refused above"),
         }
         self.roll(ops);
         Ok(())
+    }
+
+    /// Whether a preparation failed for want of room only, and there is another segment to go on in.
+    fn wait_for_room(&mut self, generation: u64, cause: &DiskError) -> bool {
+        if !matches!(cause.kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return false;
+        }
+        let spare = self.spares.get_mut(&generation).expect("only a coming segment is prepared");
+        spare.state = Preparation::Failed;
+        self.starved = Some(cause.clone());
+        let none = self.spares.values().all(|spare| spare.state == Preparation::Failed);
+        self.opened || self.state != State::Rolling || !none
+    }
+
+    /// Why no further segment could be made, if the disk is full: what is open and ready is all there is. To be met by
+    /// taking nothing new, [`release`](Self::release) and [`retry_prepare`](Self::retry_prepare).
+    pub fn starved(&self) -> Option<&DiskError> {
+        self.starved.as_ref()
+    }
+
+    /// Tries again to make the segments for which there was no room.
+    pub fn retry_prepare(&mut self, ops: &mut Vec<DiskOp>) {
+        for (generation, spare) in &mut self.spares {
+            if spare.state == Preparation::Failed && self.poison.is_none() {
+                spare.state = Preparation::UnderWay;
+                ops.push(DiskOp::Prepare { generation: *generation, recycle: None });
+            }
+        }
     }
 
     /// Frees the oldest segment: its file is reused or deleted. The owner must hold no live record in it, and what
@@ -337,7 +388,7 @@ impl Writer {
 
     /// How many coming segments are ready.
     pub fn spares_ready(&self) -> usize {
-        self.spares.values().filter(|spare| spare.ready).count()
+        self.spares.values().filter(|spare| spare.state == Preparation::Ready).count()
     }
 
     /// Every frame up to this sequence is durable.
@@ -393,6 +444,7 @@ impl Writer {
             sealed: false,
         });
         self.state = State::Open;
+        self.opened = true;
         events.push(WalEvent::Rolled { generation });
     }
 
@@ -402,7 +454,7 @@ impl Writer {
             return;
         }
         assert_eq!(self.durable_through, self.last_sequence, "the end that a header states is durable");
-        let Some(first) = self.spares.first_entry().filter(|spare| spare.get().ready) else {
+        let Some(first) = self.spares.first_entry().filter(|spare| spare.get().state == Preparation::Ready) else {
             return;
         };
         let (generation, spare) = first.remove_entry();
@@ -438,7 +490,10 @@ impl Writer {
 
     fn reuse(&mut self, generation: u64, ops: &mut Vec<DiskOp>) {
         // Never set aside: a file kept while a newer one is deleted would leave a gap for recovery.
-        if self.spares.len() < self.config.spare_segments + SPARE_SURPLUS {
+        if let Some((wanted, spare)) = self.spares.iter_mut().find(|(_, spare)| spare.state == Preparation::Failed) {
+            *spare = Spare { recycled: true, state: Preparation::UnderWay };
+            ops.push(DiskOp::Prepare { generation: *wanted, recycle: Some(generation) });
+        } else if self.spares.len() < self.config.spare_segments + SPARE_SURPLUS {
             self.prepare(Some(generation), ops);
         } else {
             ops.push(DiskOp::Discard { generation });
@@ -448,7 +503,7 @@ impl Writer {
     fn prepare(&mut self, recycle: Option<u64>, ops: &mut Vec<DiskOp>) {
         let generation = self.prepare_next;
         self.prepare_next += 1;
-        self.spares.insert(generation, Spare { recycled: recycle.is_some(), ready: false });
+        self.spares.insert(generation, Spare { recycled: recycle.is_some(), state: Preparation::UnderWay });
         ops.push(DiskOp::Prepare { generation, recycle });
     }
 

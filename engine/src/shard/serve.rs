@@ -6,7 +6,7 @@ use synod_wal::ops::{DiskError, DiskOp, RecordPlace};
 use super::group::Group;
 use super::links::Part;
 use super::reads::{CommittedEntries, Purpose, ReadError, ReadReply, ReadRequest};
-use super::{Shard, read_back};
+use super::{Shard, machine_failed, read_back};
 use crate::batch::{Batch, Entries};
 use crate::client::protocol::{GroupInfoV1, ReplyV1};
 use crate::limits::{LEARN_BYTES_MAX, READ_BYTES_MAX};
@@ -221,7 +221,13 @@ impl Shard {
         group.feeding = false;
         let machine = group.machine.as_mut().expect("only a machine is fed");
         for (record, (slot, first)) in result.into_iter().zip(slots) {
-            let record = record.unwrap_or_else(|error| panic!("group {} cannot be replayed: {error}", group.names.id));
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => {
+                    self.fatal = Some(format!("group {} cannot be replayed: {error}", group.names.id));
+                    return;
+                }
+            };
             let (_, body) = read_back(&record).expect("the index points at values");
             let entries = Batch::decode(body).expect("a batch was checked when it came in");
             // A machine may stand within a batch; it gets the batch as a whole only from its start.
@@ -230,7 +236,8 @@ impl Shard {
                 assert!(skip == 0, "a state machine applies whole batches");
                 let batch = CommittedBatch { slot: slot.0, first_index: *first, entries };
                 if let Err(error) = machine.apply(&batch) {
-                    panic!("the state machine of group {} failed at slot {slot}: {error}", group.names.id);
+                    self.fatal = Some(machine_failed(group.names.id, *slot, &*error));
+                    return;
                 }
                 group.machine_next = first + entries.len() as u64;
             }

@@ -12,6 +12,7 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,6 +22,10 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use memmap2::Mmap;
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::Errno,
+};
 
 use crate::{
     PAGE_BYTES,
@@ -220,7 +225,21 @@ impl Worker {
         let target = self.files.path(generation);
         refuse_existing(&target)?;
         let unfinished = self.files.unfinished_path(generation);
-        let file = self.files.writer(&unfinished, true)?;
+        self.write_zeros(&unfinished).inspect_err(|_| {
+            // What it holds may be the room that others need.
+            let _ = std::fs::remove_file(&unfinished);
+        })?;
+        std::fs::rename(&unfinished, &target)
+    }
+
+    fn write_zeros(&self, unfinished: &Path) -> io::Result<()> {
+        let file = self.files.writer(unfinished, true)?;
+        // A full disk is found out before it is filled. Blocks that are only reserved are not enough: to write to them
+        // first changes metadata.
+        match fallocate(&file, FallocateFlags::empty(), 0, self.files.segment_bytes) {
+            Err(Errno::NOTSUP | Errno::NOSYS) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
         let mut zeros = AlignedBuf::new(ZEROS_BYTES);
         zeros.resize(ZEROS_BYTES);
         let mut offset = 0;
@@ -232,8 +251,7 @@ impl Worker {
             file.write_all_at(&zeros[..bytes as usize], offset)?;
             offset += bytes;
         }
-        file.sync_all()?;
-        std::fs::rename(&unfinished, &target)
+        file.sync_all()
     }
 
     fn discard(&mut self, generation: u64) {
@@ -316,7 +334,7 @@ impl Worker {
     }
 }
 
-fn refuse_existing(path: &std::path::Path) -> io::Result<()> {
+fn refuse_existing(path: &Path) -> io::Result<()> {
     if path.try_exists()? {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file of that name is there already"));
     }

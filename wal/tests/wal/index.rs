@@ -62,10 +62,8 @@ proptest! {
                 for slot in 0..64 {
                     prop_assert_eq!(index.get(uid, slot), places.get(&(uid, slot)).copied());
                 }
-                let slots: Vec<_> = places.keys().filter(|(other, _)| *other == uid).map(|(_, slot)| *slot).collect();
-                let bounds = slots.first().copied().zip(slots.last().copied());
-                prop_assert_eq!(index.bounds(uid), bounds);
             }
+            prop_assert_eq!(index.memory_bytes() == 0, places.is_empty());
             // A segment's highest slots bound what still lies there.
             for ((uid, slot), place) in &places {
                 let highest = index.segment_slots(place.generation).find(|(other, _)| other == uid);
@@ -73,6 +71,23 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn memory_follows_what_is_held() {
+    let mut index = Index::new();
+    (0..100_000).for_each(|slot| index.insert(7, slot, place(1 + slot / 50_000, slot)));
+    let full = index.memory_bytes();
+    assert!((100_000 * 24..120_000 * 32).contains(&full), "{full}");
+    index.trim(7, 49_999);
+    index.forget(1);
+    assert!((full * 4 / 10..full * 6 / 10).contains(&index.memory_bytes()));
+    // One slot far away takes one chunk.
+    let before = index.memory_bytes();
+    index.insert(7, u64::MAX - 1, place(2, 3));
+    assert!(index.memory_bytes() < before + 4096);
+    index.forget(2);
+    assert_eq!(index.memory_bytes(), 0);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The writer's rules.
 
-use synod_wal::{DiskDone, DiskOp, WalError, WalEvent};
+use synod_wal::{DiskDone, DiskError, DiskOp, WalError, WalEvent};
 
 use crate::log::{Log, MemoryDisk, PAGE, SEGMENT_BYTES, config, disk_error, ticket};
 
@@ -153,6 +153,54 @@ fn a_failed_preparation_poisons() {
     let mut log = Log::starting(MemoryDisk::default());
     let done = DiskDone::Prepared { generation: 2, result: Err(disk_error()) };
     assert!(log.done(done).is_err());
+    assert!(log.writer.is_poisoned());
+}
+
+fn full_disk() -> DiskError {
+    DiskError::from_io("prepare", "x.seg", &std::io::Error::from_raw_os_error(28))
+}
+
+#[test]
+fn a_full_disk_is_waited_out_while_there_is_a_segment_to_go_on_in() {
+    let mut log = Log::open(MemoryDisk::default());
+    fill(&mut log);
+    let last = log.take_write();
+    log.complete(last);
+    let header = log.take_write();
+    log.complete(header);
+    // A third segment is wanted, and there is no room for it.
+    let Some(DiskOp::Prepare { generation: 4, recycle: None }) = log.ops.pop_front() else { panic!("{:?}", log.ops) };
+    log.done(DiskDone::Prepared { generation: 4, result: Err(full_disk()) }).expect("it is waited for");
+    assert_eq!(log.writer.starved(), Some(&full_disk()));
+    // What is open and ready goes on.
+    log.append(&[(1, b"a")]);
+    fill(&mut log);
+    log.drive();
+    assert_eq!(log.writer.open_generation(), Some(3));
+    log.ops.clear();
+    // Trying again fails again.
+    log.with_ops(|writer, ops| writer.retry_prepare(ops));
+    assert!(matches!(log.ops.pop_front(), Some(DiskOp::Prepare { generation: 4, recycle: None })));
+    log.done(DiskDone::Prepared { generation: 4, result: Err(full_disk()) }).expect("it is waited for");
+    fill(&mut log);
+    log.drive();
+    assert!(!log.writer.may_start_frame(usize::MAX), "no segment is left");
+    // A released file takes its place, without any room.
+    log.with_ops(|writer, ops| writer.release(1, ops));
+    assert!(matches!(log.ops.front(), Some(DiskOp::Prepare { generation: 4, recycle: Some(1) })), "{:?}", log.ops);
+    log.drive();
+    assert_eq!(log.writer.open_generation(), Some(4));
+    assert_eq!(log.writer.starved(), None);
+    assert!(!log.writer.is_poisoned());
+}
+
+#[test]
+fn a_full_disk_poisons_a_log_that_cannot_even_open() {
+    let mut log = Log::starting(MemoryDisk::default());
+    for generation in 1..=2 {
+        log.done(DiskDone::Prepared { generation, result: Err(full_disk()) }).expect("another one is under way");
+    }
+    assert!(log.done(DiskDone::Prepared { generation: 3, result: Err(full_disk()) }).is_err());
     assert!(log.writer.is_poisoned());
 }
 
