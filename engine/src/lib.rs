@@ -29,10 +29,12 @@
 //!
 //! # Parts
 //! `shard` is one core's event machine, sans-IO, with `payload`, `batch`, `apply` for what it carries; `wire` and
-//! `persist` give messages and log records their bytes, `recovery` reads the latter back; `runtime` drives a shard on
+//! `persist` give messages and log records their bytes, `recovery` reads the latter back and `assemble` makes a shard of
+//! them; `runtime` drives a shard on
 //! its executor; `node` owns threads, `meta` the directory, `mailbox` the ways in.
 
 mod apply;
+mod assemble;
 pub mod batch;
 pub mod client;
 mod clock;
@@ -50,6 +52,8 @@ mod persist;
 mod recovery;
 mod runtime;
 mod shard;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod wire;
 
 pub use batch::{Batch, Entries};

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use synod_core::Replica;
 use synod_transport::hello::{
     Hello, HelloReply, HelloStatus, Identity, KnownPeer, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Refusal, Role,
     judge,
@@ -16,20 +15,15 @@ use synod_transport::hello::{
 use synod_transport::net::listen::{Listener, ServingListener, dial, reply};
 use synod_transport::peer::Backoff;
 use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, FileSource, SyncMode, UringDisk, flush_tail};
-use synod_wal::recover::{Expect, RecoverError, recover};
-use synod_wal::writer::{Writer, WriterConfig};
 
+use crate::assemble::{ShardPlace, assemble};
 use crate::config::{Config, ConfigError, DiskBackend, Sync};
 use crate::handle::Handle;
-use crate::limits::{WINDOW_BYTES, WINDOW_SLOTS};
 use crate::machine::StateMachine;
 use crate::mailbox::{Mail, Mailbox, Post, mailbox};
 use crate::meta::{Directory, DirectoryError, MetaV1};
 use crate::outcome::{GroupId, NodeId};
-use crate::recovery::Recoverer;
 use crate::runtime::{self, Built, Setup};
-use crate::shard::group::{Group, GroupNames};
-use crate::shard::{Parts, Shard};
 
 /// The ticker's period: it drives timeouts, and no shard sleeps longer.
 const TICK: Duration = Duration::from_millis(5);
@@ -424,66 +418,17 @@ fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>)
     let config = &shared.config;
     let directory = config.dir.join(format!("shard-{shard}"));
     std::fs::create_dir_all(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
-    let mut recoverer = Recoverer::default();
     let segment_bytes = config.segment_mib * MIB;
-    let expect = Expect { shard: shard as u32, incarnation: shared.incarnation, segment_bytes };
-    let ids: Vec<GroupId> = (1..=config.groups).filter(|id| id % config.shards as u64 == shard as u64).collect();
-    let name = |uid: u128| {
-        ids.iter()
-            .find(|id| config.group_uid(**id) == uid)
-            .map_or("an unknown group".into(), |id| format!("group {id}"))
-    };
-    let recovery = recover(&mut FileSource::new(&directory), expect, &mut |place, _, header, body| {
-        recoverer.record(place, header, body);
-    })
-    .map_err(|error| match &error {
-        RecoverError::Damaged { uid: Some(uid), .. } => format!("{error} (a record of {})", name(*uid)),
-        _ => error.to_string(),
-    })?;
-    if let Some((place, uid)) = recoverer.malformed {
-        return Err(format!(
-            "segment {:016x} of {} holds a record of {} at offset {} that this version cannot read: run the version \
-             that wrote it, or replace this node",
-            place.generation,
-            directory.display(),
-            name(uid),
-            place.offset
-        ));
-    }
+    let seed = random_u128() as u64;
+    let place = ShardPlace { shard, incarnation: shared.incarnation, segment_bytes, seed };
+    let mut files = FileSource::new(&directory);
+    let (assembled, recovery) = assemble(config, place, &mut files, machines)?;
     if let Some(tail) = recovery.tail_generation() {
         // What recovery found may only be in the page cache: it must be durable before any vote rests on it.
         flush_tail(&directory, tail).map_err(|error| error.to_string())?;
     }
     tracing::info!(shard, verdict = ?recovery.verdict, segments = recovery.segments.len(), "the log is recovered");
 
-    let members = config.member_numbers();
-    let me = members.iter().find(|(_, node)| *node == config.node).expect("validated").0;
-    let mut groups = Vec::new();
-    for id in &ids {
-        let uid = config.group_uid(*id);
-        let (state, recovered) = recoverer.finish(*id, uid).map_err(|error| error.to_string())?;
-        let replica = Replica::new(
-            synod_core::Config {
-                me,
-                voters: members.iter().map(|(member, _)| *member).collect(),
-                window_slots: WINDOW_SLOTS,
-                window_bytes: WINDOW_BYTES,
-            },
-            state,
-        );
-        let machine = machines.and_then(|make| make(*id));
-        let names = GroupNames { id: *id, uid };
-        let group = Group::new(names, replica, recovered.apply, recovered.indexes, machine);
-        if group.machine.is_some() && group.machine_next > group.apply.next_index {
-            return Err(format!(
-                "the state machine of group {id} has applied index {}, but the log ends at {}: it is of another node \
-                 or of a later state",
-                group.machine_next - 1,
-                group.apply.next_index - 1
-            ));
-        }
-        groups.push(group);
-    }
     let disk_config = DiskConfig {
         directory,
         segment_bytes,
@@ -499,26 +444,7 @@ fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>)
         }
         DiskBackend::Blocking => Box::new(BlockingDisk::new(disk_config).map_err(|error| error.to_string())?),
     };
-    let writer_config = WriterConfig {
-        segment_bytes,
-        bytes_max: config.wal_mib_max * MIB,
-        ..WriterConfig::new(shard as u32, shared.incarnation)
-    };
-    let shard = Shard::new(Parts {
-        me,
-        members,
-        prefers: ids.iter().map(|id| config.prefers(*id)).collect(),
-        groups,
-        writer: Writer::new(writer_config, &recovery),
-        index: recoverer.index,
-        seed: random_u128() as u64,
-        cache_bytes: config.cache_mib << 20,
-        retain_bytes: config.retain_mib * MIB,
-        index_bytes: config.index_mib << 20,
-        node: config.node,
-        shard: (shard, config.shards),
-    });
-    Ok((shard, disk, config.spare_segments))
+    Ok((assembled, disk, config.spare_segments))
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {

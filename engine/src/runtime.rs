@@ -23,9 +23,6 @@ use crate::clock::now_ns;
 use crate::mailbox::{Mail, Mailbox, Post};
 use crate::outcome::{NodeId, ProposeError, Rejection};
 use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
-use crate::shard::group::{Reply, Run};
-use crate::shard::producers::LocalShard;
-use crate::shard::reads::{ReadReply, ReadRequest};
 use crate::shard::serve::read_reply;
 use crate::shard::{Notice, Shard};
 
@@ -306,7 +303,7 @@ impl Driver {
                 shard.producers.due = true;
                 shard.tick();
             }),
-            mail => self.event(|shard| on_shard_mail(shard, mail)),
+            mail => self.event(|shard| shard.on_mail(mail)),
         }
     }
 
@@ -467,47 +464,5 @@ impl Driver {
             let reply = ReplyV1::from(Err(ProposeError::Rejected(Rejection::Overloaded)));
             self.event(|shard| shard.reply(connection, request, &reply));
         }
-    }
-}
-
-/// Mail that only the shard is concerned with.
-fn on_shard_mail(shard: &mut Shard, mail: Mail) {
-    match mail {
-        Mail::Propose { group, entries, session, handle, submitted_ns, reply } => {
-            let count = entries.len() as u32;
-            let run = Run { reply: Reply::Callback(reply), tag: 0, count, submitted_ns };
-            let refused = match shard.group_at(group) {
-                None => Some((run, Rejection::UnknownGroup)),
-                Some(at) => match handle {
-                    Some((handle, epoch)) if !shard.handle_is_open(handle, at, epoch) => {
-                        Some((run, Rejection::HandleClosed))
-                    }
-                    _ => {
-                        let refused = shard.propose(at, &entries, session, run).err();
-                        if let (Some(_), Some((handle, _))) = (&refused, handle) {
-                            shard.close_handle(handle);
-                        }
-                        refused
-                    }
-                },
-            };
-            if let Some((run, rejection)) = refused
-                && let Reply::Callback(reply) = run.reply
-            {
-                reply(Err(ProposeError::Rejected(rejection)));
-            }
-        }
-        Mail::Read { group, from_index, bytes_max, wait_ms, reply } => {
-            let wait_until_ns = if wait_ms == 0 { 0 } else { shard.now_ns + wait_ms * 1_000_000 };
-            let reply = ReadReply::Callback(reply);
-            shard.read(group, ReadRequest { from_index, bytes_max, wait_until_ns, reply });
-        }
-        Mail::Info { group, reply } => reply(shard.group_at(group).map(|at| shard.group_info(at))),
-        Mail::InfoAll { reply } => reply(shard.info()),
-        Mail::Epoch { group, reply } => reply(shard.group_at(group).and_then(|at| shard.epoch_of(at))),
-        Mail::Wake => shard.producers.due = true,
-        Mail::Run(run) => run(&mut LocalShard { shard, producer: None }),
-        Mail::Reply { connection, request, reply } => shard.reply(connection, request, &reply),
-        Mail::Peer { .. } | Mail::Client { .. } | Mail::Tick | Mail::Stop => unreachable!("the driver takes these"),
     }
 }

@@ -33,6 +33,7 @@ pub(crate) mod clients;
 pub(crate) mod frames;
 pub(crate) mod group;
 pub(crate) mod links;
+mod mail;
 pub(crate) mod producers;
 pub(crate) mod reads;
 pub(crate) mod serve;

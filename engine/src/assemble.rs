@@ -1,0 +1,112 @@
+//! From a log to a shard: recovery, the groups and the writer, on any source of segments.
+
+use synod_core::Replica;
+use synod_wal::recover::{Expect, RecoverError, Recovery, SegmentSource, recover};
+use synod_wal::writer::{Writer, WriterConfig};
+
+use crate::config::Config;
+use crate::limits::{WINDOW_BYTES, WINDOW_SLOTS};
+use crate::node::MachineFactory;
+use crate::outcome::GroupId;
+use crate::recovery::Recoverer;
+use crate::shard::group::{Group, GroupNames};
+use crate::shard::{Parts, Shard};
+
+const MIB: u64 = 1 << 20;
+
+/// Which shard of which directory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ShardPlace {
+    pub(crate) shard: usize,
+    pub(crate) incarnation: u128,
+    pub(crate) segment_bytes: u64,
+    /// For the choice of timeouts.
+    pub(crate) seed: u64,
+}
+
+/// Recovers a shard's log and makes its groups. What recovery kept may not be durable yet: it must be flushed before the
+/// shard starts.
+///
+/// # Errors
+/// Why this node cannot vote with this log, and what to do.
+pub(crate) fn assemble(
+    config: &Config,
+    place: ShardPlace,
+    source: &mut dyn SegmentSource,
+    machines: Option<&MachineFactory>,
+) -> Result<(Shard, Recovery), String> {
+    let mut recoverer = Recoverer::default();
+    let expect =
+        Expect { shard: place.shard as u32, incarnation: place.incarnation, segment_bytes: place.segment_bytes };
+    let ids: Vec<GroupId> = (1..=config.groups).filter(|id| id % config.shards as u64 == place.shard as u64).collect();
+    let name = |uid: u128| {
+        ids.iter()
+            .find(|id| config.group_uid(**id) == uid)
+            .map_or("an unknown group".into(), |id| format!("group {id}"))
+    };
+    let recovery = recover(source, expect, &mut |place, _, header, body| {
+        recoverer.record(place, header, body);
+    })
+    .map_err(|error| match &error {
+        RecoverError::Damaged { uid: Some(uid), .. } => format!("{error} (a record of {})", name(*uid)),
+        _ => error.to_string(),
+    })?;
+    if let Some((record, uid)) = recoverer.malformed {
+        return Err(format!(
+            "{} holds a record of {} at offset {} that this version cannot read: run the version that wrote it, or \
+             replace this node",
+            source.name(record.generation),
+            name(uid),
+            record.offset
+        ));
+    }
+
+    let members = config.member_numbers();
+    let me = members.iter().find(|(_, node)| *node == config.node).expect("validated").0;
+    let mut groups = Vec::new();
+    for id in &ids {
+        let uid = config.group_uid(*id);
+        let (state, recovered) = recoverer.finish(*id, uid).map_err(|error| error.to_string())?;
+        let replica = Replica::new(
+            synod_core::Config {
+                me,
+                voters: members.iter().map(|(member, _)| *member).collect(),
+                window_slots: WINDOW_SLOTS,
+                window_bytes: WINDOW_BYTES,
+            },
+            state,
+        );
+        let machine = machines.and_then(|make| make(*id));
+        let names = GroupNames { id: *id, uid };
+        let group = Group::new(names, replica, recovered.apply, recovered.indexes, machine);
+        if group.machine.is_some() && group.machine_next > group.apply.next_index {
+            return Err(format!(
+                "the state machine of group {id} has applied index {}, but the log ends at {}: it is of another node \
+                 or of a later state",
+                group.machine_next - 1,
+                group.apply.next_index - 1
+            ));
+        }
+        groups.push(group);
+    }
+    let writer_config = WriterConfig {
+        segment_bytes: place.segment_bytes,
+        bytes_max: config.wal_mib_max * MIB,
+        ..WriterConfig::new(place.shard as u32, place.incarnation)
+    };
+    let shard = Shard::new(Parts {
+        me,
+        members,
+        prefers: ids.iter().map(|id| config.prefers(*id)).collect(),
+        groups,
+        writer: Writer::new(writer_config, &recovery),
+        index: recoverer.index,
+        seed: place.seed,
+        cache_bytes: config.cache_mib << 20,
+        retain_bytes: config.retain_mib * MIB,
+        index_bytes: config.index_mib << 20,
+        node: config.node,
+        shard: (place.shard, config.shards),
+    });
+    Ok((shard, recovery))
+}

@@ -1,0 +1,55 @@
+//! What other threads ask of a shard.
+
+use super::Shard;
+use super::group::{Reply, Run};
+use super::producers::LocalShard;
+use super::reads::{ReadReply, ReadRequest};
+use crate::mailbox::Mail;
+use crate::outcome::{ProposeError, Rejection};
+
+impl Shard {
+    /// Takes mail that only the shard is concerned with.
+    ///
+    /// # Panics
+    /// At mail that the driver takes.
+    pub(crate) fn on_mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::Propose { group, entries, session, handle, submitted_ns, reply } => {
+                let count = entries.len() as u32;
+                let run = Run { reply: Reply::Callback(reply), tag: 0, count, submitted_ns };
+                let refused = match self.group_at(group) {
+                    None => Some((run, Rejection::UnknownGroup)),
+                    Some(at) => match handle {
+                        Some((handle, epoch)) if !self.handle_is_open(handle, at, epoch) => {
+                            Some((run, Rejection::HandleClosed))
+                        }
+                        _ => {
+                            let refused = self.propose(at, &entries, session, run).err();
+                            if let (Some(_), Some((handle, _))) = (&refused, handle) {
+                                self.close_handle(handle);
+                            }
+                            refused
+                        }
+                    },
+                };
+                if let Some((run, rejection)) = refused
+                    && let Reply::Callback(reply) = run.reply
+                {
+                    reply(Err(ProposeError::Rejected(rejection)));
+                }
+            }
+            Mail::Read { group, from_index, bytes_max, wait_ms, reply } => {
+                let wait_until_ns = if wait_ms == 0 { 0 } else { self.now_ns + wait_ms * 1_000_000 };
+                let reply = ReadReply::Callback(reply);
+                self.read(group, ReadRequest { from_index, bytes_max, wait_until_ns, reply });
+            }
+            Mail::Info { group, reply } => reply(self.group_at(group).map(|at| self.group_info(at))),
+            Mail::InfoAll { reply } => reply(self.info()),
+            Mail::Epoch { group, reply } => reply(self.group_at(group).and_then(|at| self.epoch_of(at))),
+            Mail::Wake => self.producers.due = true,
+            Mail::Run(run) => run(&mut LocalShard { shard: self, producer: None }),
+            Mail::Reply { connection, request, reply } => self.reply(connection, request, &reply),
+            Mail::Peer { .. } | Mail::Client { .. } | Mail::Tick | Mail::Stop => unreachable!("the driver takes these"),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The door for a simulator: one shard's event machine, the very one that runs in production, without any driver.
+//!
+//! The simulator plays the driver's part (see the runtime's): it feeds events, each with the shard's clock, lets a turn run
+//! after them, and carries out what the turn asks for, over a disk, a network and a clock of its own.
+
+use synod_transport::frame::Frame;
+use synod_wal::ops::{DiskDone, DiskOp};
+use synod_wal::recover::{Recovery, SegmentSource};
+
+use crate::assemble::{ShardPlace, assemble};
+use crate::batch::Entries;
+use crate::client::protocol::GroupInfoV1;
+use crate::config::Config;
+use crate::mailbox::Mail;
+use crate::node::MachineFactory;
+use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
+use crate::shard::reads::{CommittedEntries, ReadError};
+use crate::shard::{Notice, Shard};
+
+/// What a record of the log says about a vote, for an observer of durable state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Voted {
+    /// Nothing below this ballot is accepted or promised any more.
+    Promise {
+        /// The ballot, packed.
+        ballot: u64,
+    },
+    /// A value is accepted.
+    Accept {
+        /// The slot.
+        slot: u64,
+        /// The ballot, packed.
+        ballot: u64,
+        /// The ballot that first proposed the value, packed: with the slot it names the value.
+        origin: u64,
+        /// The checksum of the value's batch.
+        crc: u32,
+    },
+    /// A value is known as chosen.
+    Learned {
+        /// The slot.
+        slot: u64,
+        /// The ballot that first proposed the value, packed.
+        origin: u64,
+        /// The checksum of the value's batch.
+        crc: u32,
+    },
+}
+
+/// What the records of a log frame say about votes: (group uid, vote), in their order.
+///
+/// `records` are the bytes behind the frame's header.
+pub fn votes(records: &[u8]) -> impl Iterator<Item = (u128, Voted)> + '_ {
+    crate::persist::votes(records)
+}
+
+/// One shard.
+pub struct SimShard {
+    shard: Shard,
+}
+
+/// Which shard of which directory a [`SimShard`] is.
+#[derive(Clone, Copy, Debug)]
+pub struct SimPlace {
+    /// Its number on the node.
+    pub shard: usize,
+    /// The directory's incarnation.
+    pub incarnation: u128,
+    /// Size of a segment, in bytes; it may be smaller than a configuration allows.
+    pub segment_bytes: u64,
+    /// For the choice of timeouts.
+    pub seed: u64,
+}
+
+impl SimShard {
+    /// Recovers a shard from its segments. The simulator must make the kept tail durable before it starts the shard.
+    ///
+    /// # Errors
+    /// Why the node cannot vote with this log.
+    pub fn recover(
+        config: &Config,
+        place: SimPlace,
+        source: &mut dyn SegmentSource,
+        machines: Option<&MachineFactory>,
+    ) -> Result<(Self, Recovery), String> {
+        let SimPlace { shard, incarnation, segment_bytes, seed } = place;
+        let place = ShardPlace { shard, incarnation, segment_bytes, seed };
+        let (shard, recovery) = assemble(config, place, source, machines)?;
+        Ok((Self { shard }, recovery))
+    }
+
+    /// Sets the shard's clock, in nanoseconds, never 0: before every event.
+    pub fn set_now(&mut self, now_ns: u64) {
+        assert!(now_ns > 0, "a shard's clock is never 0");
+        self.shard.now_ns = now_ns;
+    }
+
+    /// Opens the log.
+    pub fn start(&mut self, spare_segments: usize) {
+        self.shard.start(spare_segments);
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self) {
+        self.shard.producers.due = true;
+        self.shard.tick();
+    }
+
+    /// The disk has answered.
+    ///
+    /// # Errors
+    /// Why the shard must stop.
+    pub fn on_disk(&mut self, done: DiskDone) -> Result<(), String> {
+        self.shard.on_disk(done).map_err(|error| error.to_string())
+    }
+
+    /// A connection to a peer's shard is up; `boot` names the start of the peer's process.
+    pub fn peer_connected(&mut self, node: NodeId, connection: u64, boot: u64) {
+        self.shard.peer_connected(node, connection, boot);
+    }
+
+    /// A connection is gone.
+    pub fn disconnected(&mut self, connection: u64) {
+        self.shard.disconnected(connection);
+    }
+
+    /// A whole frame of a peer has come in.
+    pub fn receive(&mut self, connection: u64, frame: &Frame<'_>) {
+        self.shard.on_peer_frame(connection, frame.header.kind, frame.body);
+    }
+
+    /// Proposes entries, in a session (client, first sequence) or not.
+    pub fn propose(
+        &mut self,
+        group: GroupId,
+        entries: Entries,
+        session: Option<(u64, u64)>,
+        handle: Option<(u64, Epoch)>,
+        reply: impl FnOnce(Outcome) + Send + 'static,
+    ) {
+        let submitted_ns = self.shard.now_ns;
+        let reply = Box::new(reply);
+        self.shard.on_mail(Mail::Propose { group, entries, session, handle, submitted_ns, reply });
+    }
+
+    /// Reads committed entries.
+    pub fn read(
+        &mut self,
+        group: GroupId,
+        from_index: u64,
+        bytes_max: usize,
+        reply: impl FnOnce(Result<CommittedEntries, ReadError>) + Send + 'static,
+    ) {
+        self.shard.on_mail(Mail::Read { group, from_index, bytes_max, wait_ms: 0, reply: Box::new(reply) });
+    }
+
+    /// The turn that runs after events, at the clock's time.
+    ///
+    /// # Errors
+    /// Why the shard must stop.
+    pub fn turn(&mut self) -> Result<(), String> {
+        self.shard.complete()?;
+        self.shard.flush(self.shard.now_ns);
+        Ok(())
+    }
+
+    /// Operations for the disk, since the last call.
+    pub fn take_disk_ops(&mut self) -> Vec<DiskOp> {
+        std::mem::take(&mut self.shard.disk_ops)
+    }
+
+    /// The connections that the shard wants closed, since the last call.
+    pub fn take_closed(&mut self) -> Vec<u64> {
+        let notices = std::mem::take(&mut self.shard.notices);
+        let connection = |notice| match notice {
+            Notice::Close(connection) => connection,
+            Notice::Forward(connection, ..) => panic!("connection {connection} is no client's"),
+        };
+        notices.into_iter().map(connection).collect()
+    }
+
+    /// Bytes that wait for a connection to a peer; `bytes_max` bounds what the socket takes.
+    pub fn take_output(&mut self, connection: u64, bytes_max: usize) -> Vec<u8> {
+        let mut taken = Vec::new();
+        if let Some(outbox) = self.shard.outbox(connection) {
+            let sent: Result<bool, ()> = outbox.flush_with(|slices| {
+                let before = taken.len();
+                for slice in slices {
+                    let room = bytes_max - taken.len();
+                    taken.extend_from_slice(&slice[..slice.len().min(room)]);
+                }
+                Ok(taken.len() - before)
+            });
+            debug_assert!(sent.is_ok());
+        }
+        taken
+    }
+
+    /// What this shard knows of a group.
+    pub fn info(&self, group: GroupId) -> Option<GroupInfoV1> {
+        self.shard.group_at(group).map(|at| self.shard.group_info(at))
+    }
+
+    /// A group's uid, which names it in records.
+    pub fn uid(&self, group: GroupId) -> Option<u128> {
+        self.shard.group_at(group).map(|at| self.shard.groups[at as usize].names.uid)
+    }
+
+    /// The epoch at which this shard takes proposals of a group.
+    pub fn epoch(&self, group: GroupId) -> Option<Epoch> {
+        self.shard.group_at(group).and_then(|at| self.shard.epoch_of(at))
+    }
+
+    /// The ballot below which a group's replica promises nothing, packed; in memory, perhaps not durable yet.
+    pub fn promised(&self, group: GroupId) -> Option<u64> {
+        self.shard.group_at(group).map(|at| self.shard.groups[at as usize].replica.promised().pack())
+    }
+
+    /// Bytes of memory in use for values: frames on their way and the cache.
+    pub fn memory_bytes(&self) -> usize {
+        self.shard.frames.bytes_in_use()
+    }
+}
