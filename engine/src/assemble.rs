@@ -78,16 +78,7 @@ pub(crate) fn assemble(
         );
         let machine = machines.and_then(|make| make(*id));
         let names = GroupNames { id: *id, uid };
-        let group = Group::new(names, replica, recovered.apply, recovered.indexes, machine);
-        if group.machine.is_some() && group.machine_next > group.apply.next_index {
-            return Err(format!(
-                "the state machine of group {id} has applied index {}, but the log ends at {}: it is of another node \
-                 or of a later state",
-                group.machine_next - 1,
-                group.apply.next_index - 1
-            ));
-        }
-        groups.push(group);
+        groups.push(Group::new(names, replica, recovered.apply, recovered.indexes, machine));
     }
     let writer_config = WriterConfig {
         segment_bytes: place.segment_bytes,

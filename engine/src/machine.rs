@@ -19,7 +19,8 @@ pub struct CommittedBatch<'a> {
 pub trait StateMachine: 'static {
     /// The last index whose effect this machine holds durably: entries behind it are handed over again after a
     /// restart, and the log up to it may be trimmed. A machine in memory answers 0 at the start and may then answer
-    /// what it has applied only if it can do without the log after a restart.
+    /// what it has applied only if it can do without the log after a restart. It may be higher than the log's end, when a
+    /// power cut has taken the end of the log but not of the machine's data; it never lies within a batch.
     fn durable_index(&self) -> u64;
 
     /// Applies a batch.

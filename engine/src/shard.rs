@@ -1082,6 +1082,14 @@ impl Shard {
         let effect = group.apply.apply(slot, value);
         if let (Effect::Entries { first_index }, Body::Batch(payload)) = (effect, &value.body) {
             group.indexes.push_back((slot, first_index));
+            let next_index = first_index + u64::from(payload.header().entries);
+            if group.machine.is_some() && (first_index + 1..next_index).contains(&group.machine_next) {
+                let (id, at) = (group.names.id, group.machine_next - 1);
+                self.fatal = Some(machine_failed(id, slot, &format_args!("it holds index {at}, within a batch")));
+                return;
+            }
+            // A machine that keeps its own data may stand before the log, which a power cut has shortened: what was
+            // chosen by others' votes may be applied before it is durable here.
             if let Some(machine) = &mut group.machine
                 && group.machine_next == first_index
             {
@@ -1093,7 +1101,7 @@ impl Shard {
                     self.fatal = Some(machine_failed(group.names.id, slot, &*error));
                     return;
                 }
-                group.machine_next += u64::from(payload.header().entries);
+                group.machine_next = next_index;
             }
         }
         while let Some(pending) = group.pending.front()

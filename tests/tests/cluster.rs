@@ -1,7 +1,11 @@
 //! Clusters that commit, stop, start again and lose a node.
 
+use std::sync::{Arc, Mutex};
+
 use synod::limits::ENTRY_BYTES_MAX;
-use synod::{Config, DiskBackend, Entries, ProposeError, Rejection};
+use synod::{
+    CommittedBatch, Config, DiskBackend, Entries, MachineFactory, Node, Options, ProposeError, Rejection, StateMachine,
+};
 use synod_sim::Cluster;
 
 fn check_cluster(count: usize, groups: u64, shards: usize, disk: DiskBackend) {
@@ -113,4 +117,43 @@ fn entries_of_a_mebibyte_pass_and_larger_ones_are_refused() {
     for node in 1..=3 {
         assert!(cluster.log(node, 1, 8).iter().all(|entry| *entry == large));
     }
+}
+
+/// Holds what it was given, and what it had before.
+struct Holds {
+    durable: u64,
+    seen: Arc<Mutex<Vec<u64>>>,
+}
+
+impl StateMachine for Holds {
+    fn durable_index(&self) -> u64 {
+        self.durable
+    }
+
+    fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.seen.lock().expect("no holder panics").push(batch.first_index);
+        self.durable = batch.first_index + batch.entries.len() as u64 - 1;
+        Ok(())
+    }
+}
+
+/// What a leader applies may be chosen by others' votes, before its own log has it: a power cut can leave its state
+/// machine ahead of its log.
+#[test]
+fn a_state_machine_may_stand_before_the_end_of_its_log() {
+    let mut cluster = Cluster::start(1, |_| {});
+    for sequence in 1..=3 {
+        cluster.commit(1, 1, sequence, &Entries::one(b"early").unwrap());
+    }
+    cluster.stop_node(1);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let machine = Arc::clone(&seen);
+    let machines: MachineFactory =
+        Arc::new(move |_| Some(Box::new(Holds { durable: 5, seen: Arc::clone(&machine) }) as Box<dyn StateMachine>));
+    let options = Options { machines: Some(machines), ..Options::default() };
+    cluster.nodes[0] = Some(Node::start(cluster.configs[0].clone(), options).expect("it starts"));
+    for sequence in 4..=7 {
+        cluster.commit(1, 1, sequence, &Entries::one(b"late").unwrap());
+    }
+    assert_eq!(*seen.lock().expect("no holder panics"), [6, 7]);
 }
