@@ -23,21 +23,19 @@ pub(crate) fn record_header(uid: u128, chosen: Slot, record: &Record<Payload>) -
     }
 }
 
-/// What the records in `records` say about votes, for an observer of durable state.
+/// What a record says about a vote, for an observer of durable state.
 #[cfg(feature = "simulation")]
-pub(crate) fn votes(records: &[u8]) -> impl Iterator<Item = (u128, crate::simulation::Voted)> + '_ {
+pub(crate) fn vote_of(header: &RecordHeader) -> Option<(u128, crate::simulation::Voted)> {
     use crate::simulation::Voted;
-    synod_wal::record::Records::new(records).map_while(Result::ok).filter_map(|(header, ..)| {
-        let [slot, ballot, origin, ..] = header.numbers;
-        let crc = header.body_crc;
-        let voted = match header.kind {
-            kind::PROMISE => Voted::Promise { ballot },
-            kind::ACCEPT => Voted::Accept { slot, ballot, origin, crc },
-            kind::LEARNED => Voted::Learned { slot, origin, crc },
-            _ => return None,
-        };
-        Some((header.uid, voted))
-    })
+    let [slot, ballot, origin, ..] = header.numbers;
+    let crc = header.body_crc;
+    let voted = match header.kind {
+        kind::PROMISE => Voted::Promise { ballot },
+        kind::ACCEPT => Voted::Accept { slot, ballot, origin, crc },
+        kind::LEARNED => Voted::Learned { slot, origin, crc },
+        _ => return None,
+    };
+    Some((header.uid, voted))
 }
 
 /// A group's votes in short, at the head of every segment: what replaces all its older records but the values above

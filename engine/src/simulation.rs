@@ -3,8 +3,10 @@
 //! The simulator plays the driver's part (see the runtime's): it feeds events, each with the shard's clock, lets a turn run
 //! after them, and carries out what the turn asks for, over a disk, a network and a clock of its own.
 
+use synod_core::{Body, Slot};
 use synod_transport::frame::Frame;
 use synod_wal::ops::{DiskDone, DiskOp};
+use synod_wal::record::{RecordHeader, Records};
 use synod_wal::recover::{Recovery, SegmentSource};
 
 use crate::assemble::{ShardPlace, assemble};
@@ -47,11 +49,27 @@ pub enum Voted {
     },
 }
 
+/// What a replica's log holds of votes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldVotes {
+    /// The promise, packed.
+    pub promised: u64,
+    /// The chosen prefix.
+    pub chosen: u64,
+    /// Above it: (slot, ballot of the vote, origin, checksum of the batch); ballot 0: learned as chosen.
+    pub values: Vec<(u64, u64, u64, u32)>,
+}
+
+/// What a record says about a vote, if it does.
+pub fn vote_of(header: &RecordHeader) -> Option<(u128, Voted)> {
+    crate::persist::vote_of(header)
+}
+
 /// What the records of a log frame say about votes: (group uid, vote), in their order.
 ///
 /// `records` are the bytes behind the frame's header.
 pub fn votes(records: &[u8]) -> impl Iterator<Item = (u128, Voted)> + '_ {
-    crate::persist::votes(records)
+    Records::new(records).map_while(Result::ok).filter_map(|(header, ..)| vote_of(&header))
 }
 
 /// One shard.
@@ -211,9 +229,25 @@ impl SimShard {
         self.shard.group_at(group).and_then(|at| self.shard.epoch_of(at))
     }
 
-    /// The ballot below which a group's replica promises nothing, packed; in memory, perhaps not durable yet.
-    pub fn promised(&self, group: GroupId) -> Option<u64> {
-        self.shard.group_at(group).map(|at| self.shard.groups[at as usize].replica.promised().pack())
+    /// What a group's replica holds of votes; in memory, perhaps not durable yet.
+    pub fn held(&self, group: GroupId) -> Option<HeldVotes> {
+        let replica = &self.shard.groups[self.shard.group_at(group)? as usize].replica;
+        let log = replica.log();
+        let value = |slot: u64| {
+            let entry = log.get(Slot(slot))?;
+            let crc = match &entry.value.body {
+                Body::Batch(payload) => payload.header().crc,
+                Body::Noop | Body::EpochStart => 0,
+            };
+            Some((slot, entry.accepted.pack(), entry.value.origin.pack(), crc))
+        };
+        let values = (log.chosen().0 + 1..=log.last().0).filter_map(value).collect();
+        Some(HeldVotes { promised: replica.promised().pack(), chosen: log.chosen().0, values })
+    }
+
+    /// Every frame of the log up to this sequence is durable.
+    pub fn durable_through(&self) -> u64 {
+        self.shard.writer.durable_through()
     }
 
     /// Bytes of memory in use for values: frames on their way and the cache.

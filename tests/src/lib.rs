@@ -2,6 +2,10 @@
 //!
 //! Everything waits with a generous limit and says what it waited for; nothing asserts a duration.
 
+pub mod check;
+pub mod disk;
+pub mod sim;
+
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 

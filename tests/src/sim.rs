@@ -1,0 +1,56 @@
+//! The simulator: whole clusters in one thread, on a simulated network, disk and clock, driven by a seed.
+//!
+//! It runs the production code of core, shard, log and frames ([`synod::simulation`]) and plays the drivers' part. A seed
+//! draws a [`plan::Plan`]; a [`world::World`] carries it out, first with everything failing, then with a quorum healed and
+//! the rest broken for good, then with all healed; an [`observe::Observer`] judges what it sees.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub mod load;
+pub mod network;
+pub mod observe;
+pub mod plan;
+pub mod world;
+
+use plan::{FAULTS, Plan, S};
+use world::{Report, World};
+
+/// Runs a plan; a panic of the code under test is a failure like any other.
+///
+/// # Errors
+/// What went wrong, and when.
+pub fn run(plan: &Plan, print: bool) -> Result<Report, String> {
+    let run = || World::new(plan.clone(), print).run();
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        Err(text
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_else(|| "a panic".into()))
+    })
+}
+
+/// A failing plan made smaller: fewer kinds of faults and less time, as long as it still fails. Gives the plan, what was
+/// switched off, and the failure.
+pub fn shrink(plan: &Plan, failure: String) -> (Plan, Vec<&'static str>, String) {
+    let (mut best, mut without, mut failure) = (plan.clone(), Vec::new(), failure);
+    for fault in FAULTS {
+        let mut smaller = best.clone();
+        let mean = smaller.mean_ns(fault).expect("a kind of fault");
+        if std::mem::take(mean) > 0
+            && let Err(still) = run(&smaller, false)
+        {
+            (best, failure) = (smaller, still);
+            without.push(fault);
+        }
+    }
+    let mut safety_ns = best.safety_ns / 2;
+    while safety_ns >= S / 4 {
+        let smaller = Plan { safety_ns, ..best.clone() };
+        match run(&smaller, false) {
+            Err(still) => (best, failure) = (smaller, still),
+            Ok(_) => break,
+        }
+        safety_ns /= 2;
+    }
+    (best, without, failure)
+}

@@ -1,0 +1,238 @@
+//! The clients: closed loops that propose through whatever node they believe to lead, and note what they are told.
+
+use std::sync::{Arc, Mutex};
+
+use synod::simulation::SimShard;
+use synod::{Entries, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
+
+use super::observe::Observer;
+use super::plan::{Plan, around};
+use crate::check::history::{self, AppendId};
+use crate::disk::Dice;
+
+/// How a client proposes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// Each proposal for itself.
+    Plain,
+    /// In a session, one at a time, again until the outcome is known.
+    Session,
+    /// Through an ordered handle.
+    Ordered,
+}
+
+/// A proposal that waits for its outcome.
+#[derive(Clone, Debug)]
+struct Flying {
+    ticket: u64,
+    group: GroupId,
+    append: AppendId,
+    /// The node that has it.
+    node: usize,
+    entry: Vec<u8>,
+    /// In a session: its number there.
+    sequence: u64,
+}
+
+#[derive(Debug)]
+struct Client {
+    way: Way,
+    /// The group of a session or a handle; else any.
+    group: GroupId,
+    believes: usize,
+    flying: Vec<Flying>,
+    /// A session's proposal whose outcome is not known: it is said again.
+    again: Option<Flying>,
+    sequence: u64,
+    handle: Option<(u64, Epoch)>,
+}
+
+/// An outcome, as a shard told it.
+pub type Told = (u64, Outcome);
+
+/// All clients.
+#[derive(Debug)]
+pub struct Load {
+    clients: Vec<Client>,
+    told: Arc<Mutex<Vec<Told>>>,
+    next_ticket: u64,
+    next_payload: u64,
+    next_handle: u64,
+    /// Proposals made, and those known to be committed.
+    pub proposed: u64,
+    /// Proposals known to be committed.
+    pub committed: u64,
+    /// Outcomes by name.
+    pub outcomes: std::collections::BTreeMap<&'static str, u64>,
+}
+
+/// What came of asking a client to go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// It has proposed on this node's shard of the group.
+    Proposed(usize, GroupId),
+    /// It waits.
+    Waits,
+}
+
+impl Load {
+    /// The clients of a plan.
+    pub fn new(plan: &Plan, dice: &mut Dice) -> Self {
+        let ways = [Way::Plain, Way::Plain, Way::Session, Way::Ordered];
+        let client = |_| Client {
+            way: ways[dice.below(ways.len())],
+            group: 1 + dice.below(plan.groups as usize) as u64,
+            believes: dice.below(plan.nodes),
+            flying: Vec::new(),
+            again: None,
+            sequence: 0,
+            handle: None,
+        };
+        Self {
+            clients: (0..plan.clients).map(client).collect(),
+            told: Arc::default(),
+            next_ticket: 1,
+            next_payload: 1,
+            next_handle: 1,
+            proposed: 0,
+            committed: 0,
+            outcomes: Default::default(),
+        }
+    }
+
+    /// Lets a client propose, if it may. `shard` gives the shard of a group on a node that is up.
+    pub fn step<'a>(
+        &mut self,
+        at: usize,
+        now_ns: u64,
+        plan: &Plan,
+        dice: &mut Dice,
+        observer: &mut Observer,
+        shard: impl FnOnce(usize, GroupId) -> Option<&'a mut SimShard>,
+    ) -> Result<Step, String> {
+        let client = &mut self.clients[at];
+        let window = if client.way == Way::Session { 1 } else { plan.window };
+        if client.flying.len() >= window {
+            return Ok(Step::Waits);
+        }
+        let group = match client.way {
+            Way::Plain => 1 + dice.below(plan.groups as usize) as u64,
+            Way::Session | Way::Ordered => client.group,
+        };
+        // Now and then it asks another node, whatever it believes.
+        if dice.below(16) == 0 {
+            client.believes = dice.below(plan.nodes);
+        }
+        let node = client.believes;
+        let Some(shard) = shard(node, group) else {
+            client.believes = dice.below(plan.nodes);
+            return Ok(Step::Waits);
+        };
+        if client.way == Way::Ordered && client.handle.is_none() {
+            let Some(epoch) = shard.epoch(group) else {
+                client.believes = dice.below(plan.nodes);
+                return Ok(Step::Waits);
+            };
+            client.handle = Some((self.next_handle, epoch));
+            self.next_handle += 1;
+        }
+        let flying = match client.again.take() {
+            Some(flying) => Flying { node, ticket: self.next_ticket, ..flying },
+            None => {
+                let payload = self.next_payload;
+                self.next_payload += 1;
+                self.proposed += 1;
+                let mut entry = payload.to_le_bytes().to_vec();
+                entry.resize(8 + dice.below(plan.entry_bytes_max), payload as u8);
+                let handle = client.handle.map(|(handle, _)| handle as u32);
+                let append = observer.history(group).append(now_ns, at as u32, handle, payload);
+                let append = append.map_err(|full| full.to_string())?;
+                client.sequence += u64::from(client.way == Way::Session);
+                Flying { ticket: self.next_ticket, group, append, node, entry, sequence: client.sequence }
+            }
+        };
+        self.next_ticket += 1;
+        let (ticket, told) = (flying.ticket, Arc::clone(&self.told));
+        let session = (client.way == Way::Session).then_some((at as u64 + 1, flying.sequence));
+        let entries = Entries::one(&flying.entry).expect("it is small");
+        let handle = client.handle;
+        client.flying.push(flying);
+        shard.propose(group, entries, session, handle, move |outcome| {
+            told.lock().expect("no holder panics").push((ticket, outcome));
+        });
+        Ok(Step::Proposed(node, group))
+    }
+
+    /// Takes in what shards have told since the last call.
+    pub fn take_outcomes(&mut self, now_ns: u64, plan: &Plan, dice: &mut Dice, observer: &mut Observer) {
+        let told = std::mem::take(&mut *self.told.lock().expect("no holder panics"));
+        for (ticket, outcome) in told {
+            let leader = match outcome {
+                Err(ProposeError::Rejected(Rejection::NotLeader { leader })) => leader,
+                _ => None,
+            };
+            self.resolve(ticket, outcome, leader, now_ns, plan, dice, observer);
+        }
+    }
+
+    /// A node has ended: what it had not answered is unknown.
+    pub fn node_ended(&mut self, node: usize, now_ns: u64, plan: &Plan, dice: &mut Dice, observer: &mut Observer) {
+        // Callbacks of a shard that is gone never speak.
+        self.told.lock().expect("no holder panics").clear();
+        let of_node = |client: &Client| -> Vec<u64> {
+            client.flying.iter().filter(|flying| flying.node == node).map(|flying| flying.ticket).collect()
+        };
+        let tickets: Vec<u64> = self.clients.iter().flat_map(of_node).collect();
+        for ticket in tickets {
+            self.resolve(ticket, Err(ProposeError::Unknown), None, now_ns, plan, dice, observer);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn resolve(
+        &mut self,
+        ticket: u64,
+        outcome: Outcome,
+        leader: Option<NodeId>,
+        now_ns: u64,
+        plan: &Plan,
+        dice: &mut Dice,
+        observer: &mut Observer,
+    ) {
+        let found = self.clients.iter_mut().find_map(|client| {
+            let at = client.flying.iter().position(|flying| flying.ticket == ticket)?;
+            let flying = client.flying.remove(at);
+            Some((client, flying))
+        });
+        let Some((client, flying)) = found else { return };
+        let (name, noted) = match outcome {
+            Ok(committed) => ("committed", history::Outcome::Committed { index: committed.first_index }),
+            Err(ProposeError::Duplicate) => ("duplicate", history::Outcome::Duplicate),
+            Err(ProposeError::Rejected(Rejection::Overloaded)) => ("overloaded", history::Outcome::Rejected),
+            Err(ProposeError::Rejected(_)) => ("rejected", history::Outcome::Rejected),
+            Err(ProposeError::Superseded) => ("superseded", history::Outcome::Superseded),
+            Err(ProposeError::OutOfSession) => ("out of session", history::Outcome::Unknown),
+            Err(ProposeError::Unknown) => ("unknown", history::Outcome::Unknown),
+        };
+        *self.outcomes.entry(name).or_default() += 1;
+        if outcome.is_err() {
+            client.handle = None;
+            client.believes = match leader {
+                Some(node) => node as usize - 1,
+                None => dice.below(plan.nodes),
+            };
+        }
+        let settled = matches!(outcome, Ok(_) | Err(ProposeError::Duplicate));
+        self.committed += u64::from(settled);
+        if client.way == Way::Session && !settled {
+            client.again = Some(flying);
+        } else {
+            observer.appended(flying.group, now_ns, flying.append, noted);
+        }
+    }
+
+    /// A client's pause until its next step.
+    pub fn pause(&self, plan: &Plan, dice: &mut Dice) -> u64 {
+        around(dice, plan.think_ns)
+    }
+}

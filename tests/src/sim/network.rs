@@ -1,0 +1,129 @@
+//! A network of TCP connections: bytes in order, late, held back by partitions, lost when a connection ends.
+//!
+//! Invariants: within a connection nothing is lost, doubled or reordered while it lives; each end learns of its end by
+//! itself, the other perhaps much later or never.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use synod_transport::frame::Decoder;
+
+/// A connection, unique over the run.
+pub type ConnId = u64;
+
+/// Bytes that a direction holds before the socket takes no more.
+const SOCKET_BYTES: usize = 256 << 10;
+
+/// The link between the same shard of two nodes. The second end dials.
+#[derive(Debug)]
+pub struct Link {
+    /// The nodes, by place; the first has the lower number.
+    pub nodes: [usize; 2],
+    /// Their shard.
+    pub shard: usize,
+    /// The connection that each end believes in.
+    pub believes: [Option<ConnId>; 2],
+    /// Whether a dial is under way or due.
+    pub dialing: bool,
+}
+
+/// One direction of a connection.
+#[derive(Debug, Default)]
+pub struct Direction {
+    /// When the last bytes on their way arrive.
+    pub last_ns: u64,
+    /// Bytes on their way, or held back.
+    pub bytes: usize,
+    /// Bytes that a partition holds back, in order.
+    pub held: Vec<Vec<u8>>,
+}
+
+/// A connection.
+pub struct Conn {
+    /// Its link.
+    pub link: usize,
+    /// From the first end to the second, and back.
+    pub directions: [Direction; 2],
+    /// What each end has received and not yet decoded.
+    pub decoders: [Decoder; 2],
+    /// A partition holds back the news of its end from this end.
+    pub close_held: [bool; 2],
+}
+
+/// All links and connections.
+pub struct Network {
+    /// By pair of nodes and shard.
+    pub links: Vec<Link>,
+    /// The connections of which an end still lives.
+    pub conns: BTreeMap<ConnId, Conn>,
+    /// From node to node: nothing gets through.
+    blocked: BTreeSet<(usize, usize)>,
+    next: ConnId,
+}
+
+impl Network {
+    /// A network of so many nodes and shards, without connections.
+    pub fn new(nodes: usize, shards: usize) -> Self {
+        let mut links = Vec::new();
+        for low in 0..nodes {
+            for high in low + 1..nodes {
+                for shard in 0..shards {
+                    links.push(Link { nodes: [low, high], shard, believes: [None; 2], dialing: false });
+                }
+            }
+        }
+        Self { links, conns: BTreeMap::new(), blocked: BTreeSet::new(), next: 1 }
+    }
+
+    /// Whether bytes get from one node to another.
+    pub fn passes(&self, from: usize, to: usize) -> bool {
+        !self.blocked.contains(&(from, to))
+    }
+
+    /// Blocks one direction, or opens it.
+    pub fn set_blocked(&mut self, from: usize, to: usize, blocked: bool) {
+        if blocked {
+            self.blocked.insert((from, to));
+        } else {
+            self.blocked.remove(&(from, to));
+        }
+    }
+
+    /// A new connection of a link; nobody believes in it yet.
+    pub fn connect(&mut self, link: usize) -> ConnId {
+        let id = self.next;
+        self.next += 1;
+        let conn = Conn {
+            link,
+            directions: Default::default(),
+            decoders: [Decoder::new(), Decoder::new()],
+            close_held: [false; 2],
+        };
+        self.conns.insert(id, conn);
+        id
+    }
+
+    /// The link between two nodes' shard.
+    pub fn link(&self, one: usize, other: usize, shard: usize) -> usize {
+        let nodes = [one.min(other), one.max(other)];
+        self.links.iter().position(|link| link.nodes == nodes && link.shard == shard).expect("there is one per pair")
+    }
+
+    /// Bytes that an end's socket takes now.
+    pub fn room(&self, conn: ConnId, end: usize) -> usize {
+        self.conns.get(&conn).map_or(0, |conn| SOCKET_BYTES.saturating_sub(conn.directions[end].bytes))
+    }
+
+    /// The node at an end of a connection.
+    pub fn node(&self, conn: ConnId, end: usize) -> Option<usize> {
+        self.conns.get(&conn).map(|conn| self.links[conn.link].nodes[end])
+    }
+
+    /// Forgets a connection in which nobody believes any more.
+    pub fn forget_dead(&mut self, conn: ConnId) {
+        if let Some(state) = self.conns.get(&conn)
+            && !self.links[state.link].believes.contains(&Some(conn))
+        {
+            self.conns.remove(&conn);
+        }
+    }
+}

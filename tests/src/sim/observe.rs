@@ -1,0 +1,216 @@
+//! What is watched while a cluster runs, and judged: durable votes, delivered entries, clients' operations.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use synod::simulation::Voted;
+use synod::{CommittedBatch, StateMachine};
+
+use crate::check::history::{AppendId, History, Limits, Outcome};
+use crate::check::log;
+use crate::check::oracle::{Oracle, Restarted, Vote};
+use crate::check::stream::Streams;
+
+/// How far a durable machine's own sync lags behind what it applied, in batches.
+const SYNC_EVERY: usize = 4;
+
+/// What a replica's state machine holds: it outlives the node's process, as an on-disk machine does.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// Behind each batch applied since the last sync: the last index. The first is the synced one.
+    boundaries: Vec<u64>,
+    /// What was delivered since the observer looked.
+    delivered: Vec<(u64, Vec<u8>)>,
+}
+
+impl Held {
+    /// The last index that is durable.
+    pub fn durable(&self) -> u64 {
+        self.boundaries.first().copied().unwrap_or(0)
+    }
+}
+
+/// A replica's state machine: it only remembers.
+pub struct Machine {
+    held: Arc<Mutex<Held>>,
+}
+
+impl Machine {
+    /// A machine over what a replica holds.
+    pub fn new(held: Arc<Mutex<Held>>) -> Self {
+        Self { held }
+    }
+}
+
+impl StateMachine for Machine {
+    fn durable_index(&self) -> u64 {
+        self.held.lock().expect("no holder panics").durable()
+    }
+
+    fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let mut held = self.held.lock().expect("no holder panics");
+        let mut index = batch.first_index;
+        for entry in batch.entries.iter() {
+            held.delivered.push((index, entry.to_vec()));
+            index += 1;
+        }
+        if held.boundaries.is_empty() {
+            held.boundaries.push(0);
+        }
+        held.boundaries.push(index - 1);
+        if held.boundaries.len() > SYNC_EVERY {
+            let last = index - 1;
+            held.boundaries.clear();
+            held.boundaries.push(last);
+        }
+        Ok(())
+    }
+}
+
+/// All that is known about the run from outside.
+pub struct Observer {
+    oracle: Oracle,
+    streams: Streams,
+    histories: Vec<History>,
+    /// The payloads of the agreed log, per group, from index 1 on.
+    logs: Vec<Vec<u64>>,
+    held: BTreeMap<(usize, u64), Arc<Mutex<Held>>>,
+}
+
+/// The name of a value: a ballot proposes at most one per slot.
+fn value(origin: u64, crc: u32) -> u64 {
+    origin.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(crc)
+}
+
+/// The payload that names an entry: its first eight bytes.
+pub fn payload(entry: &[u8]) -> u64 {
+    entry.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+impl Observer {
+    /// An observer of so many nodes and groups.
+    pub fn new(nodes: usize, groups: u64) -> Self {
+        Self {
+            oracle: Oracle::new(nodes / 2 + 1),
+            streams: Streams::new(1 << 20),
+            histories: (1..=groups).map(|group| History::new(group, Limits::default())).collect(),
+            logs: vec![Vec::new(); groups as usize],
+            held: BTreeMap::new(),
+        }
+    }
+
+    /// What a replica's machine holds.
+    pub fn held(&mut self, node: usize, group: u64) -> Arc<Mutex<Held>> {
+        Arc::clone(self.held.entry((node, group)).or_default())
+    }
+
+    /// A vote has become durable.
+    pub fn voted(&mut self, node: usize, group: u64, vote: Voted) -> Result<(), String> {
+        let member = node as u64;
+        let judged = match vote {
+            Voted::Promise { ballot } => self.oracle.promised(group, member, ballot),
+            Voted::Accept { slot, ballot, origin, crc } => {
+                self.oracle.voted(group, member, Vote { slot, ballot, value: value(origin, crc) })
+            }
+            Voted::Learned { slot, origin, crc } => self.oracle.learned(group, member, slot, value(origin, crc)),
+        };
+        judged.map_err(|violation| violation.to_string())
+    }
+
+    /// A replica has come back from its log: its promise, its chosen prefix, and what it holds above: (slot, ballot,
+    /// origin, checksum).
+    pub fn restarted(
+        &mut self,
+        node: usize,
+        group: u64,
+        promised: u64,
+        chosen_to: u64,
+        held: &[(u64, u64, u64, u32)],
+    ) -> Result<(), String> {
+        let vote = |(slot, ballot, origin, crc): &(u64, u64, u64, u32)| Vote {
+            slot: *slot,
+            ballot: if *ballot == 0 { u64::MAX } else { *ballot },
+            value: value(*origin, *crc),
+        };
+        let accepted: Vec<Vote> = held.iter().map(vote).collect();
+        let now = Restarted { promised, chosen_to, accepted: &accepted };
+        self.oracle.restarted(group, node as u64, &now).map_err(|violation| violation.to_string())
+    }
+
+    /// All replicas know everything up to this slot as chosen.
+    pub fn settle(&mut self, group: u64, slot: u64) -> Result<(), String> {
+        self.oracle.settle(group, slot).map_err(|violation| violation.to_string())
+    }
+
+    /// The last slot that is settled.
+    pub fn settled(&self, group: u64) -> u64 {
+        self.oracle.settled(group)
+    }
+
+    /// A node's process ends. What its machines hold beyond their last sync is there or not.
+    pub fn crashed(&mut self, node: usize, mut choose: impl FnMut(usize) -> usize) {
+        for ((_, _), held) in self.held.range((node, 0)..(node + 1, 0)) {
+            let mut held = held.lock().expect("no holder panics");
+            held.delivered.clear();
+            if !held.boundaries.is_empty() {
+                let kept = choose(held.boundaries.len());
+                let durable = held.boundaries[kept];
+                held.boundaries.clear();
+                held.boundaries.push(durable);
+            }
+        }
+    }
+
+    /// A replica's machine starts to be fed.
+    pub fn starts(&mut self, node: usize, group: u64) -> Result<(), String> {
+        let next = self.held(node, group).lock().expect("no holder panics").durable() + 1;
+        self.streams.start(group, node as u64, next).map_err(|violation| violation.to_string())
+    }
+
+    /// Takes in what a node's machines were given.
+    pub fn delivered(&mut self, node: usize) -> Result<(), String> {
+        for ((_, group), held) in self.held.range((node, 0)..(node + 1, 0)) {
+            let delivered = std::mem::take(&mut held.lock().expect("no holder panics").delivered);
+            for (index, entry) in delivered {
+                self.streams
+                    .deliver(*group, node as u64, index, &entry, None)
+                    .map_err(|violation| violation.to_string())?;
+                let log = &mut self.logs[*group as usize - 1];
+                if index > log.len() as u64 {
+                    log.push(payload(&entry));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The history of a group.
+    pub fn history(&mut self, group: u64) -> &mut History {
+        &mut self.histories[group as usize - 1]
+    }
+
+    /// An operation returns.
+    pub fn appended(&mut self, group: u64, now_ns: u64, id: AppendId, outcome: Outcome) {
+        self.history(group).appended(now_ns, id, outcome);
+    }
+
+    /// Entries of a group in the agreed log.
+    pub fn log_len(&self, group: u64) -> u64 {
+        self.logs[group as usize - 1].len() as u64
+    }
+
+    /// The last index that a replica's machine was given.
+    pub fn position(&self, node: usize, group: u64) -> u64 {
+        self.streams.positions(group).get(&(node as u64)).copied().unwrap_or(0)
+    }
+
+    /// Judges all operations against the final logs; gives how many entries were committed and known to be.
+    pub fn judge(&self) -> Result<u64, String> {
+        let mut committed = 0;
+        for (history, log) in self.histories.iter().zip(&self.logs) {
+            let checked = log::check(history, log).map_err(|violation| violation.to_string())?;
+            committed += checked.committed as u64;
+        }
+        Ok(committed)
+    }
+}
