@@ -25,7 +25,7 @@ use crate::handle::Handle;
 use crate::limits::{WINDOW_BYTES, WINDOW_SLOTS};
 use crate::machine::StateMachine;
 use crate::mailbox::{Mail, Mailbox, Post, mailbox};
-use crate::meta::{Directory, DirectoryError, MetaV1};
+use crate::meta::{self, Directory, DirectoryError, MetaV1};
 use crate::outcome::{GroupId, NodeId};
 use crate::recovery::Recoverer;
 use crate::runtime::{self, Built, Setup};
@@ -198,6 +198,10 @@ impl Node {
             let setup = Setup {
                 cpu: cpus.get(shard).copied(),
                 build: Box::new(move || build_shard(&shared, shard, options.machines.as_ref())),
+                opened: {
+                    let dir = self.shared.config.dir.clone();
+                    Box::new(move || meta::note_opened(&dir, shard))
+                },
                 mailbox,
                 posts: self.posts.clone(),
                 broken: Box::new(move |node| {
@@ -425,6 +429,8 @@ fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>)
     let config = &shared.config;
     let directory = config.dir.join(format!("shard-{shard}"));
     std::fs::create_dir_all(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
+    // Recovery does not know the directory's name.
+    std::fs::read_dir(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
     let mut recoverer = Recoverer::default();
     let expect = Expect { shard: shard as u32, incarnation: shared.incarnation, segment_bytes: SEGMENT_BYTES };
     let ids: Vec<GroupId> = (1..=config.groups).filter(|id| id % config.shards as u64 == shard as u64).collect();
@@ -440,6 +446,13 @@ fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>)
         RecoverError::Damaged { uid: Some(uid), .. } => format!("{error} (a record of {})", name(*uid)),
         _ => error.to_string(),
     })?;
+    if recovery.segments.is_empty() && meta::was_opened(&config.dir, shard).map_err(|error| error.to_string())? {
+        return Err(format!(
+            "the log in {} is lost, and with it this node's votes: put its files back, or replace this node by a new \
+             one; do not start it empty",
+            directory.display()
+        ));
+    }
     if let Some((place, uid)) = recoverer.malformed {
         return Err(format!(
             "segment {:016x} of {} holds a record of {} at offset {} that this version cannot read: run the version \
