@@ -26,7 +26,7 @@ pub enum DiskBackend {
     /// An io_uring of its own per shard.
     #[default]
     Uring,
-    /// Blocking system calls on the shard's thread: for fault injection, and where io_uring is forbidden.
+    /// Blocking system calls on the shard's thread: for fault injection. The executor needs io_uring all the same.
     Blocking,
 }
 
@@ -66,9 +66,7 @@ impl Cluster {
         if cluster.id().is_none() {
             return Err(ConfigError::Invalid("`cluster` must be 32 hexadecimal digits, not all zero".into()));
         }
-        if cluster.members.is_empty() || cluster.groups == 0 || cluster.shards == 0 {
-            return Err(ConfigError::Invalid("`members`, `groups` and `shards` must not be empty or 0".into()));
-        }
+        check_cluster(cluster.groups, cluster.shards, &cluster.members)?;
         Ok(cluster)
     }
 
@@ -234,27 +232,11 @@ impl Config {
     /// # Errors
     /// The first thing that cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let check = |holds: bool, text: &str| {
-            if holds { Ok(()) } else { Err(ConfigError::Invalid(text.into())) }
-        };
         check(self.cluster_id().is_some(), "`cluster` must be 32 hexadecimal digits, not all zero")?;
-        check(!self.members.is_empty(), "`members` is empty")?;
-        check(self.members.len() <= synod_core::replica::VOTERS_MAX, "there are more than 15 `members`")?;
-        check(self.members.iter().all(|m| m.node > 0), "a member's `node` must not be 0")?;
-        let mut nodes: Vec<_> = self.members.iter().map(|m| m.node).collect();
-        nodes.sort_unstable();
-        check(nodes.windows(2).all(|w| w[0] != w[1]), "two members have the same `node`")?;
-        let mut addresses: Vec<_> = self.members.iter().map(|m| m.address).collect();
-        addresses.sort_unstable();
-        check(addresses.windows(2).all(|w| w[0] != w[1]), "two members have the same `address`")?;
-        check(nodes.contains(&self.node), "`node` is not among the `members`")?;
-        check(
-            self.preferred_leader.is_none_or(|n| nodes.contains(&n)),
-            "`preferred_leader` is not among the `members`",
-        )?;
-        check((1..=1 << 20).contains(&self.groups), "`groups` must be between 1 and 1048576")?;
-        check((1..=1024).contains(&self.shards), "`shards` must be between 1 and 1024")?;
-        check(self.groups >= self.shards as u64, "there are fewer `groups` than `shards`")?;
+        check_cluster(self.groups, self.shards, &self.members)?;
+        let is_member = |node| self.members.iter().any(|m| m.node == node);
+        check(is_member(self.node), "`node` is not among the `members`")?;
+        check(self.preferred_leader.is_none_or(is_member), "`preferred_leader` is not among the `members`")?;
         check(self.cache_mib >= 1 && self.cache_mib <= 1 << 20, "`cache_mib` must be between 1 and 1048576")?;
         check((4..=1024).contains(&self.segment_mib), "`segment_mib` must be between 4 and 1024")?;
         check(self.index_mib >= 1 && self.index_mib <= 1 << 20, "`index_mib` must be between 1 and 1048576")?;
@@ -315,6 +297,26 @@ impl Config {
         let cluster = self.cluster_id().expect("validated");
         cluster.rotate_left(64) ^ SCATTER.wrapping_mul(u128::from(group))
     }
+}
+
+/// Checks what a node's file and a cluster file have in common.
+fn check_cluster(groups: u64, shards: usize, members: &[Member]) -> Result<(), ConfigError> {
+    check(!members.is_empty(), "`members` is empty")?;
+    check(members.len() <= synod_core::replica::VOTERS_MAX, "there are more than 15 `members`")?;
+    check(members.iter().all(|m| m.node > 0), "a member's `node` must not be 0")?;
+    let mut nodes: Vec<_> = members.iter().map(|m| m.node).collect();
+    nodes.sort_unstable();
+    check(nodes.windows(2).all(|w| w[0] != w[1]), "two members have the same `node`")?;
+    let mut addresses: Vec<_> = members.iter().map(|m| m.address).collect();
+    addresses.sort_unstable();
+    check(addresses.windows(2).all(|w| w[0] != w[1]), "two members have the same `address`")?;
+    check((1..=1 << 20).contains(&groups), "`groups` must be between 1 and 1048576")?;
+    check((1..=1024).contains(&shards), "`shards` must be between 1 and 1024")?;
+    check(groups >= shards as u64, "there are fewer `groups` than `shards`")
+}
+
+fn check(holds: bool, text: &str) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError::Invalid(text.into())) }
 }
 
 #[cfg(test)]

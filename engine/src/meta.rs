@@ -95,7 +95,7 @@ impl Directory {
 
     /// Takes the directory for this process and counts up its boot number.
     pub(crate) fn open(path: &Path, cluster: u128, node: u64, shards: u32) -> Result<Self, DirectoryError> {
-        if !path.join(META).exists() {
+        if !path.join(META).try_exists().map_err(io(path))? {
             return Err(DirectoryError::NotInitialised(path.to_owned()));
         }
         let lock_path = path.join(LOCK);
@@ -117,6 +117,25 @@ impl Directory {
         write_meta(path, &meta)?;
         Ok(Self { meta, _lock: lock })
     }
+}
+
+fn opened_file(path: &Path, shard: usize) -> PathBuf {
+    path.join(format!("shard-{shard}.opened"))
+}
+
+/// Notes for good that a shard's log was opened: from now on an empty one is a lost one.
+pub(crate) fn note_opened(path: &Path, shard: usize) -> std::io::Result<()> {
+    let file = opened_file(path, shard);
+    if !file.try_exists()? {
+        File::create(&file)?.sync_all()?;
+        File::open(path)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Whether a shard's log was ever opened.
+pub(crate) fn was_opened(path: &Path, shard: usize) -> std::io::Result<bool> {
+    opened_file(path, shard).try_exists()
 }
 
 fn read_meta(path: &Path) -> Result<MetaV1, DirectoryError> {

@@ -21,7 +21,7 @@ use crate::config::{Config, ConfigError, DiskBackend, Sync};
 use crate::handle::Handle;
 use crate::machine::StateMachine;
 use crate::mailbox::{Mail, Mailbox, Post, mailbox};
-use crate::meta::{Directory, DirectoryError, MetaV1};
+use crate::meta::{self, Directory, DirectoryError, MetaV1};
 use crate::outcome::{GroupId, NodeId};
 use crate::runtime::{self, Built, Setup};
 
@@ -191,6 +191,10 @@ impl Node {
             let setup = Setup {
                 cpu: cpus.get(shard).copied(),
                 build: Box::new(move || build_shard(&shared, shard, options.machines.as_ref())),
+                opened: {
+                    let dir = self.shared.config.dir.clone();
+                    Box::new(move || meta::note_opened(&dir, shard))
+                },
                 mailbox,
                 posts: self.posts.clone(),
                 broken: Box::new(move |node| {
@@ -418,11 +422,20 @@ fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>)
     let config = &shared.config;
     let directory = config.dir.join(format!("shard-{shard}"));
     std::fs::create_dir_all(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
+    // Recovery does not know the directory's name.
+    std::fs::read_dir(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
     let segment_bytes = config.segment_mib * MIB;
     let seed = random_u128() as u64;
     let place = ShardPlace { shard, incarnation: shared.incarnation, segment_bytes, seed };
     let mut files = FileSource::new(&directory);
     let (assembled, recovery) = assemble(config, place, &mut files, machines)?;
+    if recovery.segments.is_empty() && meta::was_opened(&config.dir, shard).map_err(|error| error.to_string())? {
+        return Err(format!(
+            "the log in {} is lost, and with it this node's votes: put its files back, or replace this node by a new \
+             one; do not start it empty",
+            directory.display()
+        ));
+    }
     if let Some(tail) = recovery.tail_generation() {
         // What recovery found may only be in the page cache: it must be durable before any vote rests on it.
         flush_tail(&directory, tail).map_err(|error| error.to_string())?;

@@ -17,7 +17,7 @@ use glommio::io::BufferedFile;
 use glommio::{LocalExecutorBuilder, Placement};
 use synod_transport::frame::Decoder;
 use synod_transport::net::glommio::Connection;
-use synod_wal::disk::Disk;
+use synod_wal::disk::{Disk, UringDisk};
 
 use crate::clock::now_ns;
 use crate::mailbox::{Mail, Mailbox, Post};
@@ -28,6 +28,8 @@ use crate::shard::{Notice, Shard};
 
 /// How long a stopping shard waits for what is in flight.
 const STOP_NS: u64 = 1_000_000_000;
+/// glommio starts no executor with less.
+const LOCKED_BYTES_MIN: u64 = 512 << 10;
 /// Mail handled before the turn gets its chance.
 const MAIL_PER_TURN: usize = 4096;
 
@@ -40,6 +42,8 @@ pub(crate) struct Setup {
     pub(crate) cpu: Option<usize>,
     /// Builds the shard and its disk, on the shard's thread.
     pub(crate) build: Box<dyn FnOnce() -> Result<Built, String> + Send>,
+    /// Makes it durable that the shard's log is open. Carried out before the first frame is written, so before any vote.
+    pub(crate) opened: Box<dyn FnOnce() -> std::io::Result<()> + Send>,
     pub(crate) mailbox: Mailbox,
     /// The mailboxes of all shards of the node, by shard.
     pub(crate) posts: Vec<Post>,
@@ -51,16 +55,27 @@ pub(crate) struct Setup {
 
 /// Runs a shard until it is stopped. An error is the reason why it cannot go on.
 pub(crate) fn run(setup: Setup) -> Result<(), String> {
+    // The executor panics or says little where these are missing.
+    if let Err(reason) = check_system() {
+        let _ = setup.ready.send(Err(reason));
+        return Ok(());
+    }
     let placement = setup.cpu.map_or(Placement::Unbound, Placement::Fixed);
-    let executor = LocalExecutorBuilder::new(placement)
+    let made = LocalExecutorBuilder::new(placement)
         // The log has a ring of its own: glommio's needs little.
         .io_memory(64 << 10)
         .ring_depth(128)
         .preempt_timer(Duration::from_millis(10))
-        .make()
-        .map_err(|error| format!("the shard's executor cannot start: {error}"))?;
+        .make();
+    let executor = match made {
+        Ok(executor) => executor,
+        Err(error) => {
+            let _ = setup.ready.send(Err(format!("the shard's executor cannot start: {error}")));
+            return Ok(());
+        }
+    };
     executor.run(async move {
-        let Setup { build, mailbox, posts, broken, ready, .. } = setup;
+        let Setup { build, opened, mailbox, posts, broken, ready, .. } = setup;
         let (shard, disk, spares) = match build() {
             Ok(built) => built,
             Err(error) => {
@@ -72,6 +87,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
         let driver = Rc::new(Driver {
             shard: RefCell::new(shard),
             disk: RefCell::new(disk),
+            opened: Cell::new(Some(opened)),
             turn: Signal::default(),
             ended: Signal::default(),
             end: RefCell::new(None),
@@ -95,6 +111,20 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
         let end = driver.end.borrow_mut().take();
         end.unwrap_or(Ok(()))
     })
+}
+
+/// Whether the system lets the executor do its work, whatever the disk is; otherwise what to do.
+fn check_system() -> Result<(), String> {
+    UringDisk::probe()?;
+    match rustix::process::getrlimit(rustix::process::Resource::Memlock).current {
+        Some(bytes) if bytes < LOCKED_BYTES_MIN => Err(format!(
+            "only {} KiB of memory may be locked, {} KiB are needed: raise the limit (`ulimit -l {1}`, or LimitMEMLOCK= of \
+             a service)",
+            bytes >> 10,
+            LOCKED_BYTES_MIN >> 10
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Wakes one task of this thread.
@@ -140,6 +170,7 @@ struct Link {
 struct Driver {
     shard: RefCell<Shard>,
     disk: RefCell<Box<dyn Disk>>,
+    opened: Cell<Option<Box<dyn FnOnce() -> std::io::Result<()> + Send>>>,
     turn: Signal,
     ended: Signal,
     end: RefCell<Option<Result<(), String>>>,
@@ -187,6 +218,11 @@ impl Driver {
             shard.flush(now_ns());
             // What goes to peers takes the longer way: it leaves first.
             self.send_all(&mut shard);
+            if shard.started
+                && let Some(opened) = self.opened.take()
+            {
+                opened().map_err(|error| format!("cannot note that the log is open: {error}"))?;
+            }
             for op in shard.disk_ops.drain(..) {
                 disk.submit(op);
             }

@@ -114,7 +114,7 @@ pub(crate) struct Shard {
     pub(crate) notices: Vec<Notice>,
     pub(crate) phases: Phases,
     pub(crate) now_ns: u64,
-    started: bool,
+    pub(crate) started: bool,
     actions: Vec<Action<Payload>>,
     timers: BTreeSet<(u64, u32)>,
     dirty: Vec<u32>,

@@ -34,6 +34,14 @@ pub enum ToolError {
 }
 
 impl ToolError {
+    /// What is wrong with a file: a value that cannot work does not say by itself where it stands.
+    pub(crate) fn in_file(path: &Path, error: ConfigError) -> Self {
+        match error {
+            ConfigError::Invalid(text) => Self::Failed(format!("{}: {text}", path.display())),
+            named => Self::Config(named),
+        }
+    }
+
     /// The status that the process exits with.
     pub fn exit_status(&self) -> u8 {
         match self {

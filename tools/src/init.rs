@@ -40,7 +40,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
-    let config = Config::read(&args.config)?;
+    let config = Config::read(&args.config).map_err(|error| ToolError::in_file(&args.config, error))?;
     Node::init(&config)?;
     say(format_args!("node {} of cluster {} is made in {}\n", config.node, config.cluster, config.dir.display()));
     Ok(())

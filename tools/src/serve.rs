@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
         die_with(parent)?;
     }
     log_to_stderr()?;
-    let config = Config::read(&args.config)?;
+    let config = Config::read(&args.config).map_err(|error| ToolError::in_file(&args.config, error))?;
     // Before the start, so that a signal during recovery is not lost: it stops the node as soon as it runs.
     let mut signals = Signals::new([SIGINT, SIGTERM])
         .map_err(|error| ToolError::Io { what: "cannot wait for signals".into(), error })?;

@@ -78,6 +78,9 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
 fn explain(error: ClientError, next: u64) -> ToolError {
     match error {
         ClientError::Connection { .. } => ToolError::Failed(format!("{error}; go on with `--from {next}`")),
+        ClientError::Trimmed { first_index, .. } => {
+            ToolError::Failed(format!("{error}; read what is there with `--from {first_index}`"))
+        }
         other => other.into(),
     }
 }

@@ -16,7 +16,7 @@ pub(crate) struct ClusterFile {
 
 impl ClusterFile {
     pub(crate) fn read(&self) -> Result<Cluster, ToolError> {
-        Ok(Cluster::read(&self.cluster)?)
+        Cluster::read(&self.cluster).map_err(|error| ToolError::in_file(&self.cluster, error))
     }
 }
 

@@ -44,7 +44,11 @@ impl Layout {
         })?;
         let file = dir.join(CLUSTER);
         let new = !file.exists();
-        let cluster = if new { create(&dir, wanted)? } else { Cluster::read(&file)? };
+        let cluster = if new {
+            create(&dir, wanted)?
+        } else {
+            Cluster::read(&file).map_err(|error| ToolError::in_file(&file, error))?
+        };
         if !new {
             check_wanted(&file, &cluster, wanted)?;
         }

@@ -2,28 +2,12 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::process::Signal;
-use synod::{Config, new_cluster_id};
+use synod::{Cluster, Config, new_cluster_id};
 
 use crate::cluster::{TestCluster, members};
-use crate::process::{Finished, Running, arg, run, run_with_input, temporary};
-
-/// Exit status 1 and one complaint that has all the words.
-fn check_failure(finished: &Finished, words: &[&str]) {
-    let stderr = &finished.stderr;
-    assert_eq!(finished.status.code(), Some(1), "{words:?}: {} {stderr}", finished.status);
-    let complaints: Vec<&str> = stderr.lines().filter(|line| line.starts_with("synod: ")).collect();
-    assert_eq!(complaints.len(), 1, "one line that says {words:?}: {stderr}");
-    assert_eq!(stderr.lines().last(), Some(complaints[0]), "it comes last: {stderr}");
-    words.iter().for_each(|word| assert!(complaints[0].contains(word), "{} should say {word}", complaints[0]));
-    assert!(!stderr.contains("panicked"), "{stderr}");
-}
-
-fn check(args: &[&str], words: &[&str]) {
-    check_failure(&run(args), words);
-}
+use crate::process::{Running, arg, check, run, run_with_input, temporary};
 
 /// Writes a node's file, after a change.
 fn config(dir: &Path, change: impl FnOnce(&mut Config)) -> String {
@@ -41,27 +25,48 @@ fn write_config(dir: &Path, config: &Config) -> String {
 #[test]
 fn wrong_usage_exits_with_2() {
     let dir = temporary();
-    let dir = arg(dir.path()).to_owned();
-    for args in [
-        &[][..],
-        &["frobnicate"],
-        &["serve"],
-        &["serve", "--config", "x", "--colour", "red"],
-        &["init", "x"],
-        &["append", "--cluster", "x", "--group", "one"],
-        &["append", "--cluster", "x"],
-        &["tail", "--cluster", "x", "--node", "1", "--group", "1", "--from", "0"],
-        &["tail", "--cluster", "x", "--cluster", "y", "--node", "1", "--group", "1"],
-        &["local"],
-        &["local", "--dir", &dir, "--nodes", "0"],
-        &["local", "--dir", &dir, "--nodes", "16"],
-        &["local", "--dir", &dir, "--groups", "1", "--shards", "2"],
+    let new = arg(&dir.path().join("new")).to_owned();
+    for (args, word) in [
+        (&[][..], "Usage: synod <COMMAND>"),
+        (&["frobnicate"], "'frobnicate'"),
+        (&["--colour"], "'--colour'"),
+        (&["init"], "--config <FILE>"),
+        (&["init", "x"], "'x'"),
+        (&["init", "--config", "x", "--force"], "'--force'"),
+        (&["serve"], "--config <FILE>"),
+        (&["serve", "--config"], "--config <FILE>"),
+        (&["serve", "--config", "x", "--colour", "red"], "'--colour'"),
+        (&["serve", "--config", "x", "--config", "y"], "--config <FILE>"),
+        (&["status"], "--cluster <FILE>"),
+        (&["status", "--cluster", "x", "--group", "1"], "'--group'"),
+        (&["append", "--cluster", "x", "--group", "one"], "--group <GROUP>"),
+        (&["append", "--cluster", "x", "--group", "-1"], "'-1'"),
+        (&["append", "--cluster", "x"], "--group <GROUP>"),
+        (&["append", "--group", "1"], "--cluster <FILE>"),
+        (&["append", "--cluster", "x", "--group", "1", "input.txt"], "'input.txt'"),
+        (&["tail", "--cluster", "x", "--group", "1"], "--node <NODE>"),
+        (&["tail", "--cluster", "x", "--node", "1"], "--group <GROUP>"),
+        (&["tail", "--cluster", "x", "--node", "1", "--group", "1", "--from", "0"], "--from <INDEX>"),
+        (&["tail", "--cluster", "x", "--node", "1", "--group", "18446744073709551616"], "--group <GROUP>"),
+        (&["tail", "--cluster", "x", "--cluster", "y", "--node", "1", "--group", "1"], "--cluster <FILE>"),
+        (&["local"], "--dir <DIR>"),
+        (&["local", "--dir", &new, "--nodes", "0"], "--nodes <NODES>"),
+        (&["local", "--dir", &new, "--nodes", "16"], "1..=15"),
+        (&["local", "--dir", &new, "--groups", "0"], "--groups <GROUPS>"),
+        (&["local", "--dir", &new, "--shards", "0"], "`shards`"),
+        (&["local", "--dir", &new, "--groups", "1", "--shards", "2"], "fewer `groups` than `shards`"),
     ] {
         let finished = run(args);
-        assert_eq!(finished.status.code(), Some(2), "{args:?}: {}", finished.stderr);
-        assert!(!finished.stderr.is_empty() && finished.stdout.is_empty(), "{args:?}");
+        let stderr = &finished.stderr;
+        assert_eq!(finished.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(finished.stdout.is_empty() && stderr.contains(word), "{args:?} should say {word}: {stderr}");
+        let errors = stderr.lines().filter(|line| line.starts_with("error: ") || line.starts_with("synod: ")).count();
+        assert_eq!(errors, usize::from(!args.is_empty()), "{args:?}: {stderr}");
     }
-    let file = config(dir.as_ref(), |_| {});
+    // Nothing was made, so the next try, with the right flags, finds a new directory.
+    let left: Vec<_> = fs::read_dir(&new).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|file| file == "lock"), "{left:?}");
+    let file = config(dir.path(), |_| {});
     let loud = Running::start_with(&["serve", "--config", &file], |command| {
         command.env("RUST_LOG", "a=b=c");
     });
@@ -84,14 +89,106 @@ fn files_that_cannot_be_used_are_named() {
             check(&args, &[arg(file), words]);
         }
     }
-    let file = config(dir.path(), |config| config.retain_mib = 1);
-    check(&["init", "--config", &file], &["retain_mib"]);
-    check(&["serve", "--config", &file], &["retain_mib"]);
-    fs::write(&file, format!("colour = 3\n{}", fs::read_to_string(&file).unwrap())).unwrap();
-    check(&["serve", "--config", &file], &["colour", "line 1"]);
+    for args in [["init", "--config"], ["serve", "--config"], ["status", "--cluster"], ["local", "--dir"]] {
+        let path = if args[0] == "local" { arg(&malformed) } else { arg(dir.path()) };
+        check(&[args[0], args[1], path], &[path]);
+    }
+}
+
+#[test]
+fn values_that_cannot_work_are_named() {
+    let dir = temporary();
+    let file = config(dir.path(), |_| {});
+    let good = fs::read_to_string(&file).unwrap();
+    // With a line of another key in its place, or with one more.
+    for (key, line, words) in [
+        ("", "colour = 3", &["line 1", "colour"][..]),
+        ("", "groups = 1", &["duplicate key", "line"]),
+        ("cluster", "", &["missing field", "cluster"]),
+        ("cluster", "cluster = \"8f14\"", &["`cluster`", "32 hexadecimal digits"]),
+        ("cluster", "cluster = 8", &["line 1", "expected a string"]),
+        ("cluster", "cluster = \"00000000000000000000000000000000\"", &["`cluster`", "not all zero"]),
+        ("node", "", &["missing field", "node"]),
+        ("node", "node = \"one\"", &["line 2", "expected u64"]),
+        ("node", "node = -1", &["line 2", "-1"]),
+        ("node", "node = 9", &["`node` is not among the `members`"]),
+        ("dir", "", &["missing field", "dir"]),
+        ("groups", "groups = 0", &["`groups` must be between 1 and 1048576"]),
+        ("groups", "groups = 9999999", &["`groups` must be between 1 and 1048576"]),
+        ("groups", "groups = 1.5", &["line 4", "expected u64"]),
+        ("shards", "shards = 2", &["fewer `groups` than `shards`"]),
+        ("sync", "sync = \"never\"", &["line 6", "never", "durable"]),
+        ("disk", "disk = \"tape\"", &["line 7", "tape", "blocking"]),
+        ("retain_mib", "retain_mib = 1", &["`retain_mib` must be at least 64"]),
+        ("wal_mib_max", "wal_mib_max = 1024", &["`wal_mib_max` must be at least `retain_mib` + 256"]),
+        ("cache_mib", "cache_mib = 0", &["`cache_mib` must be between"]),
+        ("spare_segments", "spare_segments = 5000", &["`spare_segments` must be at most 1024"]),
+        ("allow_plaintext", "allow_plaintext = \"yes\"", &["expected a boolean"]),
+        ("allow_plaintext", "preferred_leader = 9", &["`preferred_leader` is not among the `members`"]),
+    ] {
+        let is_key = |text: &str| !key.is_empty() && text.starts_with(&format!("{key} = "));
+        assert!(key.is_empty() || good.lines().take_while(|text| !text.starts_with('[')).any(is_key), "no {key}");
+        let mut head = true;
+        let kept = good.lines().map(|text| {
+            head &= !text.starts_with('[');
+            if head && is_key(text) { line } else { text }
+        });
+        let extra = if key.is_empty() { line } else { "" };
+        let text: Vec<&str> = extra.split_terminator('\n').chain(kept).collect();
+        check_value(&file, &text.join("\n"), words);
+    }
+    for (from, to, words) in [
+        ("node = 3", "node = 2", "two members have the same `node`"),
+        ("node = 3", "node = 0", "must not be 0"),
+        ("127.0.0.1", "localhost", "address"),
+        ("127.0.0.1", "192.0.2.1", "allow_plaintext = true"),
+    ] {
+        assert!(good.contains(from));
+        check_value(&file, &good.replace(from, to), &[words]);
+    }
+    let one = config(dir.path(), |config| config.members[1].address = config.members[0].address);
+    check_value(&file, &fs::read_to_string(one).unwrap(), &["two members have the same `address`"]);
+    assert!(!dir.path().join("data").exists(), "nothing was made");
+
     let cluster = dir.path().join("cluster.toml");
-    fs::write(&cluster, "cluster = \"12\"\ngroups = 1\nshards = 1\nmembers = []\n").unwrap();
-    check(&["status", "--cluster", arg(&cluster)], &["cluster", "hexadecimal"]);
+    for (text, words) in [
+        ("", &["missing field"][..]),
+        ("cluster = \"12\"\ngroups = 1\nshards = 1\nmembers = []\n", &["`cluster`", "hexadecimal"]),
+        ("cluster = \"8f14e45fceea167a5a36dedd4bea2543\"\ngroups = 1\nshards = 1\nmembers = []\n", &["`members`"]),
+        // A node's file is no cluster file.
+        (&good, &["unknown field", "expected one of `cluster`"]),
+    ] {
+        fs::write(&cluster, text).unwrap();
+        let words: Vec<&str> = words.iter().copied().chain([arg(&cluster)]).collect();
+        check(&["status", "--cluster", arg(&cluster)], &words);
+        check(&["tail", "--cluster", arg(&cluster), "--node", "1", "--group", "1"], &words);
+        run_with_input(&["append", "--cluster", arg(&cluster), "--group", "1"], b"x\n").check_failure(&words);
+    }
+}
+
+#[test]
+fn a_cluster_file_that_no_cluster_has_is_refused() {
+    let dir = temporary();
+    let file = dir.path().join("cluster.toml");
+    let check_file = |change: fn(&mut Cluster), word: &str| {
+        let mut cluster = Config::new(new_cluster_id(), 1, "data", members(3)).cluster();
+        change(&mut cluster);
+        fs::write(&file, toml::to_string(&cluster).unwrap()).unwrap();
+        check(&["tail", "--cluster", arg(&file), "--node", "1", "--group", "1"], &[arg(&file), word]);
+    };
+    check_file(|cluster| cluster.groups = 1 << 50, "`groups`");
+    check_file(|cluster| cluster.shards = 1 << 40, "`shards`");
+    check_file(|cluster| cluster.members[1].node = 0, "`node`");
+    check_file(|cluster| cluster.members[1].node = 3, "same `node`");
+    check_file(|cluster| cluster.members[1].address = cluster.members[0].address, "same `address`");
+}
+
+/// A node's file with this text is refused, by its name and with these words.
+fn check_value(file: &str, text: &str, words: &[&str]) {
+    fs::write(file, text).unwrap();
+    let words: Vec<&str> = words.iter().copied().chain([file]).collect();
+    check(&["init", "--config", file], &words);
+    check(&["serve", "--config", file], &words);
 }
 
 #[test]
@@ -134,7 +231,7 @@ fn what_others_hold_is_named() {
     let serve = ["serve", "--config", arg(&file)];
     check(&serve, &["in use by another process", arg(&cluster.node_dir(1))]);
 
-    stop(&mut cluster);
+    cluster.stop(1);
     let address = Config::read(&file).unwrap().members[0].address;
     let held = TcpListener::bind(address).unwrap();
     check(&serve, &[&format!("port {}", address.port()), "in use"]);
@@ -150,7 +247,7 @@ fn what_the_cluster_does_not_have_is_named() {
     let mut cluster = TestCluster::start(1, 2, 1);
     let file = cluster.cluster_file();
     let file = arg(&file);
-    check_failure(&run_with_input(&["append", "--cluster", file, "--group", "3"], b"x\n"), &["group 3", "1 to 2"]);
+    run_with_input(&["append", "--cluster", file, "--group", "3"], b"x\n").check_failure(&["group 3", "1 to 2"]);
     check(&["tail", "--cluster", file, "--node", "1", "--group", "0"], &["group 0", "1 to 2"]);
     check(&["tail", "--cluster", file, "--node", "2", "--group", "1"], &["no node 2", "nodes are 1"]);
 
@@ -161,54 +258,4 @@ fn what_the_cluster_does_not_have_is_named() {
     let table = String::from_utf8(status.stdout).unwrap();
     assert_eq!(table.lines().skip(1).filter(|line| line.contains("none") && line.ends_with("down")).count(), 2);
     check(&["tail", "--cluster", file, "--node", "1", "--group", "1"], &["node 1", "refused", "--from 1"]);
-}
-
-#[test]
-fn a_damaged_segment_is_named() {
-    let mut cluster = TestCluster::start(1, 1, 1);
-    for line in 0..20 {
-        cluster.append_all(1, format!("the line number {line}\n").as_bytes()).success();
-    }
-    stop(&mut cluster);
-    let (segment, bytes, at) = find_in_segments(&cluster.node_dir(1).join("shard-0"), b"the line number 3\n");
-    let (file, name) = (cluster.config_file(1), segment.file_name().unwrap().to_str().unwrap());
-    let serve = ["serve", "--config", arg(&file)];
-    let mut flipped = bytes.clone();
-    flipped[at] ^= 1;
-    fs::write(&segment, flipped).unwrap();
-    check(&serve, &[name, "group 1", "damaged at byte"]);
-
-    // Nothing was changed: with the bit as it was, nothing is lost.
-    let expected: Vec<u8> = (0..20).flat_map(|line| format!("the line number {line}\n").into_bytes()).collect();
-    fs::write(&segment, &bytes).unwrap();
-    cluster.serve(1);
-    cluster.wait_leaders();
-    cluster.check_tails(1, &expected);
-
-    // By now there is a later segment, which says how far this one went: it must not end before.
-    stop(&mut cluster);
-    fs::write(&segment, &bytes[..at]).unwrap();
-    check(&serve, &[name]);
-    fs::write(&segment, &bytes).unwrap();
-    cluster.serve(1);
-    cluster.wait_leaders();
-    cluster.check_tails(1, &expected);
-}
-
-fn stop(cluster: &mut TestCluster) {
-    let node = cluster.take(1);
-    node.signal(Signal::TERM);
-    node.finish().success();
-}
-
-/// The segment that holds some bytes, all of it, and where they are.
-fn find_in_segments(shard: &Path, wanted: &[u8]) -> (PathBuf, Vec<u8>, usize) {
-    for entry in fs::read_dir(shard).unwrap() {
-        let path = entry.unwrap().path();
-        let bytes = fs::read(&path).unwrap();
-        if let Some(at) = bytes.windows(wanted.len()).position(|window| window == wanted) {
-            return (path, bytes, at);
-        }
-    }
-    panic!("{} is in no segment", wanted.escape_ascii());
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
 
+use rustix::process::Signal;
 use synod::client::Client;
 use synod::{Cluster, Config, GroupId, Member, Node, NodeId, new_cluster_id};
 
@@ -74,9 +75,20 @@ impl TestCluster {
         self.nodes.remove(&node).expect("only a running node is killed");
     }
 
-    /// A running node's process, for whoever wants to signal it.
-    pub(crate) fn take(&mut self, node: NodeId) -> Running {
-        self.nodes.remove(&node).expect("it runs")
+    /// SIGTERM, which a node answers with a clean end.
+    pub(crate) fn stop(&mut self, node: NodeId) {
+        let running = self.nodes.remove(&node).expect("only a running node is stopped");
+        running.signal(Signal::TERM);
+        running.finish().success();
+    }
+
+    /// Writes a cluster file that does not say the truth.
+    pub(crate) fn write_false_file(&self, change: impl FnOnce(&mut Cluster)) -> PathBuf {
+        let mut cluster = self.cluster.clone();
+        change(&mut cluster);
+        let path = self.dir.path().join("false.toml");
+        std::fs::write(&path, toml::to_string(&cluster).unwrap()).unwrap();
+        path
     }
 
     pub(crate) fn pid(&self, node: NodeId) -> u32 {

@@ -1,7 +1,10 @@
 //! Process tests of the `synod` command, with real nodes, disks and sockets.
 
+mod absent;
 mod bad_input;
 mod cluster;
+mod damage;
+mod denied;
 mod kills;
 mod local;
 mod pipe;

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+/// The command under test.
+pub(crate) const SYNOD: &str = env!("CARGO_BIN_EXE_synod");
 /// Far beyond what anything takes here, also on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(10);
@@ -45,6 +47,17 @@ impl Finished {
         assert!(self.status.success(), "{}: {}", self.status, self.stderr);
         self.stdout
     }
+
+    /// Fails unless there is exit status 1 and one complaint, which comes last and has all the words.
+    pub(crate) fn check_failure(&self, words: &[&str]) {
+        let stderr = &self.stderr;
+        assert_eq!(self.status.code(), Some(1), "{words:?}: {} {stderr}", self.status);
+        let complaints: Vec<&str> = stderr.lines().filter(|line| line.starts_with("synod: ")).collect();
+        assert_eq!(complaints.len(), 1, "one line that says {words:?}: {stderr}");
+        assert_eq!(stderr.lines().last(), Some(complaints[0]), "it comes last: {stderr}");
+        words.iter().for_each(|word| assert!(complaints[0].contains(word), "{} should say {word}", complaints[0]));
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
 }
 
 /// A command that runs; it is killed when this is dropped.
@@ -64,8 +77,14 @@ impl Running {
 
     /// As [`Self::start`], with a change to the command.
     pub(crate) fn start_with<A: AsRef<OsStr>>(args: &[A], change: impl FnOnce(&mut Command)) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_synod"));
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = Command::new(SYNOD);
+        command.args(args);
+        Self::spawn(command, change)
+    }
+
+    /// Starts a command that becomes `synod`, after a change that may replace the pipes.
+    pub(crate) fn spawn(mut command: Command, change: impl FnOnce(&mut Command)) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env_remove("RUST_LOG");
         change(&mut command);
         let mut child = command.spawn().unwrap();
@@ -109,6 +128,16 @@ impl Running {
         }
     }
 
+    /// Waits for the end of a node that must not start.
+    pub(crate) fn finish_refused(self) -> Finished {
+        let start = Instant::now();
+        while !self.stdout.at_end() && start.elapsed() < PATIENCE {
+            assert!(!self.stdout.text().contains("is ready"), "{} has started: {}", self.name, self.stderr.text());
+            std::thread::sleep(PAUSE);
+        }
+        self.finish()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
@@ -141,6 +170,16 @@ impl Drop for Running {
 /// Runs `synod` to its end.
 pub(crate) fn run<A: AsRef<OsStr>>(args: &[A]) -> Finished {
     Running::start(args).finish()
+}
+
+/// Runs what must fail with one complaint that has all the words.
+pub(crate) fn check<A: AsRef<OsStr>>(args: &[A], words: &[&str]) {
+    run(args).check_failure(words);
+}
+
+/// Starts a node that must refuse to start, with one complaint that has all the words.
+pub(crate) fn check_refused(config: &Path, words: &[&str]) {
+    Running::start(&["serve", "--config", arg(config)]).finish_refused().check_failure(words);
 }
 
 /// Runs `synod` to its end with something on stdin.

@@ -60,7 +60,8 @@ pub fn judge(hello: &Hello, me: &Identity<'_>, known: Option<&KnownPeer>) -> Res
         )
     })?;
     match hello.role {
-        Role::Client => Ok(()),
+        Role::Client if hello.target_node == 0 => Ok(()),
+        Role::Client => judge_target(hello, me),
         Role::Peer => judge_peer(hello, me, known),
     }
 }
@@ -76,10 +77,14 @@ fn judge_version(hello: &Hello) -> Result<(), Refusal> {
     })
 }
 
-fn judge_peer(hello: &Hello, me: &Identity<'_>, known: Option<&KnownPeer>) -> Result<(), Refusal> {
+fn judge_target(hello: &Hello, me: &Identity<'_>) -> Result<(), Refusal> {
     refuse_unless(hello.target_node == me.node, HelloStatus::WrongNode, || {
         format!("this is node {}, you mean node {}: correct the address of that node", me.node, hello.target_node)
-    })?;
+    })
+}
+
+fn judge_peer(hello: &Hello, me: &Identity<'_>, known: Option<&KnownPeer>) -> Result<(), Refusal> {
+    judge_target(hello, me)?;
     refuse_unless(hello.node != me.node, HelloStatus::Duplicate, || {
         format!("you say that you are node {}, and so am I: stop one of the two, or give it another id", me.node)
     })?;

@@ -326,5 +326,5 @@ fn explain(error: &io::Error) -> String {
         }
         _ => "see `man io_uring_setup`",
     };
-    format!("io_uring cannot be used ({error}): {advice}; or choose the blocking disk")
+    format!("io_uring cannot be used ({error}): {advice}")
 }
