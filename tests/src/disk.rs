@@ -96,8 +96,8 @@ pub struct SimDisk {
     writes: Vec<Job>,
     helper: VecDeque<Job>,
     id_next: u64,
-    /// As in the real helper: after a failed deletion nothing is deleted or recycled until the next start.
-    discard_failed: bool,
+    /// As in the real helper: after a failed deletion or renaming nothing is deleted or recycled until the next start.
+    old_stay: bool,
     bytes_max: u64,
     bad_reads: Vec<rot::BadRead>,
 }
@@ -111,7 +111,7 @@ impl SimDisk {
             writes: Vec::new(),
             helper: VecDeque::new(),
             id_next: 0,
-            discard_failed: false,
+            old_stay: false,
             bytes_max: u64::MAX,
             bad_reads: Vec::new(),
         }
@@ -263,7 +263,7 @@ impl SimDisk {
     fn drop_process(&mut self) {
         self.writes.clear();
         self.helper.clear();
-        self.discard_failed = false;
+        self.old_stay = false;
     }
 
     fn take(&mut self, id: OpId) -> Job {

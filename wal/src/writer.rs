@@ -303,6 +303,10 @@ impl Writer {
             return false;
         }
         let spare = self.spares.get_mut(&generation).expect("only a coming segment is prepared");
+        if spare.recycled {
+            // It needed no room: this is something else.
+            return false;
+        }
         spare.state = Preparation::Failed;
         self.starved = Some(cause.clone());
         let none = self.spares.values().all(|spare| spare.state == Preparation::Failed);

@@ -1,60 +1,76 @@
 //! Histories as text for Porcupine (github.com/anishathalye/porcupine), and back.
 //!
-//! The format is the one of its key-value test data: a line per event,
-//! `{:process 3, :type :invoke, :f :append, :key "7.0", :value "12 "}`, where `:f` is `:append`, `:put` or `:get`, the
-//! type `:invoke` or `:ok`, and the value of an invoked `:get` is `nil`. A process has one operation at a time; one
-//! that never returns is never used again. Its model of a key is a string that `append` extends and `get` tells: a log.
+//! The format is that of the Jepsen logs of etcd in its test data (`test_data/jepsen`): one register, one event a line,
 //!
-//! Each window of a history is a key of its own, `group.window`, which begins empty: a key's value is the payloads
-//! above the window's base, each with a space behind it. A linearizable read of the tail is a `get`; what it did not
-//! tell of its value itself is filled in from the agreed log. Every window ends with a `get` of what the log has there,
-//! so that lost and doubled entries show. Other reads and rejected appends have no place in this model and are left
-//! out; the fast checker looks at them.
+//! ```text
+//! INFO  jepsen.util - <process> <type> <function> <value>     (tabs between the last four)
+//! ```
+//!
+//! | function | `:invoke` | `:ok` | `:fail` |
+//! |---|---|---|---|
+//! | `:read` | `nil` | the value, or `nil` if there is none | `:timed-out`: it says nothing |
+//! | `:write` | the value | the same | |
+//! | `:cas` | `[from to]` | the same: the register had `from` | the same: it had another value |
+//!
+//! A process has one operation at a time; one whose operation never returns is never used again.
+//!
+//! A log becomes a register that holds its last entry: the n-th append to be invoked is the number n, and 0, written
+//! first, is the empty log. An append with index i is a `cas` from entry i - 1 to its own number; a linearizable read
+//! of the tail t is a `read` of entry t. What is in the log without having been acknowledged returns at the end of the
+//! file, and then comes a read of the agreed log's last entry. So lost, doubled,
+//! made-up and reordered entries break the chain, and no search for the order of concurrent appends is needed. Other
+//! reads, refused appends and unknown ones that are not in the log are left out; the fast checker looks at them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Write};
 
 use todc_utils::linearizability::WGLChecker;
 use todc_utils::linearizability::history::{Action, History as Actions};
-use todc_utils::specifications::Specification;
+use todc_utils::specifications::etcd::{EtcdOperation, EtcdSpecification, EtcdStatus};
 
-use super::history::{History, Read};
-use super::window::{What, Window, cut};
+use super::history::{History, Outcome, Read};
 
-/// A window of so many appends fits a line, whatever the payloads.
-pub const OPERATIONS_MAX: usize = 128;
-/// Porcupine's reader takes no longer lines.
-pub const LINE_BYTES_MAX: usize = 4095;
-
-/// What an event is about.
+/// Whether an event begins or ends an operation, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Function {
-    /// Tells a key's value.
-    Get,
-    /// Replaces it.
-    Put,
-    /// Extends it.
-    Append,
+pub enum Kind {
+    /// It begins.
+    Invoke,
+    /// It did what it says.
+    Ok,
+    /// It did nothing: a `cas` that found another value.
+    Fail,
+}
+
+/// What is done to the register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// Tells the value, once it has returned; no value before the first write.
+    Read(Option<u32>),
+    /// Sets it.
+    Write(u32),
+    /// Sets it if it is the one expected.
+    Cas {
+        /// Expected.
+        from: u32,
+        /// New.
+        to: u32,
+    },
 }
 
 /// One line.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event {
     /// Who.
     pub process: u64,
-    /// Whether it is the return, or else the invocation.
-    pub is_return: bool,
-    /// What.
-    pub function: Function,
-    /// Of which key.
-    pub key: String,
-    /// Written, extended by or told; nothing when a `get` is invoked.
-    pub value: Option<String>,
+    /// Begin or end.
+    pub kind: Kind,
+    /// Of what.
+    pub operation: Operation,
 }
 
-/// A line that is not of the format.
+/// A line that tells of an operation in another way than the format's.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("line {line} is no event of Porcupine's key-value format: {text}")]
+#[error("line {line} is not in the format of Porcupine's Jepsen logs: {text}")]
 pub struct ParseError {
     /// From 1.
     pub line: usize,
@@ -62,222 +78,229 @@ pub struct ParseError {
     pub text: String,
 }
 
-/// A window does not fit Porcupine's lines: too much was open at its cuts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("a line of {bytes} bytes is too long for Porcupine's reader: cut smaller windows")]
-pub struct LineTooLong {
-    /// The line's.
-    pub bytes: usize,
-}
-
-/// Writes a history, cut into windows of at most `operations_max` operations and those open at its cuts.
-pub fn export(history: &History, log: &[u64], operations_max: usize) -> Result<String, LineTooLong> {
+/// Writes a history with its agreed log.
+pub fn export(history: &History, log: &[u64]) -> String {
     let mut text = String::new();
-    for event in events(history, log, operations_max) {
-        let start = text.len();
+    for event in events(history, log) {
         writeln!(text, "{event}").expect("a string takes all");
-        let bytes = text.len() - start - 1;
-        if LINE_BYTES_MAX < bytes {
-            return Err(LineTooLong { bytes });
-        }
     }
-    Ok(text)
+    text
 }
 
 /// The events of a history, as [`export`] writes them.
-pub fn events(history: &History, log: &[u64], operations_max: usize) -> Vec<Event> {
-    let mut events = Vec::new();
-    let mut processes = Processes::default();
-    for (number, window) in cut(history, log, operations_max).iter().enumerate() {
-        let key = format!("{}.{number}", history.group());
-        let mut of_item = BTreeMap::new();
-        for (item, is_return) in window.events() {
-            let (function, value) = match window.items[item].what {
-                What::Append(append, _) | What::Pending(append) => (Function::Append, Some(token(append.payload))),
-                What::Read(read) if read.exact().is_some() && is_return => {
-                    (Function::Get, Some(told(history, log, window, &read)))
-                }
-                What::Read(read) if read.exact().is_some() => (Function::Get, None),
-                What::Read(_) => continue,
-            };
-            let process = if is_return {
-                of_item.remove(&item).expect("a return follows its call")
-            } else {
-                *of_item.entry(item).or_insert_with(|| processes.take())
-            };
-            events.push(Event { process, is_return, function, key: key.clone(), value });
-            if is_return {
-                processes.give_back(process);
-            }
-        }
-        let end = value(window.base, window.end, |index| log.get(index as usize - 1).copied());
-        let process = processes.take();
-        let get = |is_return, value| Event { process, is_return, function: Function::Get, key: key.clone(), value };
-        events.extend([get(false, None), get(true, Some(end))]);
-        processes.give_back(process);
+pub fn events(history: &History, log: &[u64]) -> Vec<Event> {
+    let numbers = Numbers::new(history, log);
+    let appends = history.appends().iter().filter_map(|append| {
+        let index = match append.outcome {
+            Outcome::Committed { index } => index,
+            Outcome::Duplicate => numbers.index(append.payload).unwrap_or(u64::MAX),
+            Outcome::Unknown => numbers.index(append.payload)?,
+            Outcome::Rejected | Outcome::Superseded => return None,
+        };
+        // Nothing stands before index 0: whoever is told it has a chain of its own.
+        let from = index.checked_sub(1).map_or(numbers.nobody(), |before| numbers.at(before));
+        let cas = Operation::Cas { from, to: numbers.of(append.payload) };
+        Some((append.span.call, append.end(), cas, cas))
+    });
+    let reads = history.reads().iter().filter(|read| read.has_returned()).filter_map(|read| {
+        let value = Some(numbers.told(history, read)?);
+        Some((read.span.call, read.span.end, Operation::Read(None), Operation::Read(value)))
+    });
+    // (place, whether it is the end, the operation's name, operation): the place of its call names an operation.
+    let mut lines: Vec<(u32, bool, u32, Operation)> = Vec::new();
+    for (call, end, called, returned) in appends.chain(reads) {
+        lines.push((call, false, call, called));
+        // What is in the log without having returned has taken effect by the end: its place is the last.
+        lines.push((end, true, call, returned));
     }
+    lines.sort_by_key(|line| line.0);
+    let mut processes = Processes::default();
+    let mut events = processes.alone(Operation::Write(0), Operation::Write(0));
+    for (_, is_end, name, operation) in lines {
+        let process = if is_end { processes.end(name) } else { processes.begin(name) };
+        events.push(Event { process, kind: if is_end { Kind::Ok } else { Kind::Invoke }, operation });
+    }
+    let end = Operation::Read(Some(numbers.at(log.len() as u64)));
+    events.extend(processes.alone(Operation::Read(None), end));
     events
 }
 
-/// Reads what [`export`] or Porcupine's own test data wrote.
+/// Reads what [`export`] or Jepsen wrote. Lines that tell of no operation's begin or end are skipped: Jepsen's logs are
+/// full of them.
 pub fn parse(text: &str) -> Result<Vec<Event>, ParseError> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines.map(|(at, line)| parse_line(line).ok_or_else(|| ParseError { line: at + 1, text: line.into() })).collect()
+    let mut events = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ["INFO", "jepsen.util", "-", process, kind, words @ ..] = &words[..] else { continue };
+        let Ok(process) = process.parse() else { continue };
+        let kind = match *kind {
+            ":invoke" => Kind::Invoke,
+            ":ok" => Kind::Ok,
+            ":fail" => Kind::Fail,
+            // The outcome is not known: it stays open.
+            ":info" => continue,
+            _ => return Err(ParseError { line: at + 1, text: line.into() }),
+        };
+        if (kind, words) == (Kind::Fail, &[":read", ":timed-out"]) {
+            continue;
+        }
+        let operation = parse_operation(kind, words);
+        let operation = operation.ok_or_else(|| ParseError { line: at + 1, text: line.into() })?;
+        events.push(Event { process, kind, operation });
+    }
+    Ok(events)
 }
 
-/// Whether the events of each key can be explained by a string that is replaced, extended and told: Porcupine's model,
-/// searched by todc-utils.
+/// Whether a register explains the events: the model that Porcupine has for this format, searched by todc-utils.
 pub fn is_linearizable(events: &[Event]) -> bool {
-    let mut keys: BTreeMap<&str, Vec<&Event>> = BTreeMap::new();
-    events.iter().for_each(|event| keys.entry(&event.key).or_default().push(event));
-    keys.values().all(|events| is_key_linearizable(events))
+    // Each operation becomes a process of its own, and its call knows its return.
+    let mut open: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut operations: Vec<(Operation, Option<Event>)> = Vec::new();
+    let mut order: Vec<(usize, bool)> = Vec::new();
+    for event in events {
+        if event.kind == Kind::Invoke {
+            open.insert(event.process, operations.len());
+            order.push((operations.len(), false));
+            operations.push((event.operation, None));
+        } else {
+            let Some(operation) = open.remove(&event.process) else { return false };
+            order.push((operation, true));
+            operations[operation].1 = Some(*event);
+        }
+    }
+    let mut actions = Vec::new();
+    let mut late = Vec::new();
+    for (number, is_end) in order {
+        let (called, returned) = &operations[number];
+        // A read that never returned says nothing.
+        let Some(operation) = outcome(*called, returned.as_ref()) else { continue };
+        actions.push((number, if is_end { Action::Response(operation) } else { Action::Call(operation) }));
+        if returned.is_none() {
+            // It may take effect after all else.
+            late.push((number, Action::Response(operation)));
+        }
+    }
+    actions.append(&mut late);
+    actions.is_empty() || WGLChecker::<EtcdSpecification>::is_linearizable(Actions::from_actions(actions))
 }
 
-/// Processes that have nothing open, lowest first.
+fn outcome(called: Operation, returned: Option<&Event>) -> Option<EtcdOperation> {
+    let status = match returned.map(|event| event.kind) {
+        Some(Kind::Fail) => EtcdStatus::Fail,
+        Some(_) => EtcdStatus::Okay,
+        None => EtcdStatus::Unknown,
+    };
+    match (called, returned.map(|event| event.operation)) {
+        (Operation::Read(_), Some(Operation::Read(value))) => Some(EtcdOperation::Read(status, value)),
+        (Operation::Read(_), _) => None,
+        (Operation::Write(value), _) => Some(EtcdOperation::Write(status, value)),
+        (Operation::Cas { from, to }, _) => Some(EtcdOperation::CompareAndSwap(status, (from, to))),
+    }
+}
+
+/// Entries as numbers.
+struct Numbers<'a> {
+    log: &'a [u64],
+    /// By payload: its number, from 1, and its index, if it has one.
+    of: HashMap<u64, (u32, Option<u64>)>,
+}
+
+impl<'a> Numbers<'a> {
+    fn new(history: &History, log: &'a [u64]) -> Self {
+        let numbered = history.appends().iter().zip(1..).map(|(append, number)| (append.payload, (number, None)));
+        let mut of: HashMap<u64, (u32, Option<u64>)> = numbered.collect();
+        for (payload, index) in log.iter().zip(1..) {
+            of.entry(*payload).and_modify(|entry| entry.1 = entry.1.or(Some(index)));
+        }
+        Self { log, of }
+    }
+
+    /// A number that no append has.
+    fn nobody(&self) -> u32 {
+        self.of.len() as u32 + 1
+    }
+
+    fn of(&self, payload: u64) -> u32 {
+        self.of.get(&payload).map_or(self.nobody(), |entry| entry.0)
+    }
+
+    fn index(&self, payload: u64) -> Option<u64> {
+        self.of.get(&payload)?.1
+    }
+
+    /// The entry at an index of the agreed log; a second copy of one is nobody's.
+    fn at(&self, index: u64) -> u32 {
+        let Some(place) = index.checked_sub(1) else { return 0 };
+        let payload = self.log.get(place as usize).filter(|payload| self.index(**payload) == Some(index));
+        payload.map_or(self.nobody(), |payload| self.of(*payload))
+    }
+
+    /// The last entry that a read of the exact tail saw: as it told it, or else from the agreed log.
+    fn told(&self, history: &History, read: &Read) -> Option<u32> {
+        let tail = read.exact()?;
+        let own = history.entries(read).last().filter(|_| read.last() == tail);
+        Some(own.map_or_else(|| self.at(tail), |payload| self.of(*payload)))
+    }
+}
+
+/// Gives each operation a process that has nothing open.
 #[derive(Default)]
 struct Processes {
     free: Vec<u64>,
     count: u64,
+    open: HashMap<u32, u64>,
 }
 
 impl Processes {
-    fn take(&mut self) -> u64 {
-        self.free.pop().unwrap_or_else(|| {
-            self.count += 1;
-            self.count - 1
-        })
+    fn begin(&mut self, operation: u32) -> u64 {
+        let process = self.free.pop().unwrap_or(self.count);
+        self.count = self.count.max(process + 1);
+        self.open.insert(operation, process);
+        process
     }
 
-    fn give_back(&mut self, process: u64) {
+    fn end(&mut self, operation: u32) -> u64 {
+        let process = self.open.remove(&operation).expect("it has begun");
         self.free.push(process);
+        process
     }
-}
 
-fn token(payload: u64) -> String {
-    format!("{payload} ")
-}
-
-/// A value that no append wrote: the log or the window does not reach what was told.
-const MISSING: &str = "missing ";
-
-/// The value of a key whose window begins at `base`, when the log has the length `end`.
-fn value(base: u64, end: u64, at: impl Fn(u64) -> Option<u64>) -> String {
-    if end < base {
-        return MISSING.to_owned();
+    /// An operation that nothing overlaps.
+    fn alone(&mut self, called: Operation, returned: Operation) -> Vec<Event> {
+        // No event has place 0.
+        let process = self.begin(0);
+        self.end(0);
+        let event = |kind, operation| Event { process, kind, operation };
+        vec![event(Kind::Invoke, called), event(Kind::Ok, returned)]
     }
-    let mut value = String::new();
-    for index in base + 1..=end {
-        let Some(payload) = at(index) else { return value + MISSING };
-        value += &token(payload);
-    }
-    value
-}
-
-/// The value that a read of the exact tail saw.
-fn told(history: &History, log: &[u64], window: &Window, read: &Read) -> String {
-    let tail = read.exact().expect("only such reads are exported");
-    let entries = history.entries(read);
-    value(window.base, tail, |index| {
-        let own = index.checked_sub(read.first).and_then(|place| entries.get(place as usize));
-        own.or(log.get(index as usize - 1)).copied()
-    })
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.is_return { "ok" } else { "invoke" };
-        let function = match self.function {
-            Function::Get => "get",
-            Function::Put => "put",
-            Function::Append => "append",
+        let kind = match self.kind {
+            Kind::Invoke => "invoke",
+            Kind::Ok => "ok",
+            Kind::Fail => "fail",
         };
-        write!(f, "{{:process {}, :type :{kind}, :f :{function}, :key \"{}\", :value ", self.process, self.key)?;
-        match &self.value {
-            Some(value) => write!(f, "\"{value}\"}}"),
-            None => write!(f, "nil}}"),
+        write!(f, "INFO  jepsen.util - {}\t:{kind}\t", self.process)?;
+        match self.operation {
+            Operation::Read(None) => write!(f, ":read\tnil"),
+            Operation::Read(Some(value)) => write!(f, ":read\t{value}"),
+            Operation::Write(value) => write!(f, ":write\t{value}"),
+            Operation::Cas { from, to } => write!(f, ":cas\t[{from} {to}]"),
         }
     }
 }
 
-fn parse_line(line: &str) -> Option<Event> {
-    let rest = line.trim().strip_prefix("{:process ")?.strip_suffix('}')?;
-    let (process, rest) = rest.split_once(", :type :")?;
-    let (kind, rest) = rest.split_once(", :f :")?;
-    let (function, rest) = rest.split_once(", :key \"")?;
-    let (key, value) = rest.split_once("\", :value ")?;
-    let is_return = match kind {
-        "invoke" => false,
-        "ok" => true,
-        _ => return None,
-    };
-    let function = match function {
-        "get" => Function::Get,
-        "put" => Function::Put,
-        "append" => Function::Append,
-        _ => return None,
-    };
-    let value = match value {
-        "nil" => None,
-        quoted => Some(quoted.strip_prefix('"')?.strip_suffix('"')?.to_owned()),
-    };
-    // Only the invocation of a get has no value.
-    if value.is_none() != (function == Function::Get && !is_return) {
-        return None;
-    }
-    Some(Event { process: process.parse().ok()?, is_return, function, key: key.to_owned(), value })
-}
-
-/// A key's value as a string.
-struct Strings;
-
-impl Specification for Strings {
-    type State = String;
-    type Operation = (Function, String);
-
-    fn init() -> String {
-        String::new()
-    }
-
-    fn apply((function, value): &(Function, String), state: &String) -> (bool, String) {
-        match function {
-            Function::Get => (value == state, state.clone()),
-            Function::Put => (true, value.clone()),
-            Function::Append => (true, format!("{state}{value}")),
+fn parse_operation(kind: Kind, words: &[&str]) -> Option<Operation> {
+    match (kind, words) {
+        (Kind::Invoke | Kind::Ok, [":read", "nil"]) => Some(Operation::Read(None)),
+        (Kind::Ok, [":read", value]) => Some(Operation::Read(Some(value.parse().ok()?))),
+        (Kind::Invoke | Kind::Ok, [":write", value]) => Some(Operation::Write(value.parse().ok()?)),
+        (_, [":cas", from, to]) => {
+            let (from, to) = (from.strip_prefix('[')?.parse().ok()?, to.strip_suffix(']')?.parse().ok()?);
+            Some(Operation::Cas { from, to })
         }
+        _ => None,
     }
-}
-
-fn is_key_linearizable(events: &[&Event]) -> bool {
-    // Every operation becomes a process of its own. A `get` without a return says nothing.
-    let mut open: BTreeMap<u64, usize> = BTreeMap::new();
-    let mut actions: Vec<(usize, bool, &Event)> = Vec::new();
-    let mut returns: Vec<Option<&Event>> = Vec::new();
-    for event in events {
-        if event.is_return {
-            let Some(operation) = open.remove(&event.process) else { return false };
-            returns[operation] = Some(event);
-            actions.push((operation, true, event));
-        } else {
-            open.insert(event.process, returns.len());
-            actions.push((returns.len(), false, event));
-            returns.push(None);
-        }
-    }
-    let what = |event: &Event| (event.function, event.value.clone().unwrap_or_default());
-    let mut late = Vec::new();
-    let mut all = Vec::new();
-    for (operation, is_return, event) in actions {
-        match (is_return, returns[operation]) {
-            (true, _) => all.push((operation, Action::Response(what(event)))),
-            (false, Some(_)) => all.push((operation, Action::Call(what(event)))),
-            (false, None) if event.function == Function::Get => {}
-            // It may take effect after all else: its return comes last.
-            (false, None) => {
-                all.push((operation, Action::Call(what(event))));
-                late.push((operation, Action::Response(what(event))));
-            }
-        }
-    }
-    all.append(&mut late);
-    all.is_empty() || WGLChecker::<Strings>::is_linearizable(Actions::from_actions(all))
 }

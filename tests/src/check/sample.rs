@@ -199,7 +199,7 @@ impl Model {
     fn return_append(&mut self, with: usize) {
         let Some(&append) = pick(&self.open, with) else { return };
         self.open.retain(|other| *other != append);
-        let refusal = if with % 2 == 0 { Outcome::Rejected } else { Outcome::Superseded };
+        let refusal = if with.is_multiple_of(2) { Outcome::Rejected } else { Outcome::Superseded };
         let outcome = match (self.appends[append].2, with % 8) {
             (_, 0) => Outcome::Unknown,
             (State::At(_), 1) => Outcome::Duplicate,

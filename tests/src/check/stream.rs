@@ -96,7 +96,7 @@ pub struct Streams {
     unchecked: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Stream {
     /// The hash at `start`, then at each index above it, with the replica that was first to deliver it.
     hashes: VecDeque<(u64, u64)>,
@@ -119,7 +119,7 @@ impl Streams {
     /// checkpoint that another replica has made.
     pub fn start(&mut self, group: u64, replica: u64, index: u64) -> Result<(), StreamViolation> {
         assert!(1 <= index, "indexes begin at 1");
-        let stream = self.groups.entry(group).or_insert_with(Stream::new);
+        let stream = self.groups.entry(group).or_default();
         if stream.end() < index - 1 {
             return Err(StreamViolation::StartsBeyond { group, replica, index, end: stream.end() });
         }
@@ -136,7 +136,7 @@ impl Streams {
         entry: &[u8],
         sequence: Option<Sequence>,
     ) -> Result<(), StreamViolation> {
-        let stream = self.groups.entry(group).or_insert_with(Stream::new);
+        let stream = self.groups.entry(group).or_default();
         let Some(&(last, before)) = stream.replicas.get(&replica) else {
             return Err(StreamViolation::NotStarted { group, replica, index });
         };
@@ -188,12 +188,15 @@ impl Streams {
     }
 }
 
-impl Stream {
+impl Default for Stream {
     /// Nothing delivered: the hash at index 0 is 0.
-    fn new() -> Self {
-        Self { hashes: VecDeque::from([(0, 0)]), ..Self::default() }
+    fn default() -> Self {
+        let hashes = VecDeque::from([(0, 0)]);
+        Self { hashes, start: 0, replicas: BTreeMap::new(), sessions: BTreeMap::new() }
     }
+}
 
+impl Stream {
     fn end(&self) -> u64 {
         self.start + self.hashes.len() as u64 - 1
     }

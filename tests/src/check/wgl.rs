@@ -54,30 +54,28 @@ fn is_explained(history: &History, agreed: &Arc<[u64]>, window: &Window) -> bool
         return false;
     }
     let operation = |what: &What| match what {
-        What::Append(append, index) => Some(Operation::Append { payload: append.payload, index: *index }),
-        // It may take effect behind the last window, so it explains itself.
-        What::Pending(_) => None,
-        What::Read(read) => Some(Operation::Read {
+        What::Append(append, index) => Operation::Append { payload: append.payload, index: *index },
+        What::Read(read) => Operation::Read {
             exact: read.exact(),
             seen: read.seen(),
             first: read.first,
             entries: history.entries(read).into(),
-        }),
+        },
     };
-    let operations: Vec<Option<Operation>> = window.items.iter().map(|item| operation(&item.what)).collect();
+    let operations: Vec<Operation> = window.items.iter().map(|item| operation(&item.what)).collect();
     let start = Operation::Start { agreed: Agreed(agreed.clone()), base: window.base };
     let finish = Operation::Finish { end: window.end };
     // Each operation is a process of its own; the first and the last two numbers bracket them.
     let mut actions = vec![(0, Action::Call(start.clone())), (0, Action::Response(start))];
     let mut open = vec![true; operations.len()];
     for (number, is_end) in window.events() {
-        let Some(operation) = operations[number].clone() else { continue };
+        let operation = operations[number].clone();
         open[number] = !is_end;
         actions.push((number + 1, if is_end { Action::Response(operation) } else { Action::Call(operation) }));
     }
     // What is open at the cut and belongs here took effect before the cut.
     for (number, operation) in operations.into_iter().enumerate().filter(|(number, _)| open[*number]) {
-        actions.extend(operation.map(|operation| (number + 1, Action::Response(operation))));
+        actions.push((number + 1, Action::Response(operation)));
     }
     let last = window.items.len() + 1;
     actions.extend([(last, Action::Call(finish.clone())), (last, Action::Response(finish))]);

@@ -23,8 +23,6 @@ pub(super) struct Item {
 pub(super) enum What {
     /// Stands at this index, as it told or as the log says.
     Append(Append, u64),
-    /// Not in the log and without an outcome: it may take effect after everything else.
-    Pending(Append),
     Read(Read),
 }
 
@@ -56,7 +54,6 @@ impl Item {
         self.end < cut
             || match self.what {
                 What::Append(_, index) => index <= length,
-                What::Pending(_) => true,
                 What::Read(read) => read.exact().is_some_and(|tail| tail < length),
             }
     }
@@ -65,7 +62,6 @@ impl Item {
     fn shows(&self) -> u64 {
         match self.what {
             What::Append(_, index) => index,
-            What::Pending(_) => 0,
             What::Read(read) => read.seen(),
         }
     }
@@ -98,12 +94,10 @@ fn items(history: &History, log: &[u64]) -> Vec<Item> {
     let append = |append: &Append| {
         let what = match append.outcome {
             Outcome::Committed { index } => What::Append(*append, index),
-            Outcome::Rejected | Outcome::Superseded => return None,
             Outcome::Duplicate => What::Append(*append, places.get(&append.payload).copied().unwrap_or(u64::MAX)),
-            Outcome::Unknown => match places.get(&append.payload) {
-                Some(index) => What::Append(*append, *index),
-                None => What::Pending(*append),
-            },
+            // What is not in the final log never took effect.
+            Outcome::Unknown => What::Append(*append, *places.get(&append.payload)?),
+            Outcome::Rejected | Outcome::Superseded => return None,
         };
         Some(Item { what, call: append.span.call, end: append.end() })
     };

@@ -97,14 +97,14 @@ impl Job {
                 [(Step::Land, name), (Step::SyncFile, name)].into()
             }
             Op::Read { .. } => [(Step::Read, Name::Segment(0))].into(),
-            Op::Discard { .. } if disk.discard_failed => VecDeque::new(),
+            Op::Discard { .. } if disk.old_stay => VecDeque::new(),
             Op::Discard { generation } => {
                 let name = Name::Segment(*generation);
                 [(Step::Remove, name), (Step::SyncDirectory, name)].into()
             }
             Op::Prepare { generation, recycle } => {
                 let (target, unfinished) = (Name::Segment(*generation), Name::Unfinished(*generation));
-                let old = recycle.filter(|_| !disk.discard_failed).map(Name::Segment);
+                let old = recycle.filter(|_| !disk.old_stay).map(Name::Segment);
                 let found = old.and_then(|old| Some((old, disk.directory.file(old).ok()?.current.len())));
                 let mut steps = VecDeque::new();
                 match found {
@@ -157,9 +157,10 @@ impl SimDisk {
         job.failed = Some(job.error(name, &error));
         job.steps = Some(VecDeque::new());
         match job.op {
-            Op::Discard { .. } => self.discard_failed = true,
+            Op::Discard { .. } => self.old_stay = true,
             // As the helper does: what was written so far only fills the disk further.
             Op::Prepare { generation, .. } => {
+                self.old_stay |= step == Step::SyncDirectory || matches!(name, Name::Segment(_));
                 let _ = self.directory.remove(Name::Unfinished(generation));
             }
             Op::Write { .. } | Op::Read { .. } => {}

@@ -25,6 +25,7 @@ enum Way {
 #[derive(Clone, Debug)]
 struct Flying {
     ticket: u64,
+    way: Way,
     group: GroupId,
     append: AppendId,
     /// The node that has it.
@@ -45,6 +46,8 @@ struct Client {
     again: Option<Flying>,
     sequence: u64,
     handle: Option<(u64, Epoch)>,
+    /// Groups of which it takes the next in turn, outside its session or handle.
+    probes: Vec<GroupId>,
 }
 
 /// An outcome, as a shard told it.
@@ -87,6 +90,7 @@ impl Load {
             again: None,
             sequence: 0,
             handle: None,
+            probes: Vec::new(),
         };
         Self {
             clients: (0..plan.clients).map(client).collect(),
@@ -97,6 +101,13 @@ impl Load {
             proposed: 0,
             committed: 0,
             outcomes: Default::default(),
+        }
+    }
+
+    /// From now on one more client goes round all groups.
+    pub fn probe(&mut self, plan: &Plan) {
+        for group in 1..=plan.groups {
+            self.clients[group as usize % plan.clients].probes.push(group);
         }
     }
 
@@ -111,13 +122,21 @@ impl Load {
         shard: impl FnOnce(usize, GroupId) -> Option<&'a mut SimShard>,
     ) -> Result<Step, String> {
         let client = &mut self.clients[at];
-        let window = if client.way == Way::Session { 1 } else { plan.window };
-        if client.flying.len() >= window {
+        // Every other time it sees to a group that nobody else may use.
+        let probe = if dice.below(2) == 0 || client.probes.is_empty() {
+            None
+        } else {
+            Some(client.probes[dice.below(client.probes.len())])
+        };
+        let way = if probe.is_some() { Way::Plain } else { client.way };
+        let window = if way == Way::Session { 1 } else { plan.window };
+        if client.flying.iter().filter(|flying| flying.way == way).count() >= window {
             return Ok(Step::Waits);
         }
-        let group = match client.way {
-            Way::Plain => 1 + dice.below(plan.groups as usize) as u64,
-            Way::Session | Way::Ordered => client.group,
+        let group = match (probe, way) {
+            (Some(group), _) => group,
+            (None, Way::Plain) => 1 + dice.below(plan.groups as usize) as u64,
+            (None, Way::Session | Way::Ordered) => client.group,
         };
         // Now and then it asks another node, whatever it believes.
         if dice.below(16) == 0 {
@@ -128,7 +147,7 @@ impl Load {
             client.believes = dice.below(plan.nodes);
             return Ok(Step::Waits);
         };
-        if client.way == Way::Ordered && client.handle.is_none() {
+        if way == Way::Ordered && client.handle.is_none() {
             let Some(epoch) = shard.epoch(group) else {
                 client.believes = dice.below(plan.nodes);
                 return Ok(Step::Waits);
@@ -136,7 +155,8 @@ impl Load {
             client.handle = Some((self.next_handle, epoch));
             self.next_handle += 1;
         }
-        let flying = match client.again.take() {
+        let handle = client.handle.filter(|_| way == Way::Ordered);
+        let flying = match client.again.take_if(|_| way == Way::Session) {
             Some(flying) => Flying { node, ticket: self.next_ticket, ..flying },
             None => {
                 let payload = self.next_payload;
@@ -144,18 +164,17 @@ impl Load {
                 self.proposed += 1;
                 let mut entry = payload.to_le_bytes().to_vec();
                 entry.resize(8 + dice.below(plan.entry_bytes_max), payload as u8);
-                let handle = client.handle.map(|(handle, _)| handle as u32);
-                let append = observer.history(group).append(now_ns, at as u32, handle, payload);
+                let named = handle.map(|(handle, _)| handle as u32);
+                let append = observer.history(group).append(now_ns, at as u32, named, payload);
                 let append = append.map_err(|full| full.to_string())?;
-                client.sequence += u64::from(client.way == Way::Session);
-                Flying { ticket: self.next_ticket, group, append, node, entry, sequence: client.sequence }
+                client.sequence += u64::from(way == Way::Session);
+                Flying { ticket: self.next_ticket, way, group, append, node, entry, sequence: client.sequence }
             }
         };
         self.next_ticket += 1;
         let (ticket, told) = (flying.ticket, Arc::clone(&self.told));
-        let session = (client.way == Way::Session).then_some((at as u64 + 1, flying.sequence));
+        let session = (way == Way::Session).then_some((at as u64 + 1, flying.sequence));
         let entries = Entries::one(&flying.entry).expect("it is small");
-        let handle = client.handle;
         client.flying.push(flying);
         shard.propose(group, entries, session, handle, move |outcome| {
             told.lock().expect("no holder panics").push((ticket, outcome));
@@ -216,7 +235,9 @@ impl Load {
         };
         *self.outcomes.entry(name).or_default() += 1;
         if outcome.is_err() {
-            client.handle = None;
+            if flying.way == Way::Ordered {
+                client.handle = None;
+            }
             client.believes = match leader {
                 Some(node) => node as usize - 1,
                 None => dice.below(plan.nodes),
@@ -224,7 +245,7 @@ impl Load {
         }
         let settled = matches!(outcome, Ok(_) | Err(ProposeError::Duplicate));
         self.committed += u64::from(settled);
-        if client.way == Way::Session && !settled {
+        if flying.way == Way::Session && !settled {
             client.again = Some(flying);
         } else {
             observer.appended(flying.group, now_ns, flying.append, noted);

@@ -4,12 +4,12 @@
 //! seed; events of a process that has ended are dropped.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use synod::simulation::{SimPlace, SimShard, Voted, votes};
 use synod::{Config, GroupId, MachineFactory, Member, StateMachine};
-use synod_wal::frame::FRAME_HEADER_BYTES;
+use synod_wal::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use synod_wal::{DiskDone, DiskOp, Expect, Verdict, WriteData, recover};
 
 use super::load::{Load, Step};
@@ -46,7 +46,8 @@ struct Process {
     shards: Vec<SimShard>,
     turn_due: Vec<bool>,
     scheduled: Vec<BTreeSet<OpId>>,
-    votes: BTreeMap<(usize, OpId), Vec<(u128, Voted)>>,
+    /// Per shard the votes in frames that are not durable yet, in the order of the log: (frame, votes).
+    votes: Vec<VecDeque<(u64, Vec<(u128, Voted)>)>>,
     started_ns: u64,
 }
 
@@ -193,6 +194,7 @@ impl World {
         self.run_for(self.plan.safety_ns)?;
         // A quorum is healed, the rest stays broken for good: the quorum must commit again.
         self.give_up_a_minority();
+        self.load.probe(&self.plan);
         let before: Vec<u64> = (1..=self.plan.groups).map(|group| self.observer.log_len(group)).collect();
         let end = self.now_ns + LIVENESS_NS;
         loop {
@@ -485,7 +487,7 @@ impl World {
             shards,
             turn_due: vec![false; self.plan.shards],
             scheduled: vec![BTreeSet::new(); self.plan.shards],
-            votes: BTreeMap::new(),
+            votes: vec![VecDeque::new(); self.plan.shards],
             started_ns: self.now_ns,
         });
         for group in 1..=self.plan.groups {
@@ -572,20 +574,18 @@ impl World {
     // ---- disks ----
 
     fn submit(&mut self, node: usize, shard: usize, op: DiskOp) {
-        let names = match &op {
-            DiskOp::Write { data: data @ WriteData::Frame(_), .. } => {
-                votes(&data.bytes()[FRAME_HEADER_BYTES..]).collect()
-            }
-            _ => Vec::new(),
-        };
+        let state = &mut self.nodes[node];
+        if let (DiskOp::Write { generation, data: data @ WriteData::Frame(_), .. }, Some(process)) =
+            (&op, &mut state.process)
+        {
+            let header = FrameHeader::decode(data.bytes(), *generation).expect("it is sealed");
+            let votes = votes(&data.bytes()[FRAME_HEADER_BYTES..]).collect();
+            process.votes[shard].push_back((header.sequence, votes));
+        }
         if matches!(op, DiskOp::Prepare { recycle: Some(_), .. }) {
             self.mark("segment recycled");
         }
-        let state = &mut self.nodes[node];
-        let id = state.disks[shard].start(op);
-        if let Some(process) = &mut state.process {
-            process.votes.insert((shard, id), names);
-        }
+        self.nodes[node].disks[shard].start(op);
     }
 
     fn schedule_disk(&mut self, node: usize, shard: usize) {
@@ -615,7 +615,6 @@ impl World {
             return Ok(());
         }
         process.scheduled[shard].remove(&op);
-        let names = process.votes.remove(&(shard, op)).unwrap_or_default();
         let is_write =
             state.disks[shard].pending().iter().any(|p| p.id == op && matches!(p.kind, OpKind::Write { .. }));
         let outcome = if is_write && std::mem::take(&mut state.fail_next) {
@@ -626,19 +625,13 @@ impl World {
         let done = state.disks[shard].finish(op, outcome);
         self.schedule_disk(node, shard);
         let Some(done) = done else { return Ok(()) };
-        if let DiskDone::Written { result: Ok(()), .. } = &done {
-            for (uid, vote) in names {
-                let group = self.group_of(node, shard, uid);
-                self.observer.voted(node, group, vote)?;
-            }
-        }
         if matches!(&done, DiskDone::Prepared { result: Err(_), .. }) {
             self.mark("disk full");
         }
         match self.with_shard(node, shard, |sim| (sim.on_disk(done), sim.durable_through())) {
             Some((Ok(()), durable)) => {
                 self.nodes[node].acknowledged[shard] = durable;
-                Ok(())
+                self.became_durable(node, shard, durable)
             }
             Some((Err(_), _)) if outcome != Outcome::Done => {
                 // The process ends, loudly, and is started again.
@@ -658,6 +651,20 @@ impl World {
             }
             Some((Err(reason), _)) => Err(format!("node {} stopped: {reason}", node + 1)),
             None => Ok(()),
+        }
+    }
+
+    /// Shows the observer the votes that are durable now.
+    fn became_durable(&mut self, node: usize, shard: usize, through: u64) -> Result<(), String> {
+        loop {
+            let process = self.nodes[node].process.as_mut().expect("it runs");
+            let Some((_, votes)) = process.votes[shard].pop_front_if(|(sequence, _)| *sequence <= through) else {
+                return Ok(());
+            };
+            for (uid, vote) in votes {
+                let group = self.group_of(node, shard, uid);
+                self.observer.voted(node, group, vote)?;
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - jobs are done one by one in the order given, so files leave in the order of their generations, and no file is
 //!   recycled or deleted while it is mapped;
-//! - once a file could not be deleted, no later one is deleted or recycled: recovery must not meet a gap;
+//! - once an old file could not be deleted or renamed for good, all later ones stay: recovery must not meet a gap;
 //! - no length from outside is trusted: a place is checked against its file, a record against its checksums;
 //! - the shard's thread never waits for this one, except when the driver is dropped.
 
@@ -79,7 +79,7 @@ impl Helper {
         let (jobs, jobs_out) = bounded(JOBS_MAX);
         let (done_in, done) = bounded(JOBS_MAX);
         let stop = Arc::new(AtomicBool::new(false));
-        let worker = Worker { files, stop: Arc::clone(&stop), mappings: Vec::new(), discard_failed: false };
+        let worker = Worker { files, stop: Arc::clone(&stop), mappings: Vec::new(), old_stay: false };
         let thread = std::thread::Builder::new()
             .name("synod-wal-files".into())
             .spawn(move || worker.run(&jobs_out, &done_in, &signal))?;
@@ -155,7 +155,7 @@ struct Worker {
     files: SegmentFiles,
     stop: Arc<AtomicBool>,
     mappings: Vec<(u64, Mmap)>,
-    discard_failed: bool,
+    old_stay: bool,
 }
 
 impl Worker {
@@ -184,8 +184,11 @@ impl Worker {
     }
 
     fn prepare(&mut self, generation: u64, recycle: Option<u64>) -> Result<(), DiskError> {
-        let recycled = match recycle.filter(|_| !self.discard_failed) {
-            Some(old) => self.recycle(old, generation).map_err(|error| self.error("recycle", old, &error))?,
+        let recycled = match recycle.filter(|_| !self.old_stay) {
+            Some(old) => self.recycle(old, generation).map_err(|error| {
+                self.old_stay = true;
+                self.error("recycle", old, &error)
+            })?,
             None => false,
         };
         if !recycled {
@@ -195,7 +198,10 @@ impl Worker {
                 self.error("prepare", generation, &error)
             })?;
         }
-        sync_directory(self.files.directory()).map_err(|error| self.error("prepare", generation, &error))
+        sync_directory(self.files.directory()).map_err(|error| {
+            self.old_stay = true;
+            self.error("prepare", generation, &error)
+        })
     }
 
     /// Renames a file for a new generation; false if it is not fit for that and was deleted.
@@ -225,10 +231,7 @@ impl Worker {
         let target = self.files.path(generation);
         refuse_existing(&target)?;
         let unfinished = self.files.unfinished_path(generation);
-        self.write_zeros(&unfinished).inspect_err(|_| {
-            // What it holds may be the room that others need.
-            let _ = std::fs::remove_file(&unfinished);
-        })?;
+        self.write_zeros(&unfinished)?;
         std::fs::rename(&unfinished, &target)
     }
 
@@ -256,13 +259,13 @@ impl Worker {
 
     fn discard(&mut self, generation: u64) {
         self.unmap(generation);
-        if self.discard_failed {
+        if self.old_stay {
             return;
         }
         let removed =
             std::fs::remove_file(self.files.path(generation)).and_then(|()| sync_directory(self.files.directory()));
         if let Err(error) = removed {
-            self.discard_failed = true;
+            self.old_stay = true;
             let error = self.error("delete", generation, &error);
             tracing::warn!(%error, "an old segment stays; no later one is deleted or reused until the node restarts");
         }
