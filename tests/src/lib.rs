@@ -2,6 +2,8 @@
 //!
 //! Everything waits with a generous limit and says what it waited for; nothing asserts a duration.
 
+pub mod model;
+
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
