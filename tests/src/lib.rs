@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod disk;
+pub mod model;
 pub mod sim;
 
 use std::net::{SocketAddr, TcpListener};

@@ -12,7 +12,7 @@ use crate::replica::{Out, Replica, Role};
 use crate::value::{Payload, Value};
 
 /// The votes of one replica.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Acceptor<P> {
     pub(crate) promised: Ballot,
     pub(crate) log: Log<P>,

@@ -5,12 +5,12 @@ use crate::message::{Message, Vote};
 use crate::value::Value;
 
 /// Counts the records of one replica since it was started, from 1.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct RecordSeq(pub u64);
 
 /// A record for the replica's log. Each also bears the replica's chosen prefix at that moment: a hint that is valid
 /// once the record is durable, since the values up to there were appended before.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Record<P> {
     /// The replica promised `ballot`.
     Promise {
@@ -40,7 +40,7 @@ pub enum Record<P> {
 }
 
 /// One thing for the caller to do. The order of actions is the order of doing.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Action<P> {
     /// Append to the log, behind everything appended before. [`crate::Replica::durable`] reports it later.
     Persist {

@@ -18,14 +18,14 @@ use crate::value::{Body, Payload, Value};
 const ATTEMPTS_MAX: u32 = 3;
 
 /// What a promise has brought so far.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Promise<P> {
     chosen: Slot,
     expected: u32,
     reports: Vec<(Slot, Ballot, Value<P>)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Stage<P> {
     /// A set of voters by index, as bits.
     PreVote {
@@ -40,7 +40,7 @@ enum Stage<P> {
 }
 
 /// A replica that tries to lead.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Candidate<P> {
     ballot: Ballot,
     stage: Stage<P>,

@@ -8,7 +8,7 @@ use crate::ids::Ballot;
 use crate::value::{Body, Value};
 
 /// The registers `epoch` and `open`.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Epoch {
     /// The origin of the highest epoch start so far. Never goes back.
     pub origin: Ballot,

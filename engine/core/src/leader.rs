@@ -16,7 +16,7 @@ use crate::value::{Body, Payload, Value};
 /// Timeouts in a row without any progress after which a leader gives up.
 const STALLS_MAX: u32 = 4;
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Flow {
     /// Accepts go out as they are proposed.
     Streaming,
@@ -26,7 +26,7 @@ enum Flow {
     CatchingUp,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Peer {
     acked: Slot,
     stable: Slot,
@@ -35,7 +35,7 @@ struct Peer {
 }
 
 /// A leader's state.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Leader {
     pub(crate) ballot: Ballot,
     /// Whether proposals are taken.

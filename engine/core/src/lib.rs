@@ -46,4 +46,6 @@ pub use replica::{Config, Recovered, Replica, Timer};
 pub use value::{Body, Payload, Value};
 
 #[cfg(test)]
+mod classics_test;
+#[cfg(test)]
 mod replica_test;

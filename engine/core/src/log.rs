@@ -9,7 +9,7 @@ use crate::ids::{Ballot, Slot};
 use crate::value::{Payload, Value};
 
 /// What a replica holds in one slot.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Entry<P> {
     /// The ballot at which it was accepted here; zero for a value that was only learned as chosen.
     pub accepted: Ballot,
@@ -18,7 +18,7 @@ pub struct Entry<P> {
 }
 
 /// The window of slots in memory.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Log<P> {
     floor: Slot,
     chosen: Slot,

@@ -7,7 +7,7 @@ use crate::ids::{Ballot, Slot};
 use crate::value::Value;
 
 /// A message that rests on a durable record of its sender.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Vote<P> {
     /// Phase 1a. The candidate's own promise at `ballot` is durable first, so that no ballot is begun twice.
     Prepare {
@@ -53,7 +53,7 @@ pub enum Vote<P> {
 }
 
 /// A message that may leave at once.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Message<P> {
     /// Would you promise at this ballot? Changes nothing at the one asked.
     PreVote {

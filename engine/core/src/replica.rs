@@ -18,7 +18,7 @@ use crate::value::{Payload, Value};
 pub const VOTERS_MAX: usize = 15;
 
 /// Who votes in a group, and how far its leader may run ahead.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Config {
     /// This replica.
     pub me: MemberId,
@@ -31,7 +31,7 @@ pub struct Config {
 }
 
 /// What a replica's durable log says at a start.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Recovered<P> {
     /// The highest ballot promised, by a promise or by an accept.
     pub promised: Ballot,
@@ -51,7 +51,7 @@ impl<P> Default for Recovered<P> {
 
 /// The kind of timer that a replica wants armed. The caller chooses the durations, and draws those of
 /// [`Timer::Election`] at random so that two candidates do not collide for ever.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Timer {
     /// None.
     Off,
@@ -64,21 +64,21 @@ pub enum Timer {
 }
 
 /// Where a follower stands towards its leader.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Following {
     pub(crate) ballot: Ballot,
     pub(crate) first: Slot,
 }
 
 /// A request for chosen values under way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Learning {
     pub(crate) from: MemberId,
     /// What is known to be chosen elsewhere.
     pub(crate) target: Slot,
 }
 
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Role<P> {
     Follower,
     Candidate(Candidate<P>),
@@ -86,7 +86,7 @@ pub(crate) enum Role<P> {
 }
 
 /// One replica of one group.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Replica<P> {
     pub(crate) config: Config,
     pub(crate) acceptor: Acceptor<P>,

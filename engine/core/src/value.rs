@@ -9,7 +9,7 @@ pub trait Payload: Clone {
 }
 
 /// What a value is.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Body<P> {
     /// A batch of entries.
     Batch(P),
@@ -20,7 +20,7 @@ pub enum Body<P> {
 }
 
 /// A value with its origin: the ballot that first proposed it. (slot, origin) names a value.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Value<P> {
     /// The ballot that first proposed this value; re-proposing keeps it.
     pub origin: Ballot,
