@@ -71,7 +71,6 @@ impl Recoverer {
         let mut recovered = self.groups.remove(&uid).unwrap_or_default();
         recovered.advance();
         let floor = recovered.apply.slot;
-        self.index.trim(uid, recovered.indexes.front().map_or(floor.0, |(slot, _)| slot.0 - 1));
         let mut entries = Vec::new();
         let mut next = floor.next();
         for (slot, (ballot, value)) in std::mem::take(&mut recovered.values) {

@@ -624,3 +624,51 @@ fn prepare_for_trimmed_slot() {
     w.elect(3, &[2, 3]);
     assert_eq!(w.node(3).batches(), batches);
 }
+
+#[test]
+fn a_stray_reject_with_a_high_round_blocks_no_election() {
+    let mut w = World::new(3);
+    w.elect(1, &ALL);
+    // One stray message to each: inside the allowed jump of the receiver, beyond that of the others.
+    for to in [1, 2] {
+        let promised = ballot(1 + Ballot::ROUND_JUMP_MAX, 3);
+        w.deliver((member(3), member(to), Wire::Message(Message::Reject { ballot: ballot(0, 0), promised })));
+    }
+    w.elect(2, &[1, 2]);
+}
+
+#[test]
+fn a_stray_commit_with_a_huge_round_blocks_no_election() {
+    let mut w = World::new(3);
+    w.elect(1, &ALL);
+    for to in [1, 2] {
+        let huge = ballot(Ballot::ROUND_MAX, 3);
+        let commit = Message::Commit { ballot: huge, first: Slot(1), chosen: Slot(0), low: Slot(0) };
+        w.deliver((member(3), member(to), Wire::Message(commit)));
+    }
+    w.elect(2, &[1, 2]);
+}
+
+#[test]
+fn a_promise_with_the_highest_slot_is_no_overflow() {
+    let mut w = World::new(3);
+    w.act(1, Replica::timeout);
+    w.settle_but(&ALL, |packet| matches!(packet.2, Wire::Vote(Vote::Promise { .. })));
+    let ballot = w.node(1).replica.promised();
+    let value = Value { origin: Ballot::ZERO, body: Body::Noop };
+    let promise = Vote::Promise { ballot, attempt: 1, chosen: Slot(u64::MAX), reports: 1 };
+    w.deliver((member(3), member(1), Wire::Vote(promise)));
+    let report = Vote::Report { ballot, attempt: 1, slot: Slot(1), accepted: Ballot::ZERO, value };
+    w.deliver((member(3), member(1), Wire::Vote(report)));
+}
+
+#[test]
+fn a_follower_that_had_to_learn_goes_on_without_a_timer() {
+    let mut w = World::new(3);
+    w.elect(1, &ALL);
+    // 2 is told that slot 1 is chosen, 3 is not.
+    w.announce(1, &[1, 2]);
+    let ballot = w.campaign(2, &[2, 3]);
+    w.settle(&[2, 3]);
+    assert_eq!(w.node(2).replica.epoch(), Some(ballot));
+}

@@ -62,7 +62,9 @@ impl<P> Candidate<P> {
 impl<P: Payload> Replica<P> {
     /// Asks all whether they would promise. Nothing changes at anyone, so a replica that cannot win disturbs nobody.
     fn start_pre_vote(&mut self, out: Out<'_, P>) {
-        let round = self.round_seen.max(self.promised().round) + 1;
+        // Only what is heard from now on counts for the next try: one stray message must not hold the rounds too high for
+        // all others for ever.
+        let round = core::mem::take(&mut self.round_seen).max(self.promised().round) + 1;
         if round > Ballot::ROUND_MAX {
             return; // The rounds are used up: refuse to lead rather than wrap around.
         }
@@ -205,7 +207,7 @@ impl<P: Payload> Replica<P> {
         }
         let Some(promise) = &mut promises[index] else { return };
         // Reports come in slot order behind their promise; anything else is not of this report.
-        if slot.0 != promise.chosen.0 + 1 + promise.reports.len() as u64
+        if slot.0.checked_sub(promise.chosen.0) != Some(1 + promise.reports.len() as u64)
             || promise.reports.len() as u32 == promise.expected
         {
             return;

@@ -68,7 +68,7 @@ impl Leader {
             own: VecDeque::new(),
             unchosen_bytes: 0,
             announced: (Slot::ZERO, Slot::ZERO),
-            chosen_at_timeout: Slot::ZERO,
+            chosen_at_timeout: first.prev(),
             stalls: 0,
         }
     }

@@ -93,7 +93,7 @@ pub struct Replica<P> {
     pub(crate) role: Role<P>,
     pub(crate) following: Option<Following>,
     pub(crate) learning: Option<Learning>,
-    /// The highest round seen anywhere.
+    /// The highest round seen anywhere since the last try to lead.
     pub(crate) round_seen: u64,
     records: RecordSeq,
     /// The chosen prefix that the last record bears.
@@ -329,7 +329,11 @@ impl<P: Payload> Replica<P> {
 
     /// Takes `ballot`'s leader for the leader, unless a higher ballot is promised here.
     pub(crate) fn follow(&mut self, from: MemberId, ballot: Ballot, first: Slot, out: Out<'_, P>) {
-        if ballot < self.promised() || ballot.member != from || self.following.is_some_and(|f| f.ballot >= ballot) {
+        if ballot < self.promised()
+            || ballot.member != from
+            || ballot.round > self.promised().round.saturating_add(Ballot::ROUND_JUMP_MAX)
+            || self.following.is_some_and(|f| f.ballot >= ballot)
+        {
             return;
         }
         match &self.role {
@@ -407,10 +411,12 @@ impl<P: Payload> Replica<P> {
             return;
         }
         out.push(Action::RestartTimer);
-        if let Some(following) = self.following {
-            // Tell the leader where to go on.
+        if let Some(Following { ballot, first }) = self.following {
+            // Tell the leader where to go on: what it sent meanwhile was dropped here.
             let seq = self.persist(Record::Chosen, out);
-            self.acknowledge(following.ballot, following.first, seq, out);
+            self.acknowledge(ballot, first, seq, out);
+            let next = self.log().chosen().next();
+            out.push(Action::Send { to: ballot.member, message: Message::Expected { ballot, next } });
         }
         self.conclude_phase_1(out);
     }
