@@ -1220,9 +1220,9 @@ impl Shard {
             let Some(at) = self.by_uid.get(&uid) else { return true };
             let group = &self.groups[*at as usize];
             let slot = Slot(slot);
-            slot <= group.replica.low()
-                && slot <= group.consumed()
-                && newer.last().is_some_and(|slots| slots[*at as usize] >= slot)
+            // After a restart, entries can be read from the first summary on behind which no slot is missing.
+            let summary = newer.iter().map(|slots| slots[*at as usize]).find(|of| *of >= slot);
+            slot <= group.replica.low() && summary.is_some_and(|summary| summary <= group.consumed())
         })
     }
 

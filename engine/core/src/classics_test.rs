@@ -672,3 +672,19 @@ fn a_follower_that_had_to_learn_goes_on_without_a_timer() {
     w.settle(&[2, 3]);
     assert_eq!(w.node(2).replica.epoch(), Some(ballot));
 }
+
+/// The word of a step-down can be lost while the node's heartbeats still arrive.
+#[test]
+fn leader_hears_nobody_but_heartbeats() {
+    let mut w = World::new(3);
+    w.elect(1, &ALL);
+    // 1 steps down, and what it says of it is lost; 2 and 3 go on following it.
+    w.act(1, Replica::quorum_lost);
+    w.net.clear();
+    assert_eq!(w.node(2).replica.leader().map(|ballot| ballot.member), Some(member(1)));
+    // It asks for votes, though it hears no answer: that it leads no longer.
+    w.act(1, Replica::timeout);
+    w.settle_but(&ALL, |packet| packet.1 == member(1));
+    assert_eq!(w.node(2).replica.leader(), None);
+    w.elect(2, &[2, 3]);
+}

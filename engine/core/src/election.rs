@@ -114,6 +114,10 @@ impl<P: Payload> Replica<P> {
             let message = leader.commit_message(self.log().chosen(), self.low);
             out.push(Action::Send { to: from, message });
         }
+        if self.following.is_some_and(|following| following.ballot.member == from) {
+            // Who asks for votes leads no longer; that it stepped down was lost on the way.
+            self.leader_lost(out);
+        }
         let led = matches!(self.role, Role::Leader(_)) || self.following.is_some();
         let promised = self.promised();
         let granted = !led && ballot > promised && ballot.round <= promised.round + Ballot::ROUND_JUMP_MAX;

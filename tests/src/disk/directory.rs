@@ -74,12 +74,22 @@ impl Unsynced {
     fn bytes(&self) -> &[u8] {
         &self.data.bytes()[..self.bytes]
     }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.offset < other.offset + other.bytes as u64 && other.offset < self.offset + self.bytes as u64
+    }
 }
 
 impl File {
     fn sync(&mut self) {
-        for write in self.unsynced.extract_if(.., |write| !write.dropped).collect::<Vec<_>>() {
-            self.harden(write.offset, write.bytes());
+        for write in std::mem::take(&mut self.unsynced) {
+            if write.dropped {
+                self.unsynced.push(write);
+            } else {
+                self.harden(write.offset, write.bytes());
+                // What failed before cannot come back over what was written after it.
+                self.unsynced.retain(|failed| !failed.overlaps(&write));
+            }
         }
         if self.durable.len() != self.current.len() {
             self.durable.set_len(self.current.len());
