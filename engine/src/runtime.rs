@@ -36,6 +36,9 @@ const MAIL_PER_TURN: usize = 4096;
 /// A shard, its disk, and how many segments are zeroed ahead.
 pub(crate) type Built = (Shard, Box<dyn Disk>, usize);
 
+/// Makes durable that a shard's log was opened.
+pub(crate) type NoteOpened = Box<dyn FnOnce() -> std::io::Result<()> + Send>;
+
 /// What a shard's thread is given.
 pub(crate) struct Setup {
     /// The core to run on; none: wherever the system puts it.
@@ -43,7 +46,7 @@ pub(crate) struct Setup {
     /// Builds the shard and its disk, on the shard's thread.
     pub(crate) build: Box<dyn FnOnce() -> Result<Built, String> + Send>,
     /// Makes it durable that the shard's log is open. Carried out before the first frame is written, so before any vote.
-    pub(crate) opened: Box<dyn FnOnce() -> std::io::Result<()> + Send>,
+    pub(crate) opened: NoteOpened,
     pub(crate) mailbox: Mailbox,
     /// The mailboxes of all shards of the node, by shard.
     pub(crate) posts: Vec<Post>,
@@ -170,7 +173,7 @@ struct Link {
 struct Driver {
     shard: RefCell<Shard>,
     disk: RefCell<Box<dyn Disk>>,
-    opened: Cell<Option<Box<dyn FnOnce() -> std::io::Result<()> + Send>>>,
+    opened: Cell<Option<NoteOpened>>,
     turn: Signal,
     ended: Signal,
     end: RefCell<Option<Result<(), String>>>,

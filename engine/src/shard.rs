@@ -19,10 +19,9 @@ use synod_wal::record::{RECORD_HEADER_BYTES, RecordHeader, Records, body_crc};
 use synod_wal::writer::{WalError, WalEvent, Writer};
 
 use crate::apply::Effect;
-use crate::batch::{Batch, Entries};
+use crate::batch::Entries;
 use crate::client::protocol::Request;
 use crate::limits::*;
-use crate::machine::CommittedBatch;
 use crate::metrics::{Phases, RecordWeighted, SlotTimes};
 use crate::outcome::{Committed, Epoch, GroupId, Outcome, ProposeError, Rejection};
 use crate::payload::{BatchHeader, Payload, Place};
@@ -1077,31 +1076,14 @@ impl Shard {
         let now_ns = self.now_ns;
         let group = &mut self.groups[at as usize];
         let slot = group.apply.slot.next();
-        let value: &Value<Payload> =
-            &group.replica.log().get(slot).expect("what is chosen and not applied is in memory").value;
-        let effect = group.apply.apply(slot, value);
+        let entry = group.replica.log().get(slot).expect("what is chosen and not applied is in memory");
+        let value: Value<Payload> = entry.value.clone();
+        let effect = group.apply.apply(slot, &value);
         if let (Effect::Entries { first_index }, Body::Batch(payload)) = (effect, &value.body) {
             group.indexes.push_back((slot, first_index));
-            let next_index = first_index + u64::from(payload.header().entries);
-            if group.machine.is_some() && (first_index + 1..next_index).contains(&group.machine_next) {
-                let (id, at) = (group.names.id, group.machine_next - 1);
-                self.fatal = Some(machine_failed(id, slot, &format_args!("it holds index {at}, within a batch")));
+            if let Err(reason) = payload.with_body(|body| group.feed_machine(slot, first_index, body)) {
+                self.fatal = Some(reason);
                 return;
-            }
-            // A machine that keeps its own data may stand before the log, which a power cut has shortened: what was
-            // chosen by others' votes may be applied before it is durable here.
-            if let Some(machine) = &mut group.machine
-                && group.machine_next == first_index
-            {
-                let applied = payload.with_body(|body| {
-                    let entries = Batch::decode(body).expect("a batch is checked when it comes in");
-                    machine.apply(&CommittedBatch { slot: slot.0, first_index, entries })
-                });
-                if let Err(error) = applied {
-                    self.fatal = Some(machine_failed(group.names.id, slot, &*error));
-                    return;
-                }
-                group.machine_next = next_index;
             }
         }
         while let Some(pending) = group.pending.front()
@@ -1244,10 +1226,6 @@ impl Shard {
             }
         }
     }
-}
-
-fn machine_failed(group: GroupId, slot: Slot, error: &dyn std::fmt::Display) -> String {
-    format!("the state machine of group {group} failed at slot {slot}: {error}")
 }
 
 /// A record that was read back from the log, as a header and the range of its body.

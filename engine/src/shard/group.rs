@@ -6,9 +6,9 @@ use synod_core::{Ballot, MemberId, RecordSeq, Replica, Slot, Timer};
 
 use super::reads::ReadRequest;
 use crate::apply::ApplyState;
-use crate::batch::Entries;
+use crate::batch::{Batch, Entries};
 use crate::limits::BATCH_ENTRIES_MAX;
-use crate::machine::StateMachine;
+use crate::machine::{CommittedBatch, StateMachine};
 use crate::metrics::SlotTimes;
 use crate::outcome::{GroupId, Outcome};
 use crate::payload::Payload;
@@ -143,6 +143,31 @@ impl Group {
                 }
             }
         }
+    }
+
+    /// Hands the machine the batch in `slot`, whose entries have the indexes from `first` on, if it is the next one.
+    ///
+    /// # Errors
+    /// Why the machine cannot go on.
+    pub(crate) fn feed_machine(&mut self, slot: Slot, first: u64, body: &[u8]) -> Result<(), String> {
+        let Some(machine) = &mut self.machine else { return Ok(()) };
+        let entries = Batch::decode(body).expect("a batch is checked when it comes in");
+        let next = first + entries.len() as u64;
+        let failed = |why: &dyn std::fmt::Display| {
+            format!("the state machine of group {} failed at slot {slot}: {why}", self.names.id)
+        };
+        if (first + 1..next).contains(&self.machine_next) {
+            return Err(failed(&format_args!("it holds index {}, within a batch", self.machine_next - 1)));
+        }
+        // A machine that keeps its own data may stand before the log, which a power cut has shortened: what was chosen by
+        // others' votes may be applied before it is durable here.
+        if self.machine_next == first {
+            machine
+                .apply(&CommittedBatch { slot: slot.0, first_index: first, entries })
+                .map_err(|error| failed(&error))?;
+            self.machine_next = next;
+        }
+        Ok(())
     }
 
     /// The batch that takes `entries` more, in a session or not; a new one when the last has no room.

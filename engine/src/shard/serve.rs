@@ -6,11 +6,10 @@ use synod_wal::ops::{DiskError, DiskOp, RecordPlace};
 use super::group::Group;
 use super::links::Part;
 use super::reads::{CommittedEntries, Purpose, ReadError, ReadReply, ReadRequest};
-use super::{Shard, machine_failed, read_back};
+use super::{Shard, read_back};
 use crate::batch::{Batch, Entries};
 use crate::client::protocol::{GroupInfoV1, ReplyV1};
 use crate::limits::{LEARN_BYTES_MAX, READ_BYTES_MAX};
-use crate::machine::CommittedBatch;
 use crate::outcome::GroupId;
 use crate::payload::Place;
 use crate::wire::{self, ValueFields, kind, value_with};
@@ -27,7 +26,8 @@ impl Shard {
                     let mut next = from.0;
                     move |(slot, _)| {
                         next += 1;
-                        *slot + 1 == next && *slot <= log.chosen().0
+                        // What is in memory may be on its way to the disk still.
+                        *slot + 1 == next && *slot <= log.floor().0
                     }
                 })
                 .map(|(_, place)| place.record())
@@ -146,13 +146,17 @@ impl Shard {
         self.read_disk(places, Purpose::Entries { group: at, request, firsts });
     }
 
-    /// The slots from position `start` of a group's indexes on, as far as about `bytes_max` go, and where they lie.
+    /// The slots from position `start` of a group's indexes on, as far as about `bytes_max` go and they have left memory,
+    /// and where they lie. What is in memory may be on its way to the disk still.
     fn places_from(&self, at: u32, start: usize, bytes_max: usize) -> (Vec<(Slot, u64)>, Vec<RecordPlace>) {
         let group = &self.groups[at as usize];
         let mut bytes = 0;
         let mut slots = Vec::new();
         let mut places = Vec::new();
         for (slot, first) in group.indexes.range(start..) {
+            if *slot > group.replica.log().floor() {
+                break;
+            }
             let Some(place) = self.index.get(group.names.uid, slot.0) else { break };
             bytes += place.bytes as usize;
             if bytes > bytes_max && !slots.is_empty() {
@@ -211,35 +215,41 @@ impl Shard {
             group.first_index(),
         );
         let start = group.indexes.partition_point(|(_, first)| *first <= group.machine_next) - 1;
+        if group.indexes[start].0 > group.replica.log().floor() {
+            self.feed_from_memory(at, start);
+            return;
+        }
         group.feeding = true;
         let (slots, places) = self.places_from(at, start, READ_BYTES_MAX);
         self.read_disk(places, Purpose::Machine { group: at, slots });
     }
 
+    fn feed_from_memory(&mut self, at: u32, start: usize) {
+        let group = &mut self.groups[at as usize];
+        for place in start..group.indexes.len() {
+            let (slot, first) = group.indexes[place];
+            let value = group.replica.log().get(slot).expect("it is above the floor").value.clone();
+            let Body::Batch(payload) = &value.body else { unreachable!("only batches have indexes") };
+            if let Err(reason) = payload.with_body(|body| group.feed_machine(slot, first, body)) {
+                self.fatal = Some(reason);
+                return;
+            }
+        }
+    }
+
     fn on_machine_read(&mut self, at: u32, slots: &[(Slot, u64)], result: Vec<Result<Vec<u8>, DiskError>>) {
         let group = &mut self.groups[at as usize];
         group.feeding = false;
-        let machine = group.machine.as_mut().expect("only a machine is fed");
         for (record, (slot, first)) in result.into_iter().zip(slots) {
-            let record = match record {
-                Ok(record) => record,
-                Err(error) => {
-                    self.fatal = Some(format!("group {} cannot be replayed: {error}", group.names.id));
-                    return;
-                }
-            };
-            let (_, body) = read_back(&record).expect("the index points at values");
-            let entries = Batch::decode(body).expect("a batch was checked when it came in");
-            // A machine may stand within a batch; it gets the batch as a whole only from its start.
-            let skip = group.machine_next.saturating_sub(*first) as usize;
-            if skip < entries.len() {
-                assert!(skip == 0, "a state machine applies whole batches");
-                let batch = CommittedBatch { slot: slot.0, first_index: *first, entries };
-                if let Err(error) = machine.apply(&batch) {
-                    self.fatal = Some(machine_failed(group.names.id, *slot, &*error));
-                    return;
-                }
-                group.machine_next = first + entries.len() as u64;
+            let fed = record.map_err(|error| format!("group {} cannot be replayed: {error}", group.names.id)).and_then(
+                |record| {
+                    let (_, body) = read_back(&record).expect("the index points at values");
+                    group.feed_machine(*slot, *first, body)
+                },
+            );
+            if let Err(reason) = fed {
+                self.fatal = Some(reason);
+                return;
             }
         }
         self.feed_machine(at);

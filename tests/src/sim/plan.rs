@@ -83,6 +83,9 @@ impl Plan {
         let mut mean = || if d.below(2) == 0 { 0 } else { pick(d, &[200 * MS, S, 3 * S, 8 * S]) };
         let [crash_ns, partition_ns, break_ns, pause_ns, hang_ns] = [mean(), mean(), mean(), mean(), mean()];
         let [disk_error_ns, full_ns] = [mean() * 4, mean() * 2];
+        let clients = 1 + d.below(6);
+        // Enough operations to matter, not so many that the run takes for ever.
+        let think_ns = pick(d, &[100 * US, MS, 10 * MS, 50 * MS]).max(safety_ns * clients as u64 / 4000);
         Self {
             seed,
             nodes,
@@ -90,10 +93,10 @@ impl Plan {
             groups,
             segment_bytes: pick(d, &[256 << 10, 512 << 10, 1 << 20]),
             retain_mib: pick(d, &[0, 0, 1]),
-            clients: 1 + d.below(6),
+            clients,
             window: 1 + d.below(8),
             entry_bytes_max: pick(d, &[16, 100, 1000]),
-            think_ns: pick(d, &[100 * US, MS, 10 * MS, 50 * MS]),
+            think_ns,
             safety_ns,
             delay_ns: pick(d, &[20 * US, 100 * US, MS, 10 * MS]),
             disk_ns: pick(d, &[30 * US, 200 * US, 2 * MS, 10 * MS]),

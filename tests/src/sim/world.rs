@@ -384,7 +384,9 @@ impl World {
             Event::Start { node } => self.start(node),
             Event::Fault { kind } => self.fault(kind),
             Event::Heal { blocked } => {
-                blocked.into_iter().for_each(|(from, to)| self.unblock(from, to));
+                // What is broken for good stays so.
+                let healed = if self.faults_on { blocked } else { Vec::new() };
+                healed.into_iter().for_each(|(from, to)| self.unblock(from, to));
                 Ok(())
             }
             Event::Resume { node } => self.resume(node),
