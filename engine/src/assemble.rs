@@ -78,7 +78,7 @@ pub(crate) fn assemble(
         );
         let machine = machines.and_then(|make| make(*id));
         let names = GroupNames { id: *id, uid };
-        groups.push(Group::new(names, replica, recovered.apply, recovered.indexes, machine));
+        groups.push(Group::new(names, replica, recovered.apply, (recovered.indexes, recovered.gone), machine));
     }
     let writer_config = WriterConfig {
         segment_bytes: place.segment_bytes,

@@ -26,6 +26,8 @@ pub(crate) struct RecoveredGroup {
     /// Values above the apply state, each with the ballot of its vote.
     values: BTreeMap<Slot, (Ballot, Value<Payload>)>,
     pub(crate) indexes: VecDeque<(Slot, u64)>,
+    /// Up to here slots may be gone from the log.
+    pub(crate) gone: Slot,
 }
 
 /// Gathers the groups of a shard from the records of its log.
@@ -110,6 +112,7 @@ impl RecoveredGroup {
                 if summary.apply.slot > self.apply.slot {
                     // What lies between is in segments that are gone.
                     self.apply = summary.apply;
+                    self.gone = self.apply.slot;
                     self.indexes.clear();
                     self.values = self.values.split_off(&self.apply.slot.next());
                 }

@@ -608,6 +608,11 @@ impl Shard {
 
     /// Time has passed.
     pub(crate) fn tick(&mut self) {
+        if self.writer.starved().is_some() && self.now_ns >= self.retry_prepare_ns {
+            self.retry_prepare_ns = self.now_ns + RETRY_PREPARE_NS;
+            self.release_segments();
+            self.writer.retry_prepare(&mut self.disk_ops);
+        }
         if !self.started {
             return;
         }
@@ -645,11 +650,6 @@ impl Shard {
         if self.now_ns >= self.heartbeat_due_ns {
             self.heartbeat_due_ns = self.now_ns + HEARTBEAT_NS;
             self.heartbeat();
-        }
-        if self.writer.starved().is_some() && self.now_ns >= self.retry_prepare_ns {
-            self.retry_prepare_ns = self.now_ns + RETRY_PREPARE_NS;
-            self.release_segments();
-            self.writer.retry_prepare(&mut self.disk_ops);
         }
         self.expire_reads();
     }
@@ -1178,7 +1178,9 @@ impl Shard {
             for (uid, slot) in trims {
                 self.index.trim(uid, slot);
                 if let Some(at) = self.by_uid.get(&uid) {
-                    let indexes = &mut self.groups[*at as usize].indexes;
+                    let group = &mut self.groups[*at as usize];
+                    group.gone = group.gone.max(Slot(slot));
+                    let indexes = &mut group.indexes;
                     while indexes.front().is_some_and(|(of, _)| of.0 <= slot) {
                         indexes.pop_front();
                     }
@@ -1198,13 +1200,13 @@ impl Shard {
         if newer.is_empty() {
             return false;
         }
-        self.index.segment_slots(generation).all(|(uid, slot)| {
-            let Some(at) = self.by_uid.get(&uid) else { return true };
-            let group = &self.groups[*at as usize];
-            let slot = Slot(slot);
-            // After a restart, entries can be read from the first summary on behind which no slot is missing.
-            let summary = newer.iter().map(|slots| slots[*at as usize]).find(|of| *of >= slot);
-            slot <= group.replica.low() && summary.is_some_and(|summary| summary <= group.consumed())
+        let slots: HashMap<u128, u64> = self.index.segment_slots(generation).collect();
+        // After a restart, entries can be read from the first summary on behind which no slot is missing.
+        self.groups.iter().enumerate().all(|(at, group)| {
+            let slot = slots.get(&group.names.uid).map_or(Slot::ZERO, |slot| Slot(*slot));
+            let gone = group.gone.max(slot);
+            let summary = newer.iter().map(|slots| slots[at]).find(|of| *of >= gone);
+            slot <= group.replica.low() && (gone == Slot::ZERO || summary.is_some_and(|of| of <= group.consumed()))
         })
     }
 

@@ -80,6 +80,8 @@ pub(crate) struct Group {
     pub(crate) waiters: Vec<ReadRequest>,
     /// The slots whose batches took effect and are still in the log: (slot, index of its first entry).
     pub(crate) indexes: VecDeque<(Slot, u64)>,
+    /// Up to here slots may be gone from the log.
+    pub(crate) gone: Slot,
     /// In the shard's list of groups with open batches.
     pub(crate) dirty: bool,
     /// In the shard's list of groups with chosen slots to apply.
@@ -94,7 +96,7 @@ impl Group {
         names: GroupNames,
         replica: Replica<Payload>,
         apply: ApplyState,
-        indexes: VecDeque<(Slot, u64)>,
+        (indexes, gone): (VecDeque<(Slot, u64)>, Slot),
         machine: Option<Box<dyn StateMachine>>,
     ) -> Self {
         let machine_next = machine.as_ref().map_or(apply.next_index, |m| m.durable_index() + 1);
@@ -115,6 +117,7 @@ impl Group {
             follows: None,
             waiters: Vec::new(),
             indexes,
+            gone,
             dirty: false,
             chosen: false,
             beats: None,

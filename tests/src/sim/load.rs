@@ -40,7 +40,8 @@ struct Client {
     way: Way,
     /// The group of a session or a handle; else any.
     group: GroupId,
-    believes: usize,
+    /// The node that it takes for each group's leader.
+    believes: Vec<usize>,
     flying: Vec<Flying>,
     /// A session's proposal whose outcome is not known: it is said again.
     again: Option<Flying>,
@@ -85,7 +86,7 @@ impl Load {
         let client = |_| Client {
             way: ways[dice.below(ways.len())],
             group: 1 + dice.below(plan.groups as usize) as u64,
-            believes: dice.below(plan.nodes),
+            believes: (0..plan.groups).map(|_| dice.below(plan.nodes)).collect(),
             flying: Vec::new(),
             again: None,
             sequence: 0,
@@ -139,17 +140,18 @@ impl Load {
             (None, Way::Session | Way::Ordered) => client.group,
         };
         // Now and then it asks another node, whatever it believes.
+        let believes = &mut client.believes[group as usize - 1];
         if dice.below(16) == 0 {
-            client.believes = dice.below(plan.nodes);
+            *believes = dice.below(plan.nodes);
         }
-        let node = client.believes;
+        let node = *believes;
         let Some(shard) = shard(node, group) else {
-            client.believes = dice.below(plan.nodes);
+            *believes = dice.below(plan.nodes);
             return Ok(Step::Waits);
         };
         if way == Way::Ordered && client.handle.is_none() {
             let Some(epoch) = shard.epoch(group) else {
-                client.believes = dice.below(plan.nodes);
+                *believes = dice.below(plan.nodes);
                 return Ok(Step::Waits);
             };
             client.handle = Some((self.next_handle, epoch));
@@ -238,7 +240,7 @@ impl Load {
             if flying.way == Way::Ordered {
                 client.handle = None;
             }
-            client.believes = match leader {
+            client.believes[flying.group as usize - 1] = match leader {
                 Some(node) => node as usize - 1,
                 None => dice.below(plan.nodes),
             };

@@ -41,13 +41,16 @@ enum Event {
     Room { node: usize },
 }
 
+/// A frame's sequence, and its votes by group uid.
+type FrameVotes = (u64, Vec<(u128, Voted)>);
+
 /// A process, while it runs.
 struct Process {
     shards: Vec<SimShard>,
     turn_due: Vec<bool>,
     scheduled: Vec<BTreeSet<OpId>>,
-    /// Per shard the votes in frames that are not durable yet, in the order of the log: (frame, votes).
-    votes: Vec<VecDeque<(u64, Vec<(u128, Voted)>)>>,
+    /// Per shard the votes in frames that are not durable yet, in the order of the log.
+    votes: Vec<VecDeque<FrameVotes>>,
     started_ns: u64,
 }
 
@@ -479,6 +482,7 @@ impl World {
                 self.mark("torn tail");
             }
             self.restarted(node, shard, &sim)?;
+            self.nodes[node].acknowledged[shard] = recovery.next_sequence - 1;
             shards.push(sim);
         }
         let state = &mut self.nodes[node];
@@ -660,9 +664,10 @@ impl World {
     fn became_durable(&mut self, node: usize, shard: usize, through: u64) -> Result<(), String> {
         loop {
             let process = self.nodes[node].process.as_mut().expect("it runs");
-            let Some((_, votes)) = process.votes[shard].pop_front_if(|(sequence, _)| *sequence <= through) else {
+            if process.votes[shard].front().is_none_or(|(sequence, _)| *sequence > through) {
                 return Ok(());
-            };
+            }
+            let (_, votes) = process.votes[shard].pop_front().expect("it is the front");
             for (uid, vote) in votes {
                 let group = self.group_of(node, shard, uid);
                 self.observer.voted(node, group, vote)?;
