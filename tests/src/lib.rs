@@ -1,6 +1,10 @@
-//! Helpers for tests across crates: whole clusters in one process, over real disks and sockets.
+//! Tests across crates, and what they are made of.
 //!
-//! Everything waits with a generous limit and says what it waited for; nothing asserts a duration.
+//! - [`sim`]: whole clusters on a simulated network, disk and clock, driven by a seed; [`disk`] is its disk.
+//! - [`check`]: checkers of histories, streams and votes.
+//! - [`model`]: the real core under a model checker.
+//! - [`Cluster`]: a cluster in this process, over real disks and sockets. It waits with a generous limit and says what it
+//!   waited for; no test asserts a duration.
 
 pub mod check;
 pub mod disk;

@@ -6,10 +6,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+mod faults;
+mod links;
 pub mod load;
 pub mod network;
 pub mod observe;
 pub mod plan;
+mod process;
 pub mod world;
 
 use plan::{FAULTS, Plan, S};

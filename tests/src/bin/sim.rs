@@ -1,7 +1,7 @@
 //! Runs seeds through the simulator: `sim --seeds 1000`, or one again with `sim --seed 17 --print`.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -151,6 +151,9 @@ fn work(args: &Args, next: &AtomicU64, sum: &Mutex<Sum>) {
 }
 
 fn progress(sum: &Sum, seeds: u64, began: Instant) {
+    if !std::io::stderr().is_terminal() {
+        return;
+    }
     eprint!(
         "\r{} of {seeds} seeds, {:.0} a second, {:.2} simulated hours, {} failures ",
         sum.seeds,
@@ -162,7 +165,9 @@ fn progress(sum: &Sum, seeds: u64, began: Instant) {
 }
 
 fn tell(args: &Args, sum: &Sum, took: Duration) -> ExitCode {
-    eprintln!();
+    if std::io::stderr().is_terminal() {
+        eprintln!();
+    }
     println!(
         "{} seeds, {} events, {:.2} simulated hours, {} entries committed, in {:.1} s",
         sum.seeds,

@@ -1,0 +1,222 @@
+//! How connections come up, carry bytes and end, as their ends see it.
+
+use std::cmp::Reverse;
+
+use super::network::ConnId;
+use super::plan::{MS, US, around};
+use super::world::{Event, World};
+
+impl World {
+    pub(super) fn redial(&mut self, link: usize) {
+        if !std::mem::replace(&mut self.network.links[link].dialing, true) {
+            let after = MS + around(&mut self.dice, 10 * MS);
+            self.after(after, Event::Dial { link });
+        }
+    }
+
+    pub(super) fn dial(&mut self, link: usize) {
+        let nodes = self.network.links[link].nodes;
+        let [low, high] = nodes;
+        self.network.links[link].dialing = false;
+        if self.nodes[high].process.is_none() || self.network.links[link].believes[1].is_some() {
+            return;
+        }
+        let reachable = self.network.passes(low, high) && self.network.passes(high, low);
+        if !reachable || self.nodes[low].process.is_none() || self.nodes[low].paused || self.nodes[high].paused {
+            self.network.links[link].dialing = true;
+            let after = around(&mut self.dice, 50 * MS);
+            return self.after(after, Event::Dial { link });
+        }
+        self.network.links[link].dialing = true;
+        let conn = self.network.connect(link);
+        let lives = nodes.map(|node| self.nodes[node].life);
+        let after = around(&mut self.dice, self.plan.delay_ns);
+        self.after(after, Event::Accept { link, conn, lives });
+    }
+
+    pub(super) fn accept(&mut self, link: usize, conn: ConnId, lives: [u64; 2]) {
+        let nodes = self.network.links[link].nodes;
+        if self.nodes[nodes[0]].life == lives[0] {
+            let (node, shard) = (nodes[0], self.network.links[link].shard);
+            let (peer, boot) = (nodes[1] as u64 + 1, self.nodes[nodes[1]].boot);
+            if let Some(old) = self.network.links[link].believes[0].replace(conn) {
+                self.mark("connection replaced");
+                let after = around(&mut self.dice, self.plan.delay_ns);
+                self.after(after, Event::Closed { conn: old, end: 0 });
+                self.network.forget_dead(old);
+            }
+            self.with_shard(node, shard, |sim| sim.peer_connected(peer, conn, boot));
+        }
+        let after = around(&mut self.dice, self.plan.delay_ns);
+        if let Some(state) = self.network.conns.get_mut(&conn) {
+            // Nothing overtakes the answer.
+            state.directions[0].last_ns = self.now_ns + after;
+        }
+        self.after(after, Event::Connected { link, conn, lives });
+    }
+
+    pub(super) fn connected(&mut self, link: usize, conn: ConnId, lives: [u64; 2]) {
+        let nodes = self.network.links[link].nodes;
+        if self.nodes[nodes[1]].life != lives[1] {
+            return self.network.forget_dead(conn);
+        }
+        self.network.links[link].dialing = false;
+        let accepted = self.network.links[link].believes[0] == Some(conn);
+        if !accepted || !self.network.passes(nodes[0], nodes[1]) {
+            // The answer is lost: the other end believes in a connection that nobody uses.
+            self.network.forget_dead(conn);
+            return self.redial(link);
+        }
+        let (node, shard) = (nodes[1], self.network.links[link].shard);
+        let (peer, boot) = (nodes[0] as u64 + 1, self.nodes[nodes[0]].boot);
+        self.network.links[link].believes[1] = Some(conn);
+        self.with_shard(node, shard, |sim| sim.peer_connected(peer, conn, boot));
+    }
+
+    pub(super) fn send_all(&mut self, node: usize, shard: usize) {
+        for link in 0..self.network.links.len() {
+            let state = &self.network.links[link];
+            if state.shard != shard {
+                continue;
+            }
+            let Some(end) = state.nodes.iter().position(|at| *at == node) else { continue };
+            if let Some(conn) = state.believes[end] {
+                self.pump(node, shard, conn, end);
+            }
+        }
+        let Some(process) = &mut self.nodes[node].process else { return };
+        for conn in process.shards[shard].take_closed() {
+            self.mark("connection closed by a shard");
+            self.close(node, conn);
+        }
+    }
+
+    /// Moves what a shard has to send into the network.
+    pub(super) fn pump(&mut self, node: usize, shard: usize, conn: ConnId, end: usize) {
+        let room = self.network.room(conn, end);
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let bytes = process.shards[shard].take_output(conn, room);
+        if bytes.is_empty() {
+            return;
+        }
+        let Some(state) = self.network.conns.get_mut(&conn) else { return };
+        let direction = &mut state.directions[end];
+        direction.bytes += bytes.len();
+        let arrives = (self.now_ns + around(&mut self.dice, self.plan.delay_ns)).max(direction.last_ns + 1);
+        direction.last_ns = arrives;
+        self.after(arrives - self.now_ns, Event::Deliver { conn, end, bytes });
+    }
+
+    pub(super) fn deliver(&mut self, conn: ConnId, end: usize, bytes: Vec<u8>) -> Result<(), String> {
+        let Some(state) = self.network.conns.get_mut(&conn) else { return Ok(()) };
+        let link = state.link;
+        let nodes = self.network.links[link].nodes;
+        let (from, to, shard) = (nodes[end], nodes[1 - end], self.network.links[link].shard);
+        if !self.network.passes(from, to) || !self.network.conns[&conn].directions[end].held.is_empty() {
+            self.network.conns.get_mut(&conn).expect("it is there").directions[end].held.push(bytes);
+            return Ok(());
+        }
+        let state = self.network.conns.get_mut(&conn).expect("it is there");
+        state.directions[end].bytes -= bytes.len();
+        if self.network.links[link].believes[1 - end] != Some(conn) {
+            let after = around(&mut self.dice, self.plan.delay_ns);
+            self.after(after, Event::Closed { conn, end: 1 - end });
+            return Ok(());
+        }
+        let mut decoder = std::mem::take(&mut state.decoders[1 - end]);
+        let mut rest = &bytes[..];
+        let mut bad = None;
+        while !rest.is_empty() && bad.is_none() {
+            let space = decoder.space();
+            let taken = space.len().min(rest.len()).min(1 + self.dice.below(rest.len()));
+            space[..taken].copy_from_slice(&rest[..taken]);
+            decoder.filled(taken);
+            rest = &rest[taken..];
+            bad = self
+                .with_shard(to, shard, |sim| {
+                    loop {
+                        match decoder.next() {
+                            Ok(Some(frame)) => sim.receive(conn, &frame),
+                            Ok(None) => return None,
+                            Err(error) => return Some(error),
+                        }
+                    }
+                })
+                .flatten();
+        }
+        if let Some(state) = self.network.conns.get_mut(&conn) {
+            state.decoders[1 - end] = decoder;
+        }
+        if let Some(error) = bad {
+            return Err(format!("node {} sent node {} no frame: {error}", from + 1, to + 1));
+        }
+        // The socket has room again.
+        if self.network.links[link].believes[end] == Some(conn) && !self.nodes[from].paused {
+            self.pump(from, shard, conn, end);
+        }
+        Ok(())
+    }
+
+    /// A node closes its end of a connection.
+    pub(super) fn close(&mut self, node: usize, conn: ConnId) {
+        let Some(state) = self.network.conns.get(&conn) else { return };
+        let link = state.link;
+        let Some(end) = self.network.links[link].nodes.iter().position(|at| *at == node) else { return };
+        if self.network.links[link].believes[end] == Some(conn) {
+            let delay = around(&mut self.dice, self.plan.delay_ns);
+            self.after(delay, Event::Closed { conn, end });
+            self.closed(conn, end);
+        }
+    }
+
+    /// An end learns that its connection is over.
+    pub(super) fn closed(&mut self, conn: ConnId, end: usize) {
+        let Some(state) = self.network.conns.get(&conn) else { return };
+        let link = state.link;
+        let nodes = self.network.links[link].nodes;
+        if !self.network.passes(nodes[1 - end], nodes[end]) {
+            self.network.conns.get_mut(&conn).expect("it is there").close_held[end] = true;
+            return;
+        }
+        if self.network.links[link].believes[end] == Some(conn) {
+            self.network.links[link].believes[end] = None;
+            let shard = self.network.links[link].shard;
+            self.with_shard(nodes[end], shard, |sim| sim.disconnected(conn));
+            if end == 1 {
+                self.redial(link);
+            }
+        }
+        self.network.forget_dead(conn);
+    }
+
+    pub(super) fn unblock(&mut self, from: usize, to: usize) {
+        if self.network.passes(from, to) {
+            return;
+        }
+        self.network.set_blocked(from, to, false);
+        let ids: Vec<ConnId> = self.network.conns.keys().copied().collect();
+        for conn in ids {
+            let Some(state) = self.network.conns.get_mut(&conn) else { continue };
+            let nodes = self.network.links[state.link].nodes;
+            for end in 0..2 {
+                if (nodes[end], nodes[1 - end]) != (from, to) {
+                    continue;
+                }
+                let held = std::mem::take(&mut state.directions[end].held);
+                let mut at = self.now_ns;
+                for bytes in held {
+                    at += 1 + self.dice.below(US as usize) as u64;
+                    self.next_event += 1;
+                    self.events.insert(self.next_event, Event::Deliver { conn, end, bytes });
+                    self.queue.push(Reverse((at, self.next_event)));
+                }
+                state.directions[end].last_ns = state.directions[end].last_ns.max(at);
+                if std::mem::take(&mut state.close_held[1 - end]) {
+                    self.next_event += 1;
+                    self.events.insert(self.next_event, Event::Closed { conn, end });
+                    self.queue.push(Reverse((at + 1, self.next_event)));
+                }
+            }
+        }
+    }
+}
