@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use synod_core::planted::{Bug, is};
 use synod_core::{Ballot, Body, Epoch, Slot, Value};
 
 use crate::limits::SESSIONS_MAX;
@@ -104,7 +105,7 @@ impl ApplyState {
         }
         let last = self.sessions.get(&batch.client).map_or(0, |session| session.last);
         let Some(end) = batch.sequence.checked_add(u64::from(batch.entries) - 1) else { return Effect::OutOfSession };
-        if batch.sequence == last + 1 {
+        if batch.sequence == last + 1 || is(Bug::SessionsTakeAll) {
             if last == 0 && self.sessions.len() == SESSIONS_MAX {
                 let oldest = self.sessions.iter().min_by_key(|(_, s)| s.slot).map(|(client, _)| *client);
                 self.sessions.remove(&oldest.expect("the table is full"));

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use synod_core::planted::{Bug, is};
 use synod_core::{Ballot, Body, Recovered, Slot, Value};
 use synod_wal::index::{Index, Place as IndexPlace};
 use synod_wal::ops::RecordPlace;
@@ -84,7 +85,12 @@ impl Recoverer {
         }
         // What is chosen is in the apply state now; a prefix that was known but whose values a crash has taken is
         // learned again.
-        Ok((Recovered { promised: recovered.promised, floor, chosen: floor, entries }, recovered))
+        let promised = if is(Bug::PromisesAreForgotten) {
+            entries.iter().map(|(ballot, _)| *ballot).max().unwrap_or_default()
+        } else {
+            recovered.promised
+        };
+        Ok((Recovered { promised, floor, chosen: floor, entries }, recovered))
     }
 }
 

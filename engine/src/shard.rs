@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use synod_core::planted::{Bug, is};
 use synod_core::{Action, Body, MemberId, Message, RecordSeq, Replica, Slot, Timer, Value, Vote};
 use synod_transport::frame::encode_frame;
 use synod_wal::buf::BufPool;
@@ -272,7 +273,12 @@ impl Shard {
             Action::SendAfter { seq, to, vote } => {
                 let peer = self.peer_index(to) as u8;
                 let group = &self.groups[at as usize];
+                let early = match &vote {
+                    Vote::Prepare { .. } => is(Bug::PrepareLeavesEarly),
+                    _ => is(Bug::VotesLeaveEarly),
+                };
                 if seq > group.durable
+                    && !early
                     && let Some(waits) = self.frames.waits(group.last_frame)
                 {
                     waits.votes.push((peer, at, vote));

@@ -8,6 +8,7 @@ use crate::action::{Action, Record, RecordSeq};
 use crate::ids::{Ballot, MemberId, Slot};
 use crate::log::{Entry, Log};
 use crate::message::{Message, Vote};
+use crate::planted::{Bug, is};
 use crate::replica::{Out, Replica, Role};
 use crate::value::{Payload, Value};
 
@@ -36,7 +37,11 @@ impl<P: Payload> Acceptor<P> {
             _ => self.log.chosen(),
         };
         // A slot held from an older ballot breaks the run.
-        while self.log.get(up_to.next()).is_some_and(|entry| entry.accepted == ballot) {
+        while self
+            .log
+            .get(up_to.next())
+            .is_some_and(|entry| entry.accepted == ballot || is(Bug::OldSlotsAreAcknowledged))
+        {
             up_to = up_to.next();
         }
         self.run = Some((ballot, up_to));
@@ -46,7 +51,9 @@ impl<P: Payload> Acceptor<P> {
     /// Stores a value accepted at `ballot`, which is from now on promised.
     pub(crate) fn accept(&mut self, ballot: Ballot, slot: Slot, value: Value<P>) {
         assert!(ballot >= self.promised, "never accept below the promise");
-        self.promised = ballot;
+        if !is(Bug::AcceptPromisesNothing) {
+            self.promised = ballot;
+        }
         self.log.put(slot, Entry { accepted: ballot, value });
     }
 }

@@ -11,6 +11,7 @@ use crate::action::{Action, Record, RecordSeq};
 use crate::ids::{Ballot, MemberId, Slot};
 use crate::leader::Leader;
 use crate::message::{Message, Vote};
+use crate::planted::{Bug, is};
 use crate::replica::{Out, Replica, Role};
 use crate::value::{Body, Payload, Value};
 
@@ -185,7 +186,7 @@ impl<P: Payload> Replica<P> {
         let index = self.config.index_of(from);
         let Role::Candidate(candidate) = &mut self.role else { return };
         let Stage::Phase1 { attempt: now, promises, .. } = &mut candidate.stage else { return };
-        if candidate.ballot != ballot || *now != attempt {
+        if (candidate.ballot != ballot || *now != attempt) && !is(Bug::StalePromisesCount) {
             return;
         }
         promises[index] = Some(Promise { chosen, expected: reports, reports: Vec::new() });
@@ -206,7 +207,8 @@ impl<P: Payload> Replica<P> {
         let index = self.config.index_of(from);
         let Role::Candidate(candidate) = &mut self.role else { return };
         let Stage::Phase1 { attempt: now, promises, .. } = &mut candidate.stage else { return };
-        if candidate.ballot != ballot || *now != attempt || accepted >= ballot || value.origin > accepted {
+        let stale = (candidate.ballot != ballot || *now != attempt) && !is(Bug::StalePromisesCount);
+        if stale || accepted >= ballot || value.origin > accepted {
             return;
         }
         let Some(promise) = &mut promises[index] else { return };
@@ -262,9 +264,13 @@ impl<P: Payload> Replica<P> {
         }
         let counted = promises.iter().flatten().filter(|p| p.chosen <= prefix && p.reports.len() as u32 == p.expected);
         for (slot, accepted, value) in counted.flat_map(|p| &p.reports) {
-            if *slot > prefix && best.get(slot).is_none_or(|(of, _)| of < accepted) {
+            let better = best.get(slot).is_none_or(|(of, _)| (of < accepted) != is(Bug::LowestBallotIsAdopted));
+            if *slot > prefix && better {
                 best.insert(*slot, (*accepted, value));
             }
+        }
+        if is(Bug::OnlyFirstSlotIsAdopted) {
+            best.retain(|slot, _| *slot <= self.log().last().max(prefix.next()));
         }
         let last = best.keys().next_back().copied().unwrap_or(prefix);
         let fill = Value { origin: self.promised(), body: Body::Noop };

@@ -5,6 +5,7 @@
 //! runs these registers over the same chosen log, so all agree on what is void.
 
 use crate::ids::Ballot;
+use crate::planted::{Bug, is};
 use crate::value::{Body, Value};
 
 /// The registers `epoch` and `open`.
@@ -31,7 +32,7 @@ impl Epoch {
             }
             Body::Batch(_) => {
                 self.open &= value.origin == self.origin;
-                self.open
+                self.open || is(Bug::VoidTakesEffect)
             }
         }
     }

@@ -35,6 +35,7 @@ pub mod ids;
 pub mod leader;
 pub mod log;
 pub mod message;
+pub mod planted;
 pub mod replica;
 pub mod value;
 

@@ -12,6 +12,7 @@ use crate::ids::{Ballot, MemberId, Slot};
 use crate::leader::Leader;
 use crate::log::{Entry, Log};
 use crate::message::{Message, Vote};
+use crate::planted::{Bug, is};
 use crate::value::{Payload, Value};
 
 /// The most voters that a group can have.
@@ -360,7 +361,7 @@ impl<P: Payload> Replica<P> {
         let mut up_to = self.log().chosen();
         while up_to < chosen && up_to.next() >= first {
             match self.log().get(up_to.next()) {
-                Some(entry) if entry.accepted >= ballot => up_to = up_to.next(),
+                Some(entry) if entry.accepted >= ballot || is(Bug::LowerBallotIsCommitted) => up_to = up_to.next(),
                 _ => break,
             }
         }
