@@ -207,6 +207,8 @@ mod tests {
         assert_eq!((recovered.floor, recovered.chosen), (Slot(2), Slot(2)));
         assert_eq!(recovered.entries.len(), 1);
         assert_eq!(group.apply.next_index, 1);
+        // A replica that lags asks for epoch starts too, though they have no entries.
+        assert!((1..=3).all(|slot| recoverer.index.get(7, slot).is_some()));
     }
 
     #[test]

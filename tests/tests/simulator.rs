@@ -4,7 +4,8 @@
 use synod_sim::sim::plan::Plan;
 use synod_sim::sim::run;
 
-/// Seeds that once found a bug, with what it was.
+/// Seeds that once found a bug, with what it was. A change of the plans changes what a seed draws, so what each bug was
+/// about is also told here.
 const FOUND: [(u64, &str); 7] = [
     (4, "a replica that lagged could not learn slots without entries from a restarted peer"),
     (32, "a segment went although its entries could not be read after a restart, and a machine needed them"),
