@@ -5,14 +5,12 @@ use synod_wal::recover::{Expect, RecoverError, Recovery, SegmentSource, recover}
 use synod_wal::writer::{Writer, WriterConfig};
 
 use crate::config::Config;
-use crate::limits::{WINDOW_BYTES, WINDOW_SLOTS};
+use crate::limits::{MIB, WINDOW_BYTES, WINDOW_SLOTS};
 use crate::node::MachineFactory;
 use crate::outcome::GroupId;
 use crate::recovery::Recoverer;
 use crate::shard::group::{Group, GroupNames};
 use crate::shard::{Parts, Shard};
-
-const MIB: u64 = 1 << 20;
 
 /// Which shard of which directory.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +93,7 @@ pub(crate) fn assemble(
         seed: place.seed,
         cache_bytes: config.cache_mib << 20,
         retain_bytes: config.retain_mib * MIB,
-        index_bytes: config.index_mib << 20,
+        index_bytes_max: config.index_mib << 20,
         node: config.node,
         shard: (place.shard, config.shards),
     });

@@ -3,6 +3,8 @@
 use synod_wal::frame::FRAME_BYTES_MAX;
 use synod_wal::record::RECORD_HEADER_BYTES;
 
+/// A mebibyte, in bytes: the unit of the configuration.
+pub(crate) const MIB: u64 = 1 << 20;
 /// The largest entry: 1 MiB.
 pub const ENTRY_BYTES_MAX: usize = 1 << 20;
 /// The most entries in one batch.

@@ -19,6 +19,7 @@ use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, FileSource, SyncMode, Urin
 use crate::assemble::{ShardPlace, assemble};
 use crate::config::{Config, ConfigError, DiskBackend, Sync};
 use crate::handle::Handle;
+use crate::limits::MIB;
 use crate::machine::StateMachine;
 use crate::mailbox::{Mail, Mailbox, Post, mailbox};
 use crate::meta::{self, Directory, DirectoryError, MetaV1};
@@ -28,7 +29,6 @@ use crate::runtime::{self, Built, Setup};
 /// The ticker's period: it drives timeouts, and no shard sleeps longer.
 const TICK: Duration = Duration::from_millis(5);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
-const MIB: u64 = 1 << 20;
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -451,10 +451,7 @@ fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>)
         },
     };
     let disk: Box<dyn Disk> = match config.disk {
-        DiskBackend::Uring => {
-            UringDisk::probe()?;
-            Box::new(UringDisk::new(disk_config).map_err(|error| error.to_string())?)
-        }
+        DiskBackend::Uring => Box::new(UringDisk::new(disk_config).map_err(|error| error.to_string())?),
         DiskBackend::Blocking => Box::new(BlockingDisk::new(disk_config).map_err(|error| error.to_string())?),
     };
     Ok((assembled, disk, config.spare_segments))

@@ -2,8 +2,8 @@
 //!
 //! Sans-IO: events go in (bytes of a peer, a disk's answer, a proposal, a tick), each with the shard's clock; disk
 //! operations and outboxes come out, and the driver carries them out. Events only feed the shard; a turn, that is
-//! [`Shard::complete`] and [`Shard::flush`], runs after them and flushes once: it applies, lets producers refill, closes batches, starts at most as many frames of
-//! the log as may start, and puts what peers get into wire frames.
+//! [`Shard::complete`] and [`Shard::flush`], runs after them and flushes once: it applies, lets producers refill, closes
+//! batches, starts at most as many frames of the log as may start, and puts what peers get into wire frames.
 //!
 //! Invariants: a vote leaves only when the frame with its record, and all before it, is durable; an entry is told
 //! committed only when applied here; a frame of the log is filled in the order in which its records were made.
@@ -81,7 +81,7 @@ pub(crate) struct Parts {
     pub(crate) seed: u64,
     pub(crate) cache_bytes: usize,
     pub(crate) retain_bytes: u64,
-    pub(crate) index_bytes: usize,
+    pub(crate) index_bytes_max: usize,
     /// The groups whose leader this node would rather be.
     pub(crate) prefers: Vec<bool>,
     /// This node.
@@ -133,7 +133,7 @@ pub(crate) struct Shard {
     cached: VecDeque<Vec<(u32, Slot)>>,
     cache_bytes: usize,
     retain_bytes: u64,
-    index_bytes: usize,
+    index_bytes_max: usize,
     /// Durable summaries: (segment, per group the slot up to which it replaces older records).
     summaries: VecDeque<(u64, Vec<Slot>)>,
     summaries_flying: VecDeque<(u64, u64, Vec<Slot>)>,
@@ -198,7 +198,7 @@ impl Shard {
             cached: VecDeque::new(),
             cache_bytes: parts.cache_bytes,
             retain_bytes: parts.retain_bytes,
-            index_bytes: parts.index_bytes,
+            index_bytes_max: parts.index_bytes_max,
             summaries: VecDeque::new(),
             summaries_flying: VecDeque::new(),
             prefers: parts.prefers.iter().map(|p| if *p { PREFERRED_TRIES } else { 0 }).collect(),
@@ -830,7 +830,7 @@ impl Shard {
             || self.memory_full()
             || self.writer.bytes_over_limit()
             || self.writer.starved().is_some()
-            || self.index_bytes() > 2 * self.index_bytes
+            || self.index_bytes() > 2 * self.index_bytes_max
         {
             Err(Rejection::Overloaded)
         } else {
@@ -1170,12 +1170,12 @@ impl Shard {
         self.index.memory_bytes() / 3 * 5
     }
 
-    /// Frees the oldest segments, as far as nobody needs them: beyond what may be kept or on a full disk, below what all voters bear in
-    /// their durable logs and all local consumers have applied, and replaced by a durable summary.
+    /// Frees the oldest segments, as far as nobody needs them: beyond what may be kept or on a full disk, below what all
+    /// voters bear in their durable logs and all local consumers have applied, and replaced by a durable summary.
     fn release_segments(&mut self) {
         while (self.writer.bytes_live() > self.retain_bytes
             || self.writer.starved().is_some()
-            || self.index_bytes() > self.index_bytes)
+            || self.index_bytes() > self.index_bytes_max)
             && let Some(oldest) = self.writer.oldest()
             && oldest.sealed
             && self.may_release(oldest.generation)

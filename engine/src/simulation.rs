@@ -16,7 +16,6 @@ use crate::config::Config;
 use crate::mailbox::Mail;
 use crate::node::MachineFactory;
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
-use crate::shard::reads::{CommittedEntries, ReadError};
 use crate::shard::{Notice, Shard};
 
 /// What a record of the log says about a vote, for an observer of durable state.
@@ -161,17 +160,6 @@ impl SimShard {
         self.shard.on_mail(Mail::Propose { group, entries, session, handle, submitted_ns, reply });
     }
 
-    /// Reads committed entries.
-    pub fn read(
-        &mut self,
-        group: GroupId,
-        from_index: u64,
-        bytes_max: usize,
-        reply: impl FnOnce(Result<CommittedEntries, ReadError>) + Send + 'static,
-    ) {
-        self.shard.on_mail(Mail::Read { group, from_index, bytes_max, wait_ms: 0, reply: Box::new(reply) });
-    }
-
     /// The turn that runs after events, at the clock's time.
     ///
     /// # Errors
@@ -248,10 +236,5 @@ impl SimShard {
     /// Every frame of the log up to this sequence is durable.
     pub fn durable_through(&self) -> u64 {
         self.shard.writer.durable_through()
-    }
-
-    /// Bytes of memory in use for values: frames on their way and the cache.
-    pub fn memory_bytes(&self) -> usize {
-        self.shard.frames.bytes_in_use()
     }
 }

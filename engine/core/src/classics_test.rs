@@ -7,15 +7,8 @@ use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::replica_test::{Packet, Wire, member};
 use crate::*;
-
-type Packet = (MemberId, MemberId, Wire);
-
-#[derive(Clone, Debug, PartialEq)]
-enum Wire {
-    Message(Message<u64>),
-    Vote(Vote<u64>),
-}
 
 /// A replica, its disk, and what has not reached the disk.
 struct Node {
@@ -32,10 +25,6 @@ struct World {
     nodes: Vec<Node>,
     net: Vec<Packet>,
     proposed: u64,
-}
-
-fn member(n: u16) -> MemberId {
-    MemberId(n)
 }
 
 fn ballot(round: u64, n: u16) -> Ballot {

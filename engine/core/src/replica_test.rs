@@ -12,10 +12,11 @@ impl Payload for u64 {
     }
 }
 
-type Packet = (MemberId, MemberId, Wire);
+/// From, to, what.
+pub(crate) type Packet = (MemberId, MemberId, Wire);
 
 #[derive(Clone, Debug, PartialEq)]
-enum Wire {
+pub(crate) enum Wire {
     Message(Message<u64>),
     Vote(Vote<u64>),
 }
@@ -40,7 +41,7 @@ struct World {
     next_value: u64,
 }
 
-fn member(n: u16) -> MemberId {
+pub(crate) fn member(n: u16) -> MemberId {
     MemberId(n)
 }
 

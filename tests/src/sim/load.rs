@@ -62,10 +62,6 @@ pub struct Load {
     next_ticket: u64,
     next_payload: u64,
     next_handle: u64,
-    /// Proposals made, and those known to be committed.
-    pub proposed: u64,
-    /// Proposals known to be committed.
-    pub committed: u64,
     /// Outcomes by name.
     pub outcomes: std::collections::BTreeMap<&'static str, u64>,
 }
@@ -99,8 +95,6 @@ impl Load {
             next_ticket: 1,
             next_payload: 1,
             next_handle: 1,
-            proposed: 0,
-            committed: 0,
             outcomes: Default::default(),
         }
     }
@@ -163,7 +157,6 @@ impl Load {
             None => {
                 let payload = self.next_payload;
                 self.next_payload += 1;
-                self.proposed += 1;
                 let mut entry = payload.to_le_bytes().to_vec();
                 entry.resize(8 + dice.below(plan.entry_bytes_max), payload as u8);
                 let named = handle.map(|(handle, _)| handle as u32);
@@ -246,7 +239,6 @@ impl Load {
             };
         }
         let settled = matches!(outcome, Ok(_) | Err(ProposeError::Duplicate));
-        self.committed += u64::from(settled);
         if flying.way == Way::Session && !settled {
             client.again = Some(flying);
         } else {

@@ -102,12 +102,6 @@ impl Network {
         id
     }
 
-    /// The link between two nodes' shard.
-    pub fn link(&self, one: usize, other: usize, shard: usize) -> usize {
-        let nodes = [one.min(other), one.max(other)];
-        self.links.iter().position(|link| link.nodes == nodes && link.shard == shard).expect("there is one per pair")
-    }
-
     /// Bytes that an end's socket takes now.
     pub fn room(&self, conn: ConnId, end: usize) -> usize {
         self.conns.get(&conn).map_or(0, |conn| SOCKET_BYTES.saturating_sub(conn.directions[end].bytes))
