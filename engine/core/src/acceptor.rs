@@ -48,6 +48,13 @@ impl<P: Payload> Acceptor<P> {
         up_to
     }
 
+    /// All slots up to `slot` are chosen, though their values are not here.
+    pub(crate) fn skip_to(&mut self, slot: Slot) {
+        self.log.skip_to(slot);
+        self.run = None;
+        self.gap = None;
+    }
+
     /// Stores a value accepted at `ballot`, which is from now on promised.
     pub(crate) fn accept(&mut self, ballot: Ballot, slot: Slot, value: Value<P>) {
         assert!(ballot >= self.promised, "never accept below the promise");

@@ -35,6 +35,11 @@ pub enum Record<P> {
         /// The value.
         value: Value<P>,
     },
+    /// All slots up to here are chosen, and what they did was taken over from another replica.
+    Installed {
+        /// The slot.
+        slot: Slot,
+    },
     /// Nothing but the chosen prefix, for a group that has gone quiet.
     Chosen,
 }
@@ -93,6 +98,13 @@ pub enum Action<P> {
     Follows {
         /// The leader's ballot.
         ballot: Ballot,
+    },
+    /// Another configuration governs from now on: [`crate::Replica::configuration`] has it.
+    Reconfigured,
+    /// A replica without a vote has caught up with this leader, which may give it one.
+    CaughtUp {
+        /// The replica.
+        outsider: MemberId,
     },
     /// Arm the timer afresh, even if its kind has not changed.
     RestartTimer,

@@ -7,7 +7,7 @@ use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::replica_test::{Packet, Wire, member};
+use crate::replica_test::{Packet, Wire, config, member};
 use crate::*;
 
 /// A replica, its disk, and what has not reached the disk.
@@ -44,8 +44,7 @@ fn accepted(wire: &Wire) -> Option<Slot> {
 
 impl Node {
     fn start(me: u16, n: u16, disk: Recovered<u64>) -> Self {
-        let voters = (1..=n).map(member).collect();
-        let config = Config { me: member(me), voters, window_slots: 64, window_bytes: 1 << 20 };
+        let config = config(me, n);
         Self {
             replica: Replica::new(config, disk.clone()),
             disk,
@@ -124,7 +123,7 @@ impl World {
             Record::Promise { ballot } => (Slot::ZERO, ballot, None),
             Record::Accept { slot, ballot, value, .. } => (slot, ballot, Some((ballot, value))),
             Record::Learned { slot, value } => (slot, Ballot::ZERO, Some((Ballot::ZERO, value))),
-            Record::Chosen => (Slot::ZERO, Ballot::ZERO, None),
+            Record::Chosen | Record::Installed { .. } => (Slot::ZERO, Ballot::ZERO, None),
         };
         node.disk.promised = node.disk.promised.max(promised);
         if let Some(entry) = value {
@@ -243,11 +242,11 @@ const ALL: [u16; 3] = [1, 2, 3];
 #[test]
 fn promise_sent_before_durable() {
     let mut w = World::new(3);
-    w.deliver((member(1), member(2), Wire::Vote(Vote::Prepare { ballot: ballot(1, 1), attempt: 1 })));
+    w.deliver((member(1), member(2), Wire::Vote(Vote::Prepare { ballot: ballot(1, 1), attempt: 1, version: 0 })));
     assert!(w.net.is_empty(), "the promise waits");
     w.crash(2);
     assert_eq!(w.node(2).replica.promised(), Ballot::ZERO, "so it may be forgotten");
-    w.deliver((member(1), member(2), Wire::Vote(Vote::Prepare { ballot: ballot(1, 1), attempt: 1 })));
+    w.deliver((member(1), member(2), Wire::Vote(Vote::Prepare { ballot: ballot(1, 1), attempt: 1, version: 0 })));
     w.sync(2);
     assert!(matches!(w.net[0].2, Wire::Vote(Vote::Promise { .. })));
     w.crash(2);
@@ -438,8 +437,8 @@ fn huge_ballot_poisons_group() {
         let value = Value { origin: huge, body: Body::EpochStart };
         let (first, slot, chosen) = (Slot(2), Slot(2), Slot(1));
         for to in [1, 2].map(member) {
-            w.deliver((member(3), to, Wire::Vote(Vote::Prepare { ballot: huge, attempt: 1 })));
-            w.deliver((member(3), to, Wire::Message(Message::PreVote { ballot: huge })));
+            w.deliver((member(3), to, Wire::Vote(Vote::Prepare { ballot: huge, attempt: 1, version: 0 })));
+            w.deliver((member(3), to, Wire::Message(Message::PreVote { ballot: huge, version: 0 })));
             let accept = Message::Accept { ballot: huge, first, slot, chosen, value: value.clone() };
             w.deliver((member(3), to, Wire::Message(accept)));
             w.deliver((member(3), to, Wire::Message(Message::Reject { ballot: led, promised: huge })));

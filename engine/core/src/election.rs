@@ -69,12 +69,13 @@ impl<P: Payload> Replica<P> {
         if round > Ballot::ROUND_MAX {
             return; // The rounds are used up: refuse to lead rather than wrap around.
         }
-        let ballot = Ballot { round, member: self.config.me };
-        let granted = 1 << self.config.index_of(self.config.me);
+        let ballot = Ballot { round, member: self.electorate.own() };
+        let granted = 1 << self.electorate.index_of(ballot.member);
         self.following = None;
         self.learning = None;
         self.role = Role::Candidate(Candidate { ballot, stage: Stage::PreVote { granted } });
-        self.broadcast(&Message::PreVote { ballot }, out);
+        let version = self.configuration.version;
+        self.broadcast(&Message::PreVote { ballot, version }, out);
         self.conclude_pre_vote(out);
     }
 
@@ -85,9 +86,10 @@ impl<P: Payload> Replica<P> {
         {
             *attempt += 1;
             promises.iter_mut().for_each(|p| *p = None);
-            let (seq, vote) = (*own, Vote::Prepare { ballot: candidate.ballot, attempt: *attempt });
+            let version = self.configuration.version;
+            let (seq, vote) = (*own, Vote::Prepare { ballot: candidate.ballot, attempt: *attempt, version });
             self.learning = None;
-            for to in self.config.peers() {
+            for to in self.electorate.peers() {
                 out.push(Action::SendAfter { seq, to, vote: vote.clone() });
             }
             out.push(Action::RestartTimer);
@@ -99,11 +101,13 @@ impl<P: Payload> Replica<P> {
 
     pub(crate) fn on_candidate_connected(&mut self, member: MemberId, out: Out<'_, P>) {
         let Role::Candidate(candidate) = &self.role else { return };
-        let ballot = candidate.ballot;
+        let (ballot, version) = (candidate.ballot, self.configuration.version);
         match &candidate.stage {
-            Stage::PreVote { .. } => out.push(Action::Send { to: member, message: Message::PreVote { ballot } }),
+            Stage::PreVote { .. } => {
+                out.push(Action::Send { to: member, message: Message::PreVote { ballot, version } });
+            }
             Stage::Phase1 { own, attempt, .. } => {
-                let vote = Vote::Prepare { ballot, attempt: *attempt };
+                let vote = Vote::Prepare { ballot, attempt: *attempt, version };
                 out.push(Action::SendAfter { seq: *own, to: member, vote });
             }
         }
@@ -133,7 +137,7 @@ impl<P: Payload> Replica<P> {
         promised: Ballot,
         out: Out<'_, P>,
     ) {
-        let index = self.config.index_of(from);
+        let index = self.electorate.index_of(from);
         let Role::Candidate(candidate) = &mut self.role else { return };
         let Stage::PreVote { granted: voters } = &mut candidate.stage else { return };
         if candidate.ballot != ballot {
@@ -151,7 +155,7 @@ impl<P: Payload> Replica<P> {
     fn conclude_pre_vote(&mut self, out: Out<'_, P>) {
         let Role::Candidate(candidate) = &mut self.role else { return };
         let Stage::PreVote { granted } = &candidate.stage else { return };
-        if (granted.count_ones() as usize) < self.config.quorum() {
+        if (granted.count_ones() as usize) < self.electorate.quorum() {
             return;
         }
         let ballot = candidate.ballot;
@@ -160,16 +164,23 @@ impl<P: Payload> Replica<P> {
             self.role = Role::Follower;
             return;
         }
+        self.begin_phase_1(ballot, out);
+    }
+
+    /// Promises `ballot` to itself, durably, and asks all for theirs.
+    pub(crate) fn begin_phase_1(&mut self, ballot: Ballot, out: Out<'_, P>) {
+        self.following = None;
         self.acceptor.promised = ballot;
         self.round_seen = ballot.round;
         let own = self.persist(Record::Promise { ballot }, out);
-        let promises = self.config.voters.iter().map(|_| None).collect();
+        let promises = self.electorate.voters.iter().map(|_| None).collect();
         self.role = Role::Candidate(Candidate {
             ballot,
             stage: Stage::Phase1 { own, own_durable: false, attempt: 1, promises },
         });
-        for to in self.config.peers() {
-            out.push(Action::SendAfter { seq: own, to, vote: Vote::Prepare { ballot, attempt: 1 } });
+        let version = self.configuration.version;
+        for to in self.electorate.peers() {
+            out.push(Action::SendAfter { seq: own, to, vote: Vote::Prepare { ballot, attempt: 1, version } });
         }
         out.push(Action::RestartTimer);
     }
@@ -183,7 +194,7 @@ impl<P: Payload> Replica<P> {
         reports: u32,
         out: Out<'_, P>,
     ) {
-        let index = self.config.index_of(from);
+        let index = self.electorate.index_of(from);
         let Role::Candidate(candidate) = &mut self.role else { return };
         let Stage::Phase1 { attempt: now, promises, .. } = &mut candidate.stage else { return };
         if (candidate.ballot != ballot || *now != attempt) && !is(Bug::StalePromisesCount) {
@@ -204,7 +215,7 @@ impl<P: Payload> Replica<P> {
         value: Value<P>,
         out: Out<'_, P>,
     ) {
-        let index = self.config.index_of(from);
+        let index = self.electorate.index_of(from);
         let Role::Candidate(candidate) = &mut self.role else { return };
         let Stage::Phase1 { attempt: now, promises, .. } = &mut candidate.stage else { return };
         let stale = (candidate.ballot != ballot || *now != attempt) && !is(Bug::StalePromisesCount);
@@ -236,12 +247,12 @@ impl<P: Payload> Replica<P> {
             }
             if promise.chosen > prefix {
                 // All up to there is chosen: it must be learned, never filled. Until then this promise does not count.
-                behind = Some((self.config.voters[index], promise.chosen));
+                behind = Some((self.electorate.voters[index], promise.chosen));
             } else {
                 counted += 1;
             }
         }
-        if counted < self.config.quorum() {
+        if counted < self.electorate.quorum() {
             if let Some((member, target)) = behind {
                 self.learn(member, target, out);
             }
@@ -251,7 +262,7 @@ impl<P: Payload> Replica<P> {
         assert!(ballot == self.promised(), "a candidate that promised another is none");
         let adopted = self.adopt(promises, prefix);
         self.learning = None;
-        self.lead(Leader::new(ballot, prefix.next(), self.config.voters.len()), adopted, out);
+        self.lead(Leader::new(ballot, prefix.next(), self.electorate.voters.len()), adopted, out);
     }
 
     /// The values to propose again, from the slot behind `prefix` on: per slot the one accepted at the highest ballot
@@ -274,6 +285,13 @@ impl<P: Payload> Replica<P> {
         }
         let last = best.keys().next_back().copied().unwrap_or(prefix);
         let fill = Value { origin: self.promised(), body: Body::Noop };
-        (prefix.0 + 1..=last.0).map(|slot| best.get(&Slot(slot)).map_or(&fill, |(_, value)| *value).clone()).collect()
+        let mut adopted: Vec<Value<P>> = (prefix.0 + 1..=last.0)
+            .map(|slot| best.get(&Slot(slot)).map_or(&fill, |(_, value)| *value).clone())
+            .collect();
+        // What stands behind a configuration is not for this one to choose.
+        if let Some(at) = adopted.iter().position(|value| matches!(value.body, Body::Configuration(_))) {
+            adopted.truncate(at + 1);
+        }
+        adopted
     }
 }

@@ -30,6 +30,8 @@ impl Epoch {
                 self.open = false;
                 false
             }
+            // Proposed only when all before it is chosen, so it stands in the run of its origin's epoch.
+            Body::Configuration(_) => false,
             Body::Batch(_) => {
                 self.open &= value.origin == self.origin;
                 self.open || is(Bug::VoidTakesEffect)

@@ -42,6 +42,35 @@ impl fmt::Display for MemberId {
     }
 }
 
+impl MemberId {
+    /// Numbers from here on are no voters' numbers: see [`MemberId::outsider`].
+    pub const OUTSIDERS: u16 = 0x8000;
+
+    /// How a replica that has no vote is addressed: by the place of its node in the caller's list of peers.
+    #[must_use]
+    pub fn outsider(peer: usize) -> Self {
+        assert!(peer < usize::from(Self::OUTSIDERS), "a group has few peers");
+        Self(Self::OUTSIDERS + peer as u16)
+    }
+
+    /// The place in the caller's list of peers, of a replica that is addressed as an outsider.
+    #[must_use]
+    pub fn outsider_peer(self) -> Option<usize> {
+        self.0.checked_sub(Self::OUTSIDERS).map(usize::from)
+    }
+}
+
+/// Names a copy of a group for good: the log that holds its votes. A log that was lost or damaged is made anew under
+/// another id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct ReplicaId(pub u128);
+
+impl fmt::Display for ReplicaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
 /// A ballot: (round, member), ordered by round first. The zero ballot is below all that are ever begun.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Ballot {

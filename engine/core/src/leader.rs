@@ -4,10 +4,12 @@
 //! adopted and the epoch start behind it are chosen by votes at that ballot; the leader's own vote counts only when
 //! its own record is durable.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::action::{Action, Record, RecordSeq};
+use crate::configuration::Configuration;
 use crate::ids::{Ballot, MemberId, Slot};
 use crate::message::Message;
 use crate::replica::{Out, Replica, Role, VOTERS_MAX};
@@ -42,6 +44,10 @@ pub(crate) struct Leader {
     pub(crate) open: bool,
     first: Slot,
     epoch_start: Slot,
+    /// The configuration to propose when nothing is in flight.
+    pub(crate) next: Option<Box<Configuration>>,
+    /// A configuration was proposed: nothing may follow it at this ballot.
+    pub(crate) last: bool,
     /// The last slot proposed at this ballot. While the adopted values are proposed again, the log may hold more,
     /// accepted at older ballots: what was not proposed at this ballot is never sent at it.
     proposed: Slot,
@@ -63,6 +69,8 @@ impl Leader {
             open: false,
             first,
             epoch_start: first,
+            next: None,
+            last: false,
             proposed: first.prev(),
             peers: alloc::vec![peer; voters],
             own: VecDeque::new(),
@@ -75,6 +83,11 @@ impl Leader {
 
     pub(crate) fn commit_message<P>(&self, chosen: Slot, low: Slot) -> Message<P> {
         Message::Commit { ballot: self.ballot, first: self.first, chosen, low }
+    }
+
+    /// Whether proposals are taken: what was adopted is chosen, and no change of the configuration is under way.
+    pub(crate) fn takes_proposals(&self) -> bool {
+        self.open && self.next.is_none() && !self.last
     }
 
     pub(crate) fn pause(&mut self, index: usize) {
@@ -104,7 +117,12 @@ impl<P: Payload> Replica<P> {
         let mut slot = self.log().chosen();
         for value in adopted {
             slot = slot.next();
+            self.leader_mut().last = matches!(value.body, Body::Configuration(_));
             self.propose_at(slot, value, out);
+        }
+        if self.leader_mut().last {
+            // The epoch start comes under the configuration, once it is chosen.
+            return;
         }
         slot = slot.next();
         self.leader_mut().epoch_start = slot;
@@ -116,7 +134,7 @@ impl<P: Payload> Replica<P> {
     pub fn can_propose(&self) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let unchosen = self.log().last().0 - self.log().chosen().0;
-        leader.open && unchosen < self.config.window_slots && leader.unchosen_bytes < self.config.window_bytes
+        leader.takes_proposals() && unchosen < self.config.window_slots && leader.unchosen_bytes < self.config.window_bytes
     }
 
     /// Proposes a batch in the next slot.
@@ -131,7 +149,7 @@ impl<P: Payload> Replica<P> {
         slot
     }
 
-    fn propose_at(&mut self, slot: Slot, value: Value<P>, out: Out<'_, P>) {
+    pub(crate) fn propose_at(&mut self, slot: Slot, value: Value<P>, out: Out<'_, P>) {
         let leader = self.leader_mut();
         let (ballot, first) = (leader.ballot, leader.first);
         assert!(slot == leader.proposed.next(), "slots are proposed in order");
@@ -141,15 +159,15 @@ impl<P: Payload> Replica<P> {
         let seq = self.persist(Record::Accept { slot, ballot, first, value }, out);
         let chosen = self.log().chosen();
         self.leader_mut().own.push_back((seq, slot, chosen));
-        for index in 0..self.config.voters.len() {
+        for index in 0..self.electorate.voters.len() {
             self.pump(index, out);
         }
     }
 
     /// Sends a peer what it has not been sent.
     fn pump(&mut self, index: usize, out: Out<'_, P>) {
-        let to = self.config.voters[index];
-        if to == self.config.me {
+        let to = self.electorate.voters[index];
+        if Some(to) == self.electorate.me {
             return;
         }
         let (log, chosen, low) = (&self.acceptor.log, self.acceptor.log.chosen(), self.low);
@@ -184,7 +202,7 @@ impl<P: Payload> Replica<P> {
     }
 
     pub(crate) fn on_peer_connected(&mut self, member: MemberId, out: Out<'_, P>) {
-        let index = self.config.index_of(member);
+        let index = self.electorate.index_of(member);
         // It may not know who leads.
         let (chosen, low) = (self.log().chosen(), self.low);
         let message = self.leader_mut().commit_message(chosen, low);
@@ -194,7 +212,7 @@ impl<P: Payload> Replica<P> {
     }
 
     pub(crate) fn on_expected(&mut self, from: MemberId, ballot: Ballot, next: Slot, out: Out<'_, P>) {
-        let index = self.config.index_of(from);
+        let index = self.electorate.index_of(from);
         let Role::Leader(leader) = &mut self.role else { return };
         let peer = &leader.peers[index];
         if leader.ballot == ballot && peer.flow != Flow::Paused && next < peer.next {
@@ -203,7 +221,7 @@ impl<P: Payload> Replica<P> {
     }
 
     pub(crate) fn on_accepted(&mut self, from: MemberId, ballot: Ballot, up_to: Slot, stable: Slot, out: Out<'_, P>) {
-        let index = self.config.index_of(from);
+        let index = self.electorate.index_of(from);
         let chosen = self.log().chosen();
         let Role::Leader(leader) = &mut self.role else { return };
         // An acknowledgement of another ballot says nothing of this one.
@@ -223,7 +241,7 @@ impl<P: Payload> Replica<P> {
     }
 
     pub(crate) fn own_durable(&mut self, seq: RecordSeq, out: Out<'_, P>) {
-        let index = self.config.index_of(self.config.me);
+        let index = self.electorate.index_of(self.electorate.own());
         let leader = self.leader_mut();
         let mut advanced = false;
         while let Some((of, slot, chosen)) = leader.own.front().copied()
@@ -243,7 +261,7 @@ impl<P: Payload> Replica<P> {
 
     /// Chooses what a quorum has durably accepted at this ballot.
     fn count_votes(&mut self, out: Out<'_, P>) {
-        let quorum = self.config.quorum();
+        let quorum = self.electorate.quorum();
         let chosen = self.log().chosen();
         let up_to = self.leader_mut().quorum_acked(quorum);
         if up_to <= chosen {
@@ -252,10 +270,11 @@ impl<P: Payload> Replica<P> {
         let bytes: u64 = (chosen.0 + 1..=up_to.0)
             .map(|slot| self.log().get(Slot(slot)).expect("the log is contiguous").value.bytes())
             .sum();
+        self.leader_mut().unchosen_bytes -= bytes;
         self.choose(up_to, out);
-        let leader = self.leader_mut();
-        leader.unchosen_bytes -= bytes;
-        leader.open |= up_to >= leader.epoch_start;
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.open |= up_to >= leader.epoch_start && !leader.last;
+        self.propose_configuration(out);
     }
 
     fn update_low(&mut self) {
@@ -298,7 +317,7 @@ impl<P: Payload> Replica<P> {
             self.resign(ballot, out);
         } else if !progress {
             // Something was lost on the way: send it again.
-            for index in 0..self.config.voters.len() {
+            for index in 0..self.electorate.voters.len() {
                 let leader = self.leader_mut();
                 let peer = leader.peers[index];
                 if peer.flow != Flow::Paused && peer.acked < leader.proposed {

@@ -1,6 +1,6 @@
 //! The Paxos of Synod: pure state machines, events in, actions out.
 //!
-//! This crate decides one replicated log, a *group*, among a fixed set of voters. It is Multi-Paxos (Lamport, "The
+//! This crate decides one replicated log, a *group*, among the voters of a configuration. It is Multi-Paxos (Lamport, "The
 //! Part-Time Parliament" and "Paxos Made Simple") with a stable leader and prefix-ordered pipelining: one phase 1
 //! covers every open slot, acknowledgements are cumulative, and nothing is delivered before all earlier slots.
 //!
@@ -14,7 +14,8 @@
 //! # Parts
 //! [`ids`] the numbers; [`value`] what a slot holds; [`message`] what travels; [`action`] what the caller must do;
 //! [`log`] the slots in memory; [`acceptor`] votes; [`election`] pre-vote and phase 1; [`leader`] phase 2;
-//! [`replica`] ties them together; [`epoch`] says at apply which batches take effect.
+//! [`replica`] ties them together; [`epoch`] says at apply which batches take effect; [`configuration`] says who votes, [`reconfigure`]
+//! changes it.
 //!
 //! # Invariants
 //! - A vote (promise, accept, the candidate's own promise) leaves only behind its durable record: there is no plain
@@ -29,6 +30,7 @@ extern crate alloc;
 
 pub mod acceptor;
 pub mod action;
+pub mod configuration;
 pub mod election;
 pub mod epoch;
 pub mod ids;
@@ -36,17 +38,21 @@ pub mod leader;
 pub mod log;
 pub mod message;
 pub mod planted;
+pub mod reconfigure;
 pub mod replica;
 pub mod value;
 
 pub use action::{Action, Record, RecordSeq};
+pub use configuration::{Configuration, Voter};
 pub use epoch::Epoch;
-pub use ids::{Ballot, MemberId, Slot};
+pub use ids::{Ballot, MemberId, ReplicaId, Slot};
 pub use message::{Message, Vote};
 pub use replica::{Config, Recovered, Replica, Timer};
 pub use value::{Body, Payload, Value};
 
 #[cfg(test)]
 mod classics_test;
+#[cfg(test)]
+mod reconfigure_test;
 #[cfg(test)]
 mod replica_test;

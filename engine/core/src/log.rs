@@ -71,6 +71,17 @@ impl<P: Payload> Log<P> {
         self.chosen = up_to;
     }
 
+    /// Takes all slots up to `up_to` for chosen without their values: what they did is known from elsewhere. What is
+    /// held above stays.
+    pub(crate) fn skip_to(&mut self, up_to: Slot) {
+        assert!(up_to > self.chosen, "the chosen prefix only grows");
+        while self.floor < up_to {
+            self.entries.pop_front();
+            self.floor = self.floor.next();
+        }
+        self.chosen = up_to;
+    }
+
     /// Lets go of the slots up to `up_to`.
     pub(crate) fn release(&mut self, up_to: Slot) {
         assert!(up_to <= self.chosen, "only chosen slots leave memory");

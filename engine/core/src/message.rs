@@ -15,6 +15,8 @@ pub enum Vote<P> {
         ballot: Ballot,
         /// Counts the candidate's tries at this ballot: reports of different tries are not mixed.
         attempt: u32,
+        /// The version of the configuration that the ballot is begun under.
+        version: u64,
     },
     /// Phase 1b: a promise, whole once `reports` messages [`Vote::Report`] of the same ballot and attempt are there.
     Promise {
@@ -59,6 +61,8 @@ pub enum Message<P> {
     PreVote {
         /// The ballot that the asker would begin.
         ballot: Ballot,
+        /// The version of the configuration that it would be begun under.
+        version: u64,
     },
     /// The answer to a [`Message::PreVote`].
     PreVoteReply {
@@ -120,6 +124,11 @@ pub enum Message<P> {
         through: Slot,
         /// The value.
         value: Value<P>,
+    },
+    /// The one addressed lacks a configuration that governs: it must learn first.
+    Behind {
+        /// The sender's chosen prefix, which bears it.
+        chosen: Slot,
     },
     /// The leader of `ballot` no longer leads.
     Resign {

@@ -30,10 +30,14 @@ pub enum Bug {
     PromisesAreForgotten,
     /// The tail that recovery kept is not flushed. For the simulator to carry out.
     TailIsNotFlushed,
+    /// A configuration is proposed while other slots are in flight.
+    ConfigurationOvertakes,
+    /// Votes are asked for and given across configurations.
+    OldConfigurationsVote,
 }
 
 /// All bugs.
-pub const BUGS: [Bug; 12] = [
+pub const BUGS: [Bug; 14] = [
     Bug::VotesLeaveEarly,
     Bug::PrepareLeavesEarly,
     Bug::AcceptPromisesNothing,
@@ -46,6 +50,8 @@ pub const BUGS: [Bug; 12] = [
     Bug::SessionsTakeAll,
     Bug::PromisesAreForgotten,
     Bug::TailIsNotFlushed,
+    Bug::ConfigurationOvertakes,
+    Bug::OldConfigurationsVote,
 ];
 
 #[cfg(feature = "planted")]

@@ -6,9 +6,10 @@
 use alloc::vec::Vec;
 
 use crate::acceptor::Acceptor;
+use crate::configuration::{Configuration, Electorate};
 use crate::action::{Action, Record, RecordSeq};
 use crate::election::Candidate;
-use crate::ids::{Ballot, MemberId, Slot};
+use crate::ids::{Ballot, MemberId, ReplicaId, Slot};
 use crate::leader::Leader;
 use crate::log::{Entry, Log};
 use crate::message::{Message, Vote};
@@ -18,13 +19,17 @@ use crate::value::{Payload, Value};
 /// The most voters that a group can have.
 pub const VOTERS_MAX: usize = 15;
 
-/// Who votes in a group, and how far its leader may run ahead.
+/// What a replica is told at its start, besides its log.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Config {
     /// This replica.
-    pub me: MemberId,
-    /// All voters, this replica among them, each once.
-    pub voters: Vec<MemberId>,
+    pub replica: ReplicaId,
+    /// Who votes at the beginning; empty when this is not known yet, or not to be known: then it votes only once a
+    /// chosen configuration names it.
+    pub genesis: Configuration,
+    /// How many peers the caller has connections to: they are addressed by [`MemberId::outsider`] where they have no
+    /// vote.
+    pub peers: usize,
     /// How many slots may be proposed and not yet chosen.
     pub window_slots: u64,
     /// How many bytes may be proposed and not yet chosen; one more batch may start below this.
@@ -38,6 +43,8 @@ pub struct Recovered<P> {
     pub promised: Ballot,
     /// Slots up to here are chosen, applied, and not handed over.
     pub floor: Slot,
+    /// The last configuration chosen up to `floor`, if there was any.
+    pub configuration: Option<Configuration>,
     /// The chosen prefix; at least `floor`.
     pub chosen: Slot,
     /// The values from `floor + 1` on, with the ballot at which each was accepted.
@@ -46,7 +53,13 @@ pub struct Recovered<P> {
 
 impl<P> Default for Recovered<P> {
     fn default() -> Self {
-        Self { promised: Ballot::ZERO, floor: Slot::ZERO, chosen: Slot::ZERO, entries: Vec::new() }
+        Self {
+            promised: Ballot::ZERO,
+            floor: Slot::ZERO,
+            configuration: None,
+            chosen: Slot::ZERO,
+            entries: Vec::new(),
+        }
     }
 }
 
@@ -90,6 +103,8 @@ pub(crate) enum Role<P> {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Replica<P> {
     pub(crate) config: Config,
+    pub(crate) configuration: Configuration,
+    pub(crate) electorate: Electorate,
     pub(crate) acceptor: Acceptor<P>,
     pub(crate) role: Role<P>,
     pub(crate) following: Option<Following>,
@@ -109,10 +124,9 @@ impl<P: Payload> Replica<P> {
     /// A replica as its durable log describes it. It votes from the start; it has no leader yet.
     ///
     /// # Panics
-    /// When `config` is not a legal set of voters, or `recovered` contradicts itself: both are bugs of the caller.
+    /// When `config` names no legal voters, or `recovered` contradicts itself: both are bugs of the caller.
     pub fn new(config: Config, recovered: Recovered<P>) -> Self {
-        assert!(config.voters.contains(&config.me), "a replica is one of its voters");
-        assert!(config.voters.len() <= VOTERS_MAX, "at most {VOTERS_MAX} voters");
+        assert!(config.genesis.is_legal(), "at most {VOTERS_MAX} voters, each once");
         assert!(recovered.chosen >= recovered.floor);
         let mut log = Log::new(recovered.floor);
         for (accepted, value) in recovered.entries {
@@ -122,7 +136,10 @@ impl<P: Payload> Replica<P> {
         if recovered.chosen > log.chosen() {
             log.choose(recovered.chosen);
         }
-        Self {
+        let configuration = recovered.configuration.unwrap_or_else(|| config.genesis.clone());
+        let mut replica = Self {
+            electorate: Electorate::new(&configuration, config.replica),
+            configuration,
             config,
             round_seen: recovered.promised.round,
             chosen_recorded: log.chosen(),
@@ -132,7 +149,10 @@ impl<P: Payload> Replica<P> {
             learning: None,
             records: RecordSeq(0),
             low: Slot::ZERO,
-        }
+        };
+        // It does not lead, so nothing but its voters changes.
+        replica.adopt_configurations(recovered.floor, &mut Vec::new());
+        replica
     }
 
     /// The slots in memory.
@@ -169,6 +189,8 @@ impl<P: Payload> Replica<P> {
     /// The timer that this replica wants.
     pub fn timer(&self) -> Timer {
         match &self.role {
+            _ if !self.votes() && self.config.peers == 0 => Timer::Off,
+            _ if !self.votes() => Timer::Learn,
             Role::Leader(leader) if !leader.open || self.log().last() > self.log().chosen() => Timer::Progress,
             Role::Leader(_) => Timer::Off,
             Role::Candidate(_) => Timer::Election,
@@ -180,11 +202,21 @@ impl<P: Payload> Replica<P> {
 
     /// Takes a message that needs no durable record of its sender.
     pub fn receive(&mut self, from: MemberId, message: Message<P>, out: Out<'_, P>) {
-        if from == self.config.me || !self.config.voters.contains(&from) {
-            return;
-        }
         match message {
-            Message::PreVote { ballot } => self.on_pre_vote(from, ballot, out),
+            Message::LearnRequest { from: slot } => {
+                self.note_progress(from, slot, out);
+                if slot > Slot::ZERO && slot <= self.log().chosen() {
+                    out.push(Action::ServeLearn { to: from, from: slot });
+                }
+            }
+            Message::Learned { slot, through, value } => self.on_learned(from, slot, through, value, out),
+            Message::Behind { chosen } => self.learn(from, chosen, out),
+            message if !self.has_vote_of(from) => self.receive_without_vote(from, &message, out),
+            Message::PreVote { ballot, version } => {
+                if self.same_configuration(from, version, out) {
+                    self.on_pre_vote(from, ballot, out);
+                }
+            }
             Message::PreVoteReply { ballot, granted, promised } => {
                 self.on_pre_vote_reply(from, ballot, granted, promised, out);
             }
@@ -206,12 +238,6 @@ impl<P: Payload> Replica<P> {
                     self.settle_follower(out);
                 }
             }
-            Message::LearnRequest { from: slot } => {
-                if slot > Slot::ZERO && slot <= self.log().chosen() {
-                    out.push(Action::ServeLearn { to: from, from: slot });
-                }
-            }
-            Message::Learned { slot, through, value } => self.on_learned(from, slot, through, value, out),
             Message::Resign { ballot } => {
                 if self.following.is_some_and(|f| f.ballot == ballot) {
                     self.leader_lost(out);
@@ -222,11 +248,16 @@ impl<P: Payload> Replica<P> {
 
     /// Takes a vote.
     pub fn receive_vote(&mut self, from: MemberId, vote: Vote<P>, out: Out<'_, P>) {
-        if from == self.config.me || !self.config.voters.contains(&from) {
+        if let Vote::Prepare { version, .. } = &vote
+            && !self.same_configuration(from, *version, out)
+        {
+            return;
+        }
+        if !self.has_vote_of(from) {
             return;
         }
         match vote {
-            Vote::Prepare { ballot, attempt } => self.on_prepare(from, ballot, attempt, out),
+            Vote::Prepare { ballot, attempt, .. } => self.on_prepare(from, ballot, attempt, out),
             Vote::Promise { ballot, attempt, chosen, reports } => {
                 self.on_promise(from, ballot, attempt, chosen, reports, out);
             }
@@ -258,10 +289,15 @@ impl<P: Payload> Replica<P> {
             Timer::Election => self.on_election_timeout(out),
             Timer::Progress => self.on_progress_timeout(out),
             Timer::Learn => {
-                let learning = self.learning.take().expect("the learn timer runs while learning");
                 // Ask another: this one may be gone.
-                let next = self.peer_after(learning.from);
-                self.learn(next, learning.target, out);
+                let learning = self.learning.take();
+                match learning {
+                    Some(learning) if self.votes() => {
+                        let next = self.peer_after(learning.from);
+                        self.learn(next, learning.target, out);
+                    }
+                    _ => self.learn_from_next(learning.map(|l| l.from), out),
+                }
             }
         }
     }
@@ -284,6 +320,9 @@ impl<P: Payload> Replica<P> {
 
     /// A connection to `member` has come up, or has room again: what was on its way may be lost.
     pub fn connected(&mut self, member: MemberId, out: Out<'_, P>) {
+        if !self.has_vote_of(member) {
+            return;
+        }
         match &mut self.role {
             Role::Leader(_) => self.on_peer_connected(member, out),
             Role::Candidate(_) => self.on_candidate_connected(member, out),
@@ -293,8 +332,10 @@ impl<P: Payload> Replica<P> {
 
     /// The connection to `member` is down or full: nothing that is sent now arrives.
     pub fn disconnected(&mut self, member: MemberId) {
-        if let Role::Leader(leader) = &mut self.role {
-            leader.pause(self.config.index_of(member));
+        if let Role::Leader(leader) = &mut self.role
+            && self.electorate.is_voter(member)
+        {
+            leader.pause(self.electorate.index_of(member));
         }
     }
 
@@ -306,7 +347,12 @@ impl<P: Payload> Replica<P> {
 
     /// All voters of the group.
     pub fn members(&self) -> &[MemberId] {
-        &self.config.voters
+        &self.electorate.voters
+    }
+
+    /// Whether this replica and `from`, another one, both vote.
+    fn has_vote_of(&self, from: MemberId) -> bool {
+        self.electorate.me.is_some_and(|me| me != from) && self.electorate.is_voter(from)
     }
 
     pub(crate) fn persist(&mut self, record: Record<P>, out: Out<'_, P>) -> RecordSeq {
@@ -323,7 +369,7 @@ impl<P: Payload> Replica<P> {
     }
 
     pub(crate) fn broadcast(&self, message: &Message<P>, out: Out<'_, P>) {
-        for to in self.config.peers() {
+        for to in self.electorate.peers() {
             out.push(Action::Send { to, message: message.clone() });
         }
     }
@@ -370,8 +416,10 @@ impl<P: Payload> Replica<P> {
 
     pub(crate) fn choose(&mut self, up_to: Slot, out: Out<'_, P>) {
         if up_to > self.log().chosen() {
+            let before = self.log().chosen();
             self.acceptor.log.choose(up_to);
             out.push(Action::Chosen { up_to });
+            self.adopt_configurations(before, out);
         }
     }
 
@@ -392,7 +440,8 @@ impl<P: Payload> Replica<P> {
     fn on_learned(&mut self, from: MemberId, slot: Slot, through: Slot, value: Value<P>, out: Out<'_, P>) {
         let Some(learning) = self.learning else { return };
         let next = self.log().chosen().next();
-        if learning.from != from || slot > next || matches!(self.role, Role::Leader(_)) {
+        // Whoever sends it: a chosen value is one.
+        if slot > next || matches!(self.role, Role::Leader(_)) {
             return;
         }
         if slot == next {
@@ -407,8 +456,8 @@ impl<P: Payload> Replica<P> {
             return;
         }
         self.learning = None;
-        if self.log().chosen() < learning.target {
-            self.learn(from, learning.target, out);
+        if self.log().chosen() < learning.target || !self.votes() {
+            self.learn(from, learning.target.max(self.log().chosen().next()), out);
             return;
         }
         out.push(Action::RestartTimer);
@@ -433,26 +482,11 @@ impl<P: Payload> Replica<P> {
     }
 
     fn peer_after(&self, member: MemberId) -> MemberId {
-        let at = self.config.index_of(member);
-        let n = self.config.voters.len();
+        let at = self.electorate.voters.iter().position(|v| *v == member).unwrap_or(0);
+        let n = self.electorate.voters.len();
         (1..=n)
-            .map(|step| self.config.voters[(at + step) % n])
-            .find(|m| *m != self.config.me)
+            .map(|step| self.electorate.voters[(at + step) % n])
+            .find(|m| Some(*m) != self.electorate.me)
             .expect("one who learns has a peer")
-    }
-}
-
-impl Config {
-    /// How many voters make a quorum, in either phase.
-    pub fn quorum(&self) -> usize {
-        self.voters.len() / 2 + 1
-    }
-
-    pub(crate) fn index_of(&self, member: MemberId) -> usize {
-        self.voters.iter().position(|v| *v == member).expect("only voters are looked up")
-    }
-
-    pub(crate) fn peers(&self) -> impl Iterator<Item = MemberId> + '_ {
-        self.voters.iter().copied().filter(|v| *v != self.me)
     }
 }

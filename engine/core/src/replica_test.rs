@@ -12,7 +12,7 @@ impl Payload for u64 {
     }
 }
 
-/// From, to, what.
+/// From, to, what. Both by the number that the node's first replica votes under.
 pub(crate) type Packet = (MemberId, MemberId, Wire);
 
 #[derive(Clone, Debug, PartialEq)]
@@ -22,8 +22,10 @@ pub(crate) enum Wire {
 }
 
 /// A replica with its durable log.
-struct Node {
-    replica: Replica<u64>,
+pub(crate) struct Node {
+    pub(crate) replica: Replica<u64>,
+    /// Which replica lives on the node now.
+    id: ReplicaId,
     /// What is durable, with the chosen prefix that each record bears.
     disk: Vec<(Slot, Record<u64>)>,
     /// What is appended and not durable, and the votes that wait.
@@ -33,9 +35,9 @@ struct Node {
     log: Vec<(Slot, Value<u64>)>,
 }
 
-struct World {
+pub(crate) struct World {
     nodes: Vec<Node>,
-    net: Vec<Packet>,
+    pub(crate) net: Vec<Packet>,
     /// The value that was first seen chosen in each slot.
     chosen: BTreeMap<Slot, Value<u64>>,
     next_value: u64,
@@ -45,14 +47,22 @@ pub(crate) fn member(n: u16) -> MemberId {
     MemberId(n)
 }
 
-fn config(me: u16, n: u16) -> Config {
-    Config { me: member(me), voters: (1..=n).map(member).collect(), window_slots: 64, window_bytes: 1 << 20 }
+/// Voters 1 to `n`, each on the node with its number, in the log with its number.
+pub(crate) fn config(me: u16, n: u16) -> Config {
+    Config {
+        replica: ReplicaId(u128::from(me)),
+        genesis: Configuration::genesis((1..=n).map(|of| (u64::from(of), ReplicaId(u128::from(of))))),
+        peers: usize::from(n) - 1,
+        window_slots: 64,
+        window_bytes: 1 << 20,
+    }
 }
 
 impl Node {
     fn new(me: u16, n: u16) -> Self {
         Self {
             replica: Replica::new(config(me, n), Recovered::default()),
+            id: ReplicaId(u128::from(me)),
             disk: vec![],
             cache: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -79,15 +89,17 @@ impl Node {
                     state.chosen = state.chosen.max(*slot);
                 }
                 Record::Chosen => {}
+                Record::Installed { .. } => unreachable!("nothing is trimmed here")
             }
         }
         state.entries = entries.into_values().collect();
-        Self { replica: Replica::new(config(me, n), state), disk: self.disk.clone(), ..Self::new(me, n) }
+        let config = Config { replica: self.id, ..config(me, n) };
+        Self { replica: Replica::new(config, state), id: self.id, disk: self.disk.clone(), ..Self::new(me, n) }
     }
 }
 
 impl World {
-    fn new(n: u16) -> Self {
+    pub(crate) fn new(n: u16) -> Self {
         Self {
             nodes: (1..=n).map(|me| Node::new(me, n)).collect(),
             net: vec![],
@@ -96,20 +108,20 @@ impl World {
         }
     }
 
-    fn node(&mut self, n: u16) -> &mut Node {
+    pub(crate) fn node(&mut self, n: u16) -> &mut Node {
         &mut self.nodes[usize::from(n) - 1]
     }
 
-    fn act(&mut self, me: u16, f: impl FnOnce(&mut Replica<u64>, &mut Vec<Action<u64>>)) {
+    pub(crate) fn act(&mut self, me: u16, f: impl FnOnce(&mut Replica<u64>, &mut Vec<Action<u64>>)) {
         let mut actions = vec![];
         f(&mut self.node(me).replica, &mut actions);
         for action in actions {
             match action {
                 Action::Persist { seq, chosen, record } => self.node(me).cache.push_back((seq, chosen, record)),
-                Action::Send { to, message } => self.net.push((member(me), to, Wire::Message(message))),
+                Action::Send { to, message } => self.send(me, to, Wire::Message(message)),
                 Action::SendAfter { seq, to, vote } => {
                     if seq <= self.node(me).durable {
-                        self.net.push((member(me), to, Wire::Vote(vote)));
+                        self.send(me, to, Wire::Vote(vote));
                     } else {
                         self.node(me).waiting.push_back((seq, to, vote));
                     }
@@ -119,13 +131,87 @@ impl World {
                     let through = self.node(me).replica.log().chosen();
                     for slot in (from.0..=through.0).map(Slot) {
                         let value = self.node(me).replica.log().get(slot).unwrap().value.clone();
-                        self.net.push((member(me), to, Wire::Message(Message::Learned { slot, through, value })));
+                        self.send(me, to, Wire::Message(Message::Learned { slot, through, value }));
                     }
                 }
-                Action::Elected { .. } | Action::SteppedDown { .. } | Action::Follows { .. } | Action::RestartTimer => {
-                }
+                Action::CaughtUp { outsider } => self.give_vote(me, outsider),
+                Action::Elected { .. }
+                | Action::SteppedDown { .. }
+                | Action::Follows { .. }
+                | Action::Reconfigured
+                | Action::RestartTimer => {}
             }
         }
+    }
+
+    /// The node that `me` has as its peer number `peer`.
+    fn peer(me: u16, peer: usize) -> u16 {
+        let peer = peer as u16 + 1;
+        if peer < me { peer } else { peer + 1 }
+    }
+
+    /// Sends to whoever `to` names for `me`, as a shard does: only to that very replica.
+    fn send(&mut self, me: u16, to: MemberId, wire: Wire) {
+        let to = match to.outsider_peer() {
+            Some(peer) => Self::peer(me, peer),
+            None => {
+                let Some(voter) = self.node(me).replica.configuration().voter(to).copied() else { return };
+                if self.node(voter.node as u16).id != voter.replica {
+                    return;
+                }
+                voter.node as u16
+            }
+        };
+        self.net.push((member(me), member(to), wire));
+    }
+
+    /// How `me` addresses the replica that lives on node `from`.
+    fn address(&self, me: u16, from: u16) -> MemberId {
+        let id = self.nodes[usize::from(from) - 1].id;
+        let configuration = self.nodes[usize::from(me) - 1].replica.configuration();
+        configuration
+            .member_of(id)
+            .unwrap_or_else(|| MemberId::outsider(usize::from(if from < me { from - 1 } else { from - 2 })))
+    }
+
+    pub(crate) fn reconnect(&mut self, me: u16, peer: u16) {
+        let peer = self.address(me, peer);
+        self.act(me, |r, out| r.connected(peer, out));
+    }
+
+    /// The nodes that some configuration has given a vote for good: all that a replica knows as the newest.
+    pub(crate) fn newest_configuration(&self) -> Configuration {
+        let known = self.nodes.iter().map(|node| node.replica.configuration());
+        known.max_by_key(|c| (c.version, c.voters.len())).expect("there are nodes").clone()
+    }
+
+    /// Whether the replica that `voter` names lives on its node.
+    pub(crate) fn is_sound(&self, voter: &Voter) -> bool {
+        self.nodes[voter.node as usize - 1].id == voter.replica
+    }
+
+    /// The last slot seen chosen anywhere.
+    pub(crate) fn last_chosen(&self) -> Slot {
+        self.chosen.keys().next_back().copied().unwrap_or_default()
+    }
+
+    fn give_vote(&mut self, me: u16, outsider: MemberId) {
+        let node = Self::peer(me, outsider.outsider_peer().unwrap());
+        let id = self.node(node).id;
+        if let Some(next) = self.node(me).replica.configuration().replace(u64::from(node), id) {
+            self.act(me, |r, out| {
+                r.reconfigure(next, out);
+            });
+        }
+    }
+
+    /// The node loses its log, and comes back as another replica.
+    pub(crate) fn wipe(&mut self, me: u16) {
+        let n = self.nodes.len() as u16;
+        let id = ReplicaId(self.node(me).id.0 + 100);
+        let empty = Node { id, ..Node::new(me, n) };
+        *self.node(me) = empty.recover(me, n);
+        self.net.retain(|(from, to, _)| from.0 != me && to.0 != me);
     }
 
     fn deliver(&mut self, me: u16, up_to: Slot) {
@@ -140,7 +226,7 @@ impl World {
     }
 
     /// Makes everything appended so far durable.
-    fn sync(&mut self, me: u16) {
+    pub(crate) fn sync(&mut self, me: u16) {
         let node = self.node(me);
         let Some((seq, ..)) = node.cache.back() else { return };
         node.durable = *seq;
@@ -150,12 +236,12 @@ impl World {
         let durable = node.durable;
         while self.node(me).waiting.front().is_some_and(|(seq, ..)| *seq <= durable) {
             let (_, to, vote) = self.node(me).waiting.pop_front().unwrap();
-            self.net.push((member(me), to, Wire::Vote(vote)));
+            self.send(me, to, Wire::Vote(vote));
         }
         self.act(me, |r, out| r.durable(durable, out));
     }
 
-    fn crash(&mut self, me: u16) {
+    pub(crate) fn crash(&mut self, me: u16) {
         let n = self.nodes.len() as u16;
         let fresh = self.node(me).recover(me, n);
         *self.node(me) = fresh;
@@ -163,7 +249,8 @@ impl World {
         self.deliver(me, up_to);
     }
 
-    fn receive(&mut self, (from, to, wire): Packet) {
+    pub(crate) fn receive(&mut self, (from, to, wire): Packet) {
+        let from = self.address(to.0, from.0);
         self.act(to.0, |r, out| match wire {
             Wire::Message(message) => r.receive(from, message, out),
             Wire::Vote(vote) => r.receive_vote(from, vote, out),
@@ -171,7 +258,7 @@ impl World {
     }
 
     /// Delivers and syncs until nothing moves, among the nodes of `up`.
-    fn settle(&mut self, up: &[u16]) {
+    pub(crate) fn settle(&mut self, up: &[u16]) {
         loop {
             for me in up {
                 self.sync(*me);
@@ -189,7 +276,7 @@ impl World {
         }
     }
 
-    fn elect(&mut self, me: u16, up: &[u16]) -> Ballot {
+    pub(crate) fn elect(&mut self, me: u16, up: &[u16]) -> Ballot {
         for other in up {
             self.act(*other, Replica::leader_lost);
         }
@@ -203,7 +290,7 @@ impl World {
         self.node(me).replica.epoch().expect("elected")
     }
 
-    fn propose(&mut self, me: u16) -> u64 {
+    pub(crate) fn propose(&mut self, me: u16) -> u64 {
         let value = self.next_value;
         self.next_value += 1;
         self.act(me, |r, out| {
@@ -212,7 +299,7 @@ impl World {
         value
     }
 
-    fn batches(&self, me: u16) -> Vec<u64> {
+    pub(crate) fn batches(&self, me: u16) -> Vec<u64> {
         let mut epoch = Epoch::default();
         let log = self.nodes[usize::from(me) - 1].log.iter();
         log.filter_map(|(_, value)| match value.body {
@@ -452,7 +539,7 @@ fn a_leader_without_a_quorum_steps_down() {
 fn a_huge_ballot_is_refused() {
     let mut w = World::new(3);
     let ballot = Ballot { round: Ballot::ROUND_MAX, member: member(3) };
-    w.receive((member(3), member(1), Wire::Vote(Vote::Prepare { ballot, attempt: 1 })));
+    w.receive((member(3), member(1), Wire::Vote(Vote::Prepare { ballot, attempt: 1, version: 0 })));
     assert_eq!(w.node(1).replica.promised(), Ballot::ZERO);
     assert!(w.net.is_empty());
 }
@@ -493,10 +580,14 @@ fn a_lagging_voter_catches_up_from_the_log() {
 }
 
 /// A small xorshift, so that a seed replays a storm.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -506,7 +597,7 @@ impl Random {
 
 /// Drops, duplicates, reorders, crashes; every step asserts that no slot is chosen twice.
 fn storm(seed: u64) -> usize {
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::new(seed);
     let n = [1, 3, 3, 5][random.below(4) as usize];
     let mut w = World::new(n);
     let any = |random: &mut Random| 1 + random.below(u64::from(n)) as u16;
@@ -546,7 +637,7 @@ fn storm(seed: u64) -> usize {
             94..97 => {
                 let (me, peer) = (any(&mut random), any(&mut random));
                 if me != peer {
-                    w.act(me, |r, out| r.connected(member(peer), out));
+                    w.reconnect(me, peer);
                 }
             }
             _ => {

@@ -1,5 +1,8 @@
 //! What a slot holds.
 
+use alloc::boxed::Box;
+
+use crate::configuration::Configuration;
 use crate::ids::Ballot;
 
 /// A handle on a batch of entries. The core copies and compares nothing of it: the caller keeps the bytes.
@@ -17,6 +20,8 @@ pub enum Body<P> {
     Noop,
     /// Ends what a new leader adopted; its own batches come only behind it.
     EpochStart,
+    /// Who votes from the next slot on.
+    Configuration(Box<Configuration>),
 }
 
 /// A value with its origin: the ballot that first proposed it. (slot, origin) names a value.
@@ -33,7 +38,7 @@ impl<P: Payload> Value<P> {
     pub(crate) fn bytes(&self) -> u64 {
         match &self.body {
             Body::Batch(payload) => u64::from(payload.bytes()),
-            Body::Noop | Body::EpochStart => 0,
+            Body::Noop | Body::EpochStart | Body::Configuration(_) => 0,
         }
     }
 }

@@ -1,0 +1,160 @@
+//! Who votes in a group.
+//!
+//! A configuration is a value in the log, and *governs* the slots behind it once it is chosen; one that is only
+//! accepted governs nothing. Invariants, each of which answers a schedule that loses data without it:
+//! - a leader proposes one only when all before it is chosen, and nothing behind it at the same ballot: what follows is
+//!   proposed under the new configuration, after a phase 1 with a quorum of it;
+//! - a candidate that finds one in phase 1 gets it chosen under the old configuration, forgets what was reported behind
+//!   it, and begins again under the new one;
+//! - votes are asked for and counted only among replicas that hold the same configuration, and only by replica: a node
+//!   that lost its log comes back as another replica, which has no vote until a configuration names it.
+//!
+//! This is the stop-sign form of reconfiguration (Lamport, Malkhi, Zhou, "Reconfiguring a State Machine", 2010), with a
+//! window of one slot around the change.
+
+use alloc::vec::Vec;
+
+use crate::ids::{MemberId, ReplicaId};
+use crate::replica::VOTERS_MAX;
+
+/// One voter.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Voter {
+    /// Its number in the group, never used again.
+    pub member: MemberId,
+    /// The node that it lives on.
+    pub node: u64,
+    /// The log that holds its votes.
+    pub replica: ReplicaId,
+}
+
+/// The voters of a group.
+#[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
+pub struct Configuration {
+    /// Counts the changes; 0 is the configuration that the group began with.
+    pub version: u64,
+    /// The number that the next new voter gets.
+    pub next_member: u16,
+    /// The voters, each node at most once. None: this replica does not know yet who votes.
+    pub voters: Vec<Voter>,
+}
+
+impl Configuration {
+    /// The configuration that a group begins with: its voters get the numbers from 1 on, in the order given.
+    #[must_use]
+    pub fn genesis(voters: impl IntoIterator<Item = (u64, ReplicaId)>) -> Self {
+        let number = |(at, (node, replica))| Voter { member: MemberId(at as u16 + 1), node, replica };
+        let voters: Vec<Voter> = voters.into_iter().enumerate().map(number).collect();
+        Self { version: 0, next_member: voters.len() as u16 + 1, voters }
+    }
+
+    /// This configuration with another replica in place of the one that `node` had; `None` when it has no voter there,
+    /// when the replica votes already, or when the numbers are used up.
+    #[must_use]
+    pub fn replace(&self, node: u64, replica: ReplicaId) -> Option<Self> {
+        if self.member_of(replica).is_some() || self.next_member >= MemberId::OUTSIDERS {
+            return None;
+        }
+        let mut next = self.clone();
+        let voter = next.voters.iter_mut().find(|voter| voter.node == node)?;
+        *voter = Voter { member: MemberId(self.next_member), node, replica };
+        next.version += 1;
+        next.next_member += 1;
+        Some(next)
+    }
+
+    /// The number under which a replica votes.
+    #[must_use]
+    pub fn member_of(&self, replica: ReplicaId) -> Option<MemberId> {
+        self.voters.iter().find(|voter| voter.replica == replica).map(|voter| voter.member)
+    }
+
+    /// The voter with a number.
+    #[must_use]
+    pub fn voter(&self, member: MemberId) -> Option<&Voter> {
+        self.voters.iter().find(|voter| voter.member == member)
+    }
+
+    /// Whether it can govern a group: no more voters than may be, each number, node and replica once, all numbers below
+    /// the next one.
+    #[must_use]
+    pub fn is_legal(&self) -> bool {
+        let voters = &self.voters;
+        voters.len() <= VOTERS_MAX
+            && self.next_member <= MemberId::OUTSIDERS
+            && voters.iter().enumerate().all(|(at, voter)| {
+                voter.member < MemberId(self.next_member)
+                    && voters[..at].iter().all(|other| {
+                        other.member != voter.member && other.node != voter.node && other.replica != voter.replica
+                    })
+            })
+    }
+}
+
+/// The voters of the governing configuration by their numbers, and which of them is this replica.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Electorate {
+    /// This replica's number; `None` when it does not vote.
+    pub(crate) me: Option<MemberId>,
+    pub(crate) voters: Vec<MemberId>,
+}
+
+impl Electorate {
+    pub(crate) fn new(configuration: &Configuration, replica: ReplicaId) -> Self {
+        let voters = configuration.voters.iter().map(|voter| voter.member).collect();
+        Self { me: configuration.member_of(replica), voters }
+    }
+
+    /// This replica's number.
+    ///
+    /// # Panics
+    /// When it does not vote: who asks has made sure.
+    pub(crate) fn own(&self) -> MemberId {
+        self.me.expect("only a voter gets here")
+    }
+
+    pub(crate) fn is_voter(&self, member: MemberId) -> bool {
+        self.voters.contains(&member)
+    }
+
+    /// How many voters make a quorum, in either phase.
+    pub(crate) fn quorum(&self) -> usize {
+        self.voters.len() / 2 + 1
+    }
+
+    pub(crate) fn index_of(&self, member: MemberId) -> usize {
+        self.voters.iter().position(|v| *v == member).expect("only voters are looked up")
+    }
+
+    pub(crate) fn peers(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.voters.iter().copied().filter(|v| Some(*v) != self.me)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_voter_gets_a_number_of_its_own() {
+        let genesis = Configuration::genesis([(10, ReplicaId(1)), (20, ReplicaId(2)), (30, ReplicaId(3))]);
+        assert!(genesis.is_legal());
+        let next = genesis.replace(20, ReplicaId(9)).unwrap();
+        assert!(next.is_legal());
+        assert_eq!((next.version, next.next_member), (1, 5));
+        assert_eq!(next.member_of(ReplicaId(9)), Some(MemberId(4)));
+        assert_eq!((next.member_of(ReplicaId(2)), next.voter(MemberId(2))), (None, None));
+        assert_eq!(next.replace(20, ReplicaId(9)), None, "it votes already");
+        assert_eq!(next.replace(40, ReplicaId(8)), None, "no voter lives there");
+    }
+
+    #[test]
+    fn a_configuration_that_names_one_twice_is_not_legal() {
+        let voter = |member, node, replica| Voter { member: MemberId(member), node, replica: ReplicaId(replica) };
+        let of = |voters| Configuration { version: 1, next_member: 9, voters };
+        assert!(of(alloc::vec![voter(1, 1, 1), voter(2, 2, 2)]).is_legal());
+        for other in [voter(1, 2, 2), voter(2, 1, 2), voter(2, 2, 1), voter(9, 2, 2)] {
+            assert!(!of(alloc::vec![voter(1, 1, 1), other]).is_legal(), "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Changing who votes, and replicas that have no vote: how they catch up, and how they get one.
+//!
+//! The invariants are those of [`crate::configuration`]. A replica without a vote asks its peers in turn for what is
+//! chosen; a leader that it has caught up with tells its caller, who may have it made a voter.
+
+use alloc::boxed::Box;
+
+use crate::action::{Action, Record};
+use crate::configuration::{Configuration, Electorate};
+use crate::ids::{Ballot, MemberId, Slot};
+use crate::message::Message;
+use crate::planted::{Bug, is};
+use crate::replica::{Out, Replica, Role};
+use crate::value::{Body, Payload, Value};
+
+/// A replica that lags by no more slots than this counts as caught up: the pipeline alone can be as long.
+const CAUGHT_UP_SLOTS: u64 = 256;
+
+impl<P: Payload> Replica<P> {
+    /// The configuration that governs the slot behind the chosen prefix.
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    /// Whether this replica votes.
+    pub fn votes(&self) -> bool {
+        self.electorate.me.is_some()
+    }
+
+    /// Who votes at the beginning has become known.
+    pub fn found(&mut self, genesis: Configuration, out: Out<'_, P>) {
+        if self.configuration == Configuration::default() {
+            self.govern(genesis, out);
+        }
+    }
+
+    /// Has `next` govern, once all that is in flight is chosen. False when this replica does not lead or another change
+    /// is under way: the caller tries again.
+    ///
+    /// # Panics
+    /// When `next` does not follow the configuration that governs.
+    pub fn reconfigure(&mut self, next: Configuration, out: Out<'_, P>) -> bool {
+        assert!(next.is_legal() && next.version == self.configuration.version + 1);
+        match &mut self.role {
+            Role::Leader(leader) if leader.takes_proposals() => {
+                leader.next = Some(Box::new(next));
+                self.propose_configuration(out);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Proposes the next configuration when nothing is in flight any more.
+    pub(crate) fn propose_configuration(&mut self, out: Out<'_, P>) {
+        let drained = self.log().last() == self.log().chosen() || is(Bug::ConfigurationOvertakes);
+        let Role::Leader(leader) = &mut self.role else { return };
+        if drained && let Some(next) = leader.next.take() {
+            leader.last = true;
+            let origin = leader.ballot;
+            let slot = self.log().last().next();
+            self.propose_at(slot, Value { origin, body: Body::Configuration(next) }, out);
+        }
+    }
+
+    /// Takes in the configurations in the slots behind `before`, which are chosen now.
+    pub(crate) fn adopt_configurations(&mut self, before: Slot, out: Out<'_, P>) {
+        let newest = (before.0 + 1..=self.log().chosen().0).rev().find_map(|slot| {
+            match &self.log().get(Slot(slot)).expect("what was just chosen is in memory").value.body {
+                Body::Configuration(configuration) => Some((**configuration).clone()),
+                _ => None,
+            }
+        });
+        if let Some(configuration) = newest {
+            self.govern(configuration, out);
+        }
+    }
+
+    /// Lets a chosen configuration govern. Whoever led goes on under it with a ballot of its own.
+    fn govern(&mut self, configuration: Configuration, out: Out<'_, P>) {
+        let newer = configuration.version > self.configuration.version || self.configuration.voters.is_empty();
+        if !newer || !configuration.is_legal() {
+            return;
+        }
+        if let Role::Leader(leader) = &self.role {
+            // Whoever has accepted it holds it with this, and can promise under it at once.
+            let message = leader.commit_message(self.log().chosen(), self.low);
+            self.broadcast(&message, out);
+        }
+        self.electorate = Electorate::new(&configuration, self.config.replica);
+        self.configuration = configuration;
+        out.push(Action::Reconfigured);
+        if self.following.is_some_and(|f| !self.electorate.is_voter(f.ballot.member)) {
+            self.following = None;
+        }
+        if self.learning.is_some_and(|l| l.from.outsider_peer().is_none() && !self.electorate.is_voter(l.from)) {
+            self.learning = None;
+        }
+        match &self.role {
+            Role::Leader(leader) => {
+                out.push(Action::SteppedDown { ballot: leader.ballot });
+                self.role = Role::Follower;
+                if self.votes() {
+                    self.campaign(out);
+                }
+            }
+            Role::Candidate(_) => self.role = Role::Follower,
+            Role::Follower => {}
+        }
+        out.push(Action::RestartTimer);
+    }
+
+    /// Whether one who asks for a vote holds the same configuration. If it holds an older one it is told; if it holds a
+    /// newer one, this replica asks it.
+    pub(crate) fn same_configuration(&mut self, from: MemberId, version: u64, out: Out<'_, P>) -> bool {
+        if version < self.configuration.version {
+            out.push(Action::Send { to: from, message: Message::Behind { chosen: self.log().chosen() } });
+        } else if version > self.configuration.version {
+            self.learn(from, self.log().chosen().next(), out);
+        }
+        version == self.configuration.version || is(Bug::OldConfigurationsVote)
+    }
+
+    /// A message between two of which at least one has no vote: only what is chosen counts.
+    pub(crate) fn receive_without_vote(&mut self, from: MemberId, message: &Message<P>, out: Out<'_, P>) {
+        match message {
+            Message::PreVote { version, .. } => drop(self.same_configuration(from, *version, out)),
+            Message::Accept { chosen, .. } | Message::Commit { chosen, .. } => self.learn(from, *chosen, out),
+            _ => {}
+        }
+    }
+
+    /// A leader looks whether a replica without a vote has caught up.
+    pub(crate) fn note_progress(&mut self, from: MemberId, wants: Slot, out: Out<'_, P>) {
+        if let Role::Leader(leader) = &self.role
+            && leader.takes_proposals()
+            && from.outsider_peer().is_some()
+            && wants.0.saturating_add(CAUGHT_UP_SLOTS) > self.log().chosen().0
+        {
+            out.push(Action::CaughtUp { outsider: from });
+        }
+    }
+
+    /// Takes over what the chosen slots up to `slot` did, of which only that is known any more. The promise stays, and
+    /// so does what is accepted above. False when this replica knows more already.
+    pub fn install(&mut self, slot: Slot, configuration: Configuration, out: Out<'_, P>) -> bool {
+        if slot <= self.log().chosen() || matches!(self.role, Role::Leader(_)) {
+            return false;
+        }
+        self.acceptor.skip_to(slot);
+        self.persist(Record::Installed { slot }, out);
+        self.govern(configuration, out);
+        if let Some(learning) = self.learning.take() {
+            self.learn(learning.from, learning.target, out);
+        }
+        if self.learning.is_none() {
+            self.learn_on(out);
+        }
+        true
+    }
+
+    /// A replica without a vote asks on: `learning` has ended, or its answer did not come.
+    pub(crate) fn learn_on(&mut self, out: Out<'_, P>) {
+        if !self.votes() && self.config.peers > 0 {
+            self.learn_from_next(None, out);
+        }
+    }
+
+    /// Asks the peer behind `last` for what is chosen.
+    pub(crate) fn learn_from_next(&mut self, last: Option<MemberId>, out: Out<'_, P>) {
+        let next = last.and_then(MemberId::outsider_peer).map_or(0, |peer| (peer + 1) % self.config.peers);
+        self.learn(MemberId::outsider(next), self.log().chosen().next(), out);
+    }
+}
+
+impl<P: Payload> Replica<P> {
+    /// Begins a ballot without asking whether it could win: who led until now goes on.
+    fn campaign(&mut self, out: Out<'_, P>) {
+        let round = self.round_seen.max(self.promised().round) + 1;
+        if round <= Ballot::ROUND_MAX {
+            self.begin_phase_1(Ballot { round, member: self.electorate.own() }, out);
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Replicas that lose their logs and are replaced: by hand, and in seeded storms.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::replica_test::{Random, Wire, World, member};
+use crate::*;
+
+const ALL: [u16; 3] = [1, 2, 3];
+
+/// Lets replicas without a vote ask until nothing moves.
+fn catch_up(w: &mut World, up: &[u16]) {
+    for _ in 0..6 {
+        for me in up {
+            if w.node(*me).replica.timer() == Timer::Learn {
+                w.act(*me, Replica::timeout);
+            }
+        }
+        w.settle(up);
+    }
+}
+
+fn configuration(w: &mut World, me: u16) -> (u64, Vec<u16>) {
+    let configuration = w.node(me).replica.configuration();
+    (configuration.version, configuration.voters.iter().map(|voter| voter.member.0).collect())
+}
+
+#[test]
+fn a_wiped_acceptor_votes_only_under_a_new_number() {
+    let mut w = World::new(3);
+    w.elect(1, &ALL);
+    let first = w.propose(1);
+    w.settle(&[1, 2]);
+    w.wipe(2);
+    assert!(!w.node(2).replica.votes());
+    // Replica 3 has seen nothing: with the wiped one it must not be able to lead.
+    for _ in 0..5 {
+        w.act(3, Replica::timeout);
+        w.act(2, Replica::timeout);
+        w.settle(&[2, 3]);
+    }
+    assert_eq!((w.node(3).replica.epoch(), w.node(2).replica.epoch()), (None, None));
+    // With replica 1 it learns, is given a vote, and its vote counts without replica 3.
+    w.elect(1, &[1, 3]);
+    catch_up(&mut w, &ALL);
+    assert_eq!(configuration(&mut w, 1), (1, vec![1, 4, 3]));
+    assert!(w.node(2).replica.votes());
+    let second = w.propose(1);
+    w.settle(&[1, 2]);
+    assert_eq!(w.batches(1), [first, second]);
+}
+
+#[test]
+fn a_configuration_waits_until_nothing_is_in_flight() {
+    let mut w = World::new(3);
+    w.elect(1, &ALL);
+    w.propose(1);
+    let next = w.node(1).replica.configuration().replace(3, ReplicaId(77)).unwrap();
+    w.act(1, |r, out| assert!(r.reconfigure(next.clone(), out)));
+    assert!(!w.node(1).replica.can_propose(), "nothing may follow before the configuration");
+    let proposed = |w: &mut World| {
+        let log = w.node(1).replica.log();
+        let mut slots = log.chosen().0 + 1..=log.last().0;
+        slots.any(|slot| matches!(log.get(Slot(slot)).unwrap().value.body, Body::Configuration(_)))
+    };
+    assert!(!proposed(&mut w), "one batch is in flight");
+    while w.node(1).replica.log().chosen() < Slot(2) {
+        w.sync(1);
+        w.sync(2);
+        let packet = w.net.remove(0);
+        w.receive(packet);
+    }
+    assert!(proposed(&mut w));
+    w.settle(&ALL);
+    assert_eq!(configuration(&mut w, 1), (1, vec![1, 2, 4]));
+}
+
+#[test]
+fn a_candidate_that_finds_a_configuration_goes_on_under_it() {
+    let mut w = World::new(3);
+    w.elect(1, &ALL);
+    w.wipe(3);
+    catch_up(&mut w, &[1]);
+    // The configuration reaches replica 2's disk, and its leader dies before it is known to be chosen.
+    let next = w.newest_configuration().replace(3, ReplicaId(103)).unwrap();
+    w.act(1, |r, out| assert!(r.reconfigure(next, out)));
+    w.sync(1);
+    for packet in core::mem::take(&mut w.net) {
+        if packet.1 == member(2) {
+            w.receive(packet);
+        }
+    }
+    w.sync(2);
+    w.net.clear();
+    assert_eq!(configuration(&mut w, 2).0, 0, "accepted is not chosen");
+    // Replicas 1 and 2 still are a quorum of the old one; replica 3 has no vote in it.
+    w.crash(1);
+    w.act(2, Replica::leader_lost);
+    for _ in 0..4 {
+        w.act(2, Replica::timeout);
+        w.settle(&ALL);
+        catch_up(&mut w, &ALL);
+    }
+    assert_eq!(configuration(&mut w, 2), (1, vec![1, 2, 4]));
+    assert!(w.node(2).replica.epoch().is_some());
+    let value = w.propose(2);
+    w.settle(&[2, 3]);
+    assert_eq!(w.batches(2), [value], "replicas 2 and 4 are a quorum now");
+}
+
+#[test]
+fn one_who_holds_an_older_configuration_is_told() {
+    let mut w = World::new(3);
+    w.elect(1, &ALL);
+    w.wipe(3);
+    // Replica 2 hears nothing of the change that 1 and the new one bring about.
+    w.settle(&ALL);
+    catch_up(&mut w, &ALL);
+    assert_eq!(configuration(&mut w, 1).0, 1);
+    let old = Message::PreVote { ballot: Ballot { round: 90, member: member(2) }, version: 0 };
+    w.net.clear();
+    w.receive((member(2), member(1), Wire::Message(old)));
+    assert!(matches!(w.net[..], [(_, _, Wire::Message(Message::Behind { .. }))]), "{:?}", w.net);
+    let old = Vote::Prepare { ballot: Ballot { round: 90, member: member(2) }, attempt: 1, version: 0 };
+    w.net.clear();
+    w.receive((member(2), member(1), Wire::Vote(old)));
+    w.sync(1);
+    assert!(matches!(w.net[..], [(_, _, Wire::Message(Message::Behind { .. }))]), "no promise: {:?}", w.net);
+}
+
+#[test]
+fn what_is_installed_keeps_promise_and_votes_above() {
+    let mut w = World::new(3);
+    let ballot = w.elect(1, &ALL);
+    let genesis = w.newest_configuration();
+    let accept = |slot| {
+        let value = Value { origin: ballot, body: Body::Batch(slot) };
+        Wire::Message(Message::Accept { ballot, first: Slot(1), slot: Slot(slot), chosen: Slot(1), value })
+    };
+    for slot in 2..=6 {
+        w.receive((member(1), member(3), accept(slot)));
+    }
+    w.sync(3);
+    let promised = w.node(3).replica.promised();
+    w.act(3, |r, out| assert!(r.install(Slot(4), genesis.clone(), out)));
+    let replica = &w.node(3).replica;
+    assert_eq!((replica.log().floor(), replica.log().chosen(), replica.log().last()), (Slot(4), Slot(4), Slot(6)));
+    assert_eq!(replica.promised(), promised);
+    assert!(replica.log().get(Slot(5)).is_some(), "an accepted value may be chosen: it stays");
+    w.act(3, |r, out| assert!(!r.install(Slot(3), genesis, out), "never backwards"));
+}
+
+/// Wipes on top of drops, duplicates, reorderings and crashes, within what a quorum survives.
+fn storm(seed: u64) -> (usize, u64) {
+    let mut random = Random::new(seed);
+    let n = [3, 3, 5][random.below(3) as usize];
+    let mut w = World::new(n);
+    let any = |random: &mut Random| 1 + random.below(u64::from(n)) as u16;
+    // The slot behind which the newest configuration is known to work.
+    let mut works = (0, Slot::ZERO);
+    for _ in 0..900 {
+        match random.below(100) {
+            0..50 if !w.net.is_empty() => {
+                let at = random.below(w.net.len() as u64) as usize;
+                let packet = if random.below(10) == 0 { w.net[at].clone() } else { w.net.remove(at) };
+                w.receive(packet);
+            }
+            50..53 if !w.net.is_empty() => {
+                let at = random.below(w.net.len() as u64) as usize;
+                w.net.remove(at);
+            }
+            50..75 => {
+                let me = any(&mut random);
+                w.sync(me);
+            }
+            75..83 => {
+                let me = any(&mut random);
+                if w.node(me).replica.can_propose() {
+                    w.propose(me);
+                }
+            }
+            83..89 => {
+                let me = any(&mut random);
+                w.act(me, Replica::timeout);
+            }
+            89..91 => {
+                let me = any(&mut random);
+                w.act(me, Replica::leader_lost);
+            }
+            91..93 => {
+                let me = any(&mut random);
+                w.crash(me);
+            }
+            93..96 => {
+                let (me, peer) = (any(&mut random), any(&mut random));
+                if me != peer {
+                    w.reconnect(me, peer);
+                }
+            }
+            96 => {
+                let newest = w.newest_configuration();
+                if works.0 != newest.version {
+                    works = (newest.version, w.last_chosen());
+                }
+                let me = any(&mut random);
+                let others_sound = newest.voters.iter().all(|v| v.node == u64::from(me) || w.is_sound(v));
+                if others_sound && (newest.version == 0 || w.last_chosen() > works.1) {
+                    w.wipe(me);
+                }
+            }
+            _ => {
+                let me = any(&mut random);
+                let again = random.below(2) == 0;
+                w.act(me, |r, out| {
+                    r.heartbeat(again, out);
+                });
+            }
+        }
+    }
+    heal(&mut w, n, seed)
+}
+
+/// All comes back for good: every node must get a vote, one must lead, and all must agree.
+fn heal(w: &mut World, n: u16, seed: u64) -> (usize, u64) {
+    let up: Vec<u16> = (1..=n).collect();
+    w.net.clear();
+    let mut leader = None;
+    for round in 0..60 {
+        if leader.is_none_or(|me| w.node(me).replica.epoch().is_none()) {
+            let me = 1 + round % n;
+            for other in &up {
+                w.act(*other, Replica::quorum_lost);
+                w.act(*other, Replica::leader_lost);
+            }
+            w.settle(&up);
+            w.act(me, Replica::timeout);
+            w.settle(&up);
+            leader = up.iter().copied().find(|me| w.node(*me).replica.epoch().is_some());
+        }
+        catch_up(w, &up);
+        if let Some(me) = leader {
+            w.act(me, |r, out| {
+                r.heartbeat(true, out);
+            });
+            w.settle(&up);
+        }
+    }
+    let newest = w.newest_configuration();
+    assert!(newest.voters.iter().all(|voter| w.is_sound(voter)), "seed {seed}: {newest:?}");
+    let leader = leader.unwrap_or_else(|| panic!("no leader in seed {seed}"));
+    assert!(w.node(leader).replica.can_propose(), "seed {seed}");
+    let value = w.propose(leader);
+    for _ in 0..3 {
+        w.settle(&up);
+        w.act(leader, |r, out| {
+            r.heartbeat(true, out);
+        });
+        catch_up(w, &up);
+    }
+    for me in &up {
+        assert_eq!(w.batches(*me).last(), Some(&value), "node {me} of seed {seed}");
+        assert_eq!(w.batches(*me), w.batches(leader), "seed {seed}");
+    }
+    (w.batches(leader).len(), newest.version)
+}
+
+#[test]
+fn storms_with_wipes_lose_nothing() {
+    let ran: Vec<(usize, u64)> = (1..=1500).map(storm).collect();
+    let (committed, replaced) = ran.iter().fold((0, 0), |(c, r), (of, version)| (c + of, r + version));
+    assert!(committed > 3000 && replaced > 500, "too little happened: {committed} committed, {replaced} replaced");
+}
