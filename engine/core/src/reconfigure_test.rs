@@ -1,5 +1,6 @@
 //! Replicas that lose their logs and are replaced: by hand, and in seeded storms.
 
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -106,6 +107,39 @@ fn a_candidate_that_finds_a_configuration_goes_on_under_it() {
     let value = w.propose(2);
     w.settle(&[2, 3]);
     assert_eq!(w.batches(2), [value], "replicas 2 and 4 are a quorum now");
+}
+
+#[test]
+fn what_was_reported_behind_a_configuration_is_forgotten() {
+    let mut w = World::new(3);
+    let next = Box::new(w.newest_configuration().replace(3, ReplicaId(103)).unwrap());
+    let at = |round| Ballot { round, member: member(1) };
+    let accept = |round, first: u64, slot: u64, body| {
+        let value = Value { origin: at(round), body };
+        let (first, slot) = (Slot(first), Slot(slot));
+        Wire::Message(Message::Accept { ballot: at(round), first, slot, chosen: first.prev(), value })
+    };
+    // Replica 2 holds slots 1 to 3 from a ballot that lost; then slot 1 is chosen, and a configuration comes in slot 2.
+    for (slot, body) in [(1, Body::EpochStart), (2, Body::Batch(7)), (3, Body::Batch(8))] {
+        w.receive((member(1), member(2), accept(1, 1, slot, body)));
+    }
+    w.receive((member(1), member(2), accept(2, 1, 1, Body::EpochStart)));
+    w.receive((member(1), member(2), accept(2, 1, 2, Body::Configuration(next))));
+    w.sync(2);
+    w.net.clear();
+    w.act(2, Replica::leader_lost);
+    w.act(2, Replica::timeout);
+    let mut behind = false;
+    while !w.net.is_empty() {
+        let packet = w.net.remove(0);
+        if let Wire::Message(Message::Accept { slot: Slot(3), .. }) = packet.2 {
+            behind |= w.node(2).replica.configuration().version == 0;
+        }
+        w.receive(packet);
+        ALL.iter().for_each(|me| w.sync(*me));
+    }
+    assert!(!behind, "slot 3 is not for the old configuration to choose");
+    assert_eq!(configuration(&mut w, 2).0, 1);
 }
 
 #[test]
