@@ -43,7 +43,7 @@ const NODES: u64 = 3;
 /// The groups of every cluster here; more than nodes, so that every node leads one.
 const GROUPS: u64 = 4;
 /// What a node's memory may have been at most, in any plan.
-const RESIDENT_BYTES_MAX: u64 = 512 << 20;
+const RESIDENT_BYTES_MAX: u64 = 256 << 20;
 /// Of the planned faults so many in a hundred must have happened, or the run says nothing.
 const FAULTS_PERCENT_MIN: u64 = 80;
 

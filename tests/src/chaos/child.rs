@@ -9,10 +9,12 @@ use std::path::Path;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use synod::{Config, Node, Options};
 
+/// What a node says on stdout when it serves.
+pub(super) const READY: &str = "ready";
 /// The exit status of a node whose parent is gone.
 const ORPHANED: i32 = 3;
 
-/// Runs a node. It says `ready PID` on stdout when it serves; its log goes to stderr.
+/// Runs a node. It says `ready` on stdout when it serves; its log goes to stderr.
 ///
 /// # Errors
 /// When it cannot start, with what to do.
@@ -29,7 +31,7 @@ pub fn run(config: &Path) -> Result<(), String> {
     let config = Config::read(config).map_err(|error| error.to_string())?;
     let _node = Node::start(config, Options::default()).map_err(|error| error.to_string())?;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "ready {}", std::process::id()).and_then(|()| out.flush()).map_err(|error| error.to_string())?;
+    writeln!(out, "{READY}").and_then(|()| out.flush()).map_err(|error| error.to_string())?;
     drop(out);
     loop {
         std::thread::park();

@@ -58,17 +58,10 @@ pub(super) struct Nodes {
     wrappers: Vec<Vec<String>>,
     /// By node number less one; none: it was killed.
     running: Vec<Option<NodeProcess>>,
+    /// Whether it may end by itself.
+    may_end: Vec<bool>,
     /// The most memory that any had.
     pub(super) resident_bytes: u64,
-}
-
-/// How a node is started.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Way {
-    /// Words before its command that trace it.
-    pub(super) tracer: Vec<String>,
-    /// With blocking system calls on its disk.
-    pub(super) blocking: bool,
 }
 
 impl Nodes {
@@ -77,25 +70,23 @@ impl Nodes {
         let mut wrappers = Vec::new();
         for config in &ground.configs {
             Node::init(config).map_err(|error| Trouble::Violation(format!("a new node cannot be made: {error}")))?;
-            for disk in [synod::DiskBackend::Uring, synod::DiskBackend::Blocking] {
-                let file = config_file(dir, config.node, disk == synod::DiskBackend::Blocking);
-                let text = toml::to_string(&Config { disk, ..config.clone() }).expect("a configuration is plain data");
-                fs::write(&file, text).map_err(|error| Trouble::Io { what: file.display().to_string(), error })?;
-            }
+            let file = config_file(dir, config.node);
+            let text = toml::to_string(config).expect("a configuration is plain data");
+            fs::write(&file, text).map_err(|error| Trouble::Io { what: file.display().to_string(), error })?;
             wrappers.push(ground.namespaces.as_ref().map(|all| all.enter_words(config.node)).unwrap_or_default());
         }
         let running = ground.configs.iter().map(|_| None).collect();
-        Ok(Self { program: program.to_owned(), dir: dir.to_owned(), wrappers, running, resident_bytes: 0 })
+        let may_end = vec![false; NODES as usize];
+        Ok(Self { program: program.to_owned(), dir: dir.to_owned(), wrappers, running, may_end, resident_bytes: 0 })
     }
 
     /// Starts a node that does not run; it is ready some time later.
-    pub(super) fn start(&mut self, node: u64, way: &Way) -> Result<(), Trouble> {
+    pub(super) fn start(&mut self, node: u64) -> Result<(), Trouble> {
         let at = at(node);
         assert!(self.running[at].is_none(), "node {node} runs already");
-        let wrapper = [&self.wrappers[at][..], &way.tracer].concat();
-        let config = config_file(&self.dir, node, way.blocking);
-        let log = self.log(node);
-        let started = NodeProcess::start(&self.program, &wrapper, way.tracer.is_empty(), &config, &log);
+        self.may_end[at] = false;
+        let config = config_file(&self.dir, node);
+        let started = NodeProcess::start(&self.program, &self.wrappers[at], &config, &self.log(node));
         self.running[at] = Some(started.map_err(|error| Trouble::Io { what: format!("cannot start {node}"), error })?);
         Ok(())
     }
@@ -106,11 +97,9 @@ impl Nodes {
         self.running[at(node)].take().is_some_and(|mut process| process.kill())
     }
 
-    /// SIGSTOP and SIGCONT.
-    pub(super) fn pause(&self, node: u64, paused: bool) {
-        if let Some(process) = &self.running[at(node)] {
-            process.pause(paused);
-        }
+    /// SIGSTOP and SIGCONT. True if it runs.
+    pub(super) fn pause(&self, node: u64, paused: bool) -> bool {
+        self.running[at(node)].as_ref().is_some_and(|process| process.pause(paused))
     }
 
     /// The nodes that run.
@@ -123,15 +112,26 @@ impl Nodes {
         self.running[at(node)].as_ref().is_some_and(NodeProcess::is_ready)
     }
 
-    /// An error if one that should run has ended, or took too much memory.
+    /// An error if one that should run has ended.
     pub(super) fn check(&mut self) -> Result<(), Trouble> {
         for node in 1..=NODES {
-            if let Some(status) = self.running[at(node)].as_mut().and_then(NodeProcess::ended) {
-                self.running[at(node)] = None;
+            if !self.may_end[at(node)]
+                && let Some(status) = self.take_ended(node)
+            {
                 return Err(Trouble::Died { node, status: status.to_string(), tail: tail(&self.log(node)) });
             }
         }
         Ok(())
+    }
+
+    /// Whether a node may end by itself from now on: see [`take_ended`](Self::take_ended).
+    pub(super) fn may_end(&mut self, node: u64, may_end: bool) {
+        self.may_end[at(node)] = may_end;
+    }
+
+    /// A node's process.
+    pub(super) fn pid(&self, node: u64) -> Option<u32> {
+        self.running[at(node)].as_ref().map(NodeProcess::id)
     }
 
     /// How a node ended by itself, if it has; it does not run any more then.
@@ -145,6 +145,19 @@ impl Nodes {
     pub(super) fn weigh(&mut self) {
         let most = self.running.iter().flatten().filter_map(NodeProcess::resident_bytes).max();
         self.resident_bytes = self.resident_bytes.max(most.unwrap_or(0));
+    }
+
+    /// The nodes that have panicked on any thread, with what they said.
+    pub(super) fn panics(&self) -> Result<(), Trouble> {
+        for node in 1..=NODES {
+            let log = self.log(node);
+            let text = fs::read(&log).map_err(|error| Trouble::Io { what: log.display().to_string(), error })?;
+            let text = String::from_utf8_lossy(&text);
+            if let Some(line) = text.lines().find(|line| line.contains("panicked at") || line.contains("a bug: ")) {
+                return Err(Trouble::Violation(format!("node {node} panicked: {line}")));
+            }
+        }
+        Ok(())
     }
 
     /// A node's log.
@@ -162,6 +175,6 @@ fn at(node: u64) -> usize {
     node as usize - 1
 }
 
-fn config_file(dir: &Path, node: u64, blocking: bool) -> PathBuf {
-    dir.join(format!("node-{node}{}.toml", if blocking { "-blocking" } else { "" }))
+fn config_file(dir: &Path, node: u64) -> PathBuf {
+    dir.join(format!("node-{node}.toml"))
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::cluster::Way;
 use super::world::{World, millis, some_node};
 use super::{NODES, Trouble};
 use crate::disk::Dice;
@@ -13,9 +12,14 @@ pub(super) const ENTRIES_PER_KILL: u64 = 1000;
 /// Kills so often.
 pub(super) fn run(world: &mut World, dice: &mut Dice, kills: u64) -> Result<(), Trouble> {
     world.plan(kills, Duration::from_millis(600) * kills as u32);
+    // Every kind comes, whatever the dice say: they only shuffle.
+    let mut deck: Vec<u8> = Vec::new();
     while world.faults.done < kills && world.has_time() {
         let before = world.faults.done;
-        match dice.below(10) {
+        if deck.is_empty() {
+            deck = (0..10).collect();
+        }
+        match deck.swap_remove(dice.below(deck.len())) {
             0..3 => one(world, dice, "any node", |_, dice| some_node(dice))?,
             3..6 => one(world, dice, "a leader", World::some_leader)?,
             6 => {
@@ -81,7 +85,7 @@ fn successor(world: &mut World, dice: &mut Dice) -> Result<(), Trouble> {
 fn recovering(world: &mut World, dice: &mut Dice) -> Result<(), Trouble> {
     let node = some_node(dice);
     kill(world, "any node", &[node]);
-    world.nodes.start(node, &Way::default())?;
+    world.start_node(node)?;
     // From before its first instruction to about when it is ready.
     world.sleep(millis(dice, 0..60))?;
     kill(world, "a recovering node", &[node]);

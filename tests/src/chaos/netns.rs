@@ -56,11 +56,18 @@ impl Namespaces {
 
     /// From now on a node drops what matches these rules of nftables, and nothing else.
     pub(super) fn drop_at(&self, node: NodeId, rules: &[String]) -> Result<(), Trouble> {
-        let rules: String = rules.iter().map(|rule| format!("    {rule} drop\n")).collect();
+        let rules: String = rules.iter().map(|rule| format!("    {rule} counter drop\n")).collect();
         let hook = "type filter hook input priority 0; policy accept;";
         let text = format!("flush ruleset\ntable inet chaos {{\n  chain input {{\n    {hook}\n{rules}  }}\n}}\n");
         call(&["ip", "netns", "exec", &self.names[node as usize], "nft", "-f", "-"], &text)?;
         Ok(())
+    }
+
+    /// How many packets a node has dropped by its present rules.
+    pub(super) fn dropped_at(&self, node: NodeId) -> Result<u64, Trouble> {
+        let rules = call(&["ip", "netns", "exec", &self.names[node as usize], "nft", "list", "ruleset"], "")?;
+        let counts = rules.split("counter packets ").skip(1);
+        Ok(counts.filter_map(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).sum())
     }
 
     fn wire(&self) -> Result<(), Trouble> {

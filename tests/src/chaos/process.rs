@@ -7,9 +7,11 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use super::child::READY;
 
 /// How much of a log is shown.
 const TAIL_LINES: usize = 15;
@@ -18,24 +20,15 @@ const TAIL_BYTES: u64 = 16 << 10;
 /// A running node.
 pub(super) struct NodeProcess {
     child: Child,
-    /// The node's own process, which a tracer may stand before; 0 until it is ready.
-    ready: Arc<AtomicU32>,
-    /// Whether `child` is the node itself.
-    direct: bool,
+    ready: Arc<AtomicBool>,
     /// Closed with this value: the node ends then, if nothing else ends it.
     _stdin: ChildStdin,
 }
 
 impl NodeProcess {
-    /// Starts `program node --config FILE`, behind the words of `wrapper`, which must execute it in their own process
-    /// if `direct`. Its log is appended to `log`.
-    pub(super) fn start(
-        program: &Path,
-        wrapper: &[String],
-        direct: bool,
-        config: &Path,
-        log: &Path,
-    ) -> std::io::Result<Self> {
+    /// Starts `program node --config FILE`, behind the words of `wrapper`, which must execute it in their own process.
+    /// Its log is appended to `log`.
+    pub(super) fn start(program: &Path, wrapper: &[String], config: &Path, log: &Path) -> std::io::Result<Self> {
         let stderr = OpenOptions::new().create(true).append(true).open(log)?;
         let mut words = wrapper.iter().map(PathBuf::from).chain([program.to_owned()]);
         let mut child = Command::new(words.next().expect("the program is one"))
@@ -49,21 +42,23 @@ impl NodeProcess {
             .spawn()?;
         let stdin = child.stdin.take().expect("it was asked for");
         let stdout = child.stdout.take().expect("it was asked for");
-        let ready = Arc::new(AtomicU32::new(0));
+        let ready = Arc::new(AtomicBool::new(false));
         let tell = Arc::clone(&ready);
         std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if let Some(pid) = line.strip_prefix("ready ").and_then(|pid| pid.parse().ok()) {
-                    tell.store(pid, Ordering::Release);
-                }
-            }
+            let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+            tell.store(lines.any(|line| line == READY), Ordering::Release);
         });
-        Ok(Self { child, ready, direct, _stdin: stdin })
+        Ok(Self { child, ready, _stdin: stdin })
     }
 
     /// Whether it has said that it serves.
     pub(super) fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire) != 0
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Its number.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// How it ended, if it has.
@@ -74,35 +69,24 @@ impl NodeProcess {
     /// SIGKILL; true if it was alive.
     pub(super) fn kill(&mut self) -> bool {
         let alive = self.ended().is_none();
-        if let Some(pid) = self.pid() {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        if self.pid().is_none() || self.direct {
-            let _ = self.child.kill();
-        }
-        // A tracer ends with what it traces.
+        // Both fail only when it is dead and reaped.
+        let _ = self.child.kill();
         let _ = self.child.wait();
         alive
     }
 
-    /// Has it stand still, or go on.
-    pub(super) fn pause(&self, paused: bool) {
-        if let Some(pid) = self.pid() {
-            let _ = kill_process(pid, if paused { Signal::STOP } else { Signal::CONT });
-        }
+    /// Has it stand still, or go on. True if it could be told.
+    pub(super) fn pause(&self, paused: bool) -> bool {
+        let signal = if paused { Signal::STOP } else { Signal::CONT };
+        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
+        pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
     }
 
     /// The most memory that it has had, in bytes.
     pub(super) fn resident_bytes(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?.as_raw_nonzero())).ok()?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-    }
-
-    fn pid(&self) -> Option<Pid> {
-        let ready = self.ready.load(Ordering::Acquire);
-        let pid = if ready == 0 && self.direct { self.child.id() } else { ready };
-        Pid::from_raw(i32::try_from(pid).ok()?)
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use synod::Config;
 
 use super::cluster::Ground;
+use super::process::tail;
 use super::room::{call, lacks_root};
 use super::world::World;
 use super::{NODES, Trouble};
@@ -101,7 +103,7 @@ pub(super) fn run(world: &mut World, seconds: u64) -> Result<(), Trouble> {
         let before = times_full(world)?;
         disk(world).fill()?;
         world.wait_for("the small disk to be full", |world| Ok(before < times_full(world)?))?;
-        world.await_progress("commits while a disk is full", 0)?;
+        go_on(world, "commits while a disk is full")?;
         match round % 3 {
             0 => world.faults.happened("a full disk", 1),
             1 => {
@@ -109,19 +111,60 @@ pub(super) fn run(world: &mut World, seconds: u64) -> Result<(), Trouble> {
                 world.nodes.kill(1);
                 world.sleep(Duration::from_millis(1500))?;
                 world.start_node(1)?;
-                world.await_progress("commits while a disk is full, when the killed node is back", 0)?;
+                go_on(world, "commits while a disk is full, when the killed node is back")?;
                 world.faults.happened("a full disk while another node is away", 1);
             }
-            _ => {
-                world.nodes.kill(NODE);
-                world.start_node(NODE)?;
-                world.await_nodes()?;
-                world.await_progress("commits after a restart on a full disk", 0)?;
-                world.faults.happened("a restart on a full disk", 1);
-            }
+            _ => restart(world)?,
         }
         disk(world).free()?;
+        world.start_all()?;
+        world.await_nodes()?;
         world.await_progress("commits when there is room again", ENTRIES_BETWEEN)?;
+    }
+    Ok(())
+}
+
+/// Waits until every group goes on. A full node keeps the groups that it leads, and refuses proposals until there is
+/// room: those may wait.
+fn go_on(world: &mut World, what: &str) -> Result<(), Trouble> {
+    go_on_or_end(world, what, &mut None)
+}
+
+/// As [`go_on`], with a full node that may end meanwhile.
+fn go_on_or_end(world: &mut World, what: &str, ended: &mut Option<ExitStatus>) -> Result<(), Trouble> {
+    let before = world.records.acknowledged();
+    world.wait_for(what, |world| {
+        if ended.is_none() {
+            *ended = world.nodes.take_ended(NODE);
+        }
+        let now = world.records.acknowledged();
+        let waiting = (1..).zip(now.iter().zip(&before)).filter(|(_, (now, before))| now == before);
+        let waiting: Vec<u64> = waiting.map(|(group, _)| group).collect();
+        Ok(waiting.into_iter().all(|group| world.leader(group) == Some(NODE)))
+    })
+}
+
+/// A node may come back on its full disk, or say that it needs room and end; in no other way.
+fn restart(world: &mut World) -> Result<(), Trouble> {
+    world.nodes.kill(NODE);
+    world.start_node(NODE)?;
+    world.nodes.may_end(NODE, true);
+    let mut ended = None;
+    world.wait_for("the node on the full disk to start or to refuse", |world| {
+        ended = world.nodes.take_ended(NODE);
+        Ok(ended.is_some() || world.nodes.is_ready(NODE))
+    })?;
+    // Ready is not yet open: it may find that it lacks room a little later.
+    go_on_or_end(world, "commits after a restart on a full disk", &mut ended)?;
+    world.nodes.may_end(NODE, false);
+    if let Some(status) = ended {
+        let tail = tail(&world.nodes.log(NODE));
+        if !tail.contains("No space left on device") {
+            return Err(Trouble::Died { node: NODE, status: status.to_string(), tail });
+        }
+        world.faults.happened("a restart that a full disk refuses", 1);
+    } else {
+        world.faults.happened("a restart on a full disk", 1);
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use synod::client::Client;
 use synod::{Cluster, GroupId, NodeId};
 
-use super::cluster::{Ground, Nodes, Way};
+use super::cluster::{Ground, Nodes};
 use super::fault::Faults;
 use super::load::Load;
 use super::record::Records;
@@ -46,7 +46,7 @@ impl World {
     pub(super) fn start(settings: &Settings, dir: PathBuf, ground: Ground) -> Result<Self, Trouble> {
         let mut nodes = Nodes::init(&settings.program, &dir, &ground)?;
         for node in 1..=NODES {
-            nodes.start(node, &Way::default())?;
+            nodes.start(node)?;
         }
         let cluster = Cluster { members: ground.members.clone(), ..ground.configs[0].cluster() };
         let records = Arc::new(Records::new());
@@ -139,9 +139,9 @@ impl World {
         (1..=NODES).filter(|node| !running.contains(node)).try_for_each(|node| self.start_node(node))
     }
 
-    /// Starts a node in the usual way.
+    /// Starts a node that does not run.
     pub(super) fn start_node(&mut self, node: NodeId) -> Result<(), Trouble> {
-        self.nodes.start(node, &Way::default())
+        self.nodes.start(node)
     }
 
     /// The node that leads a group, if one says so.
@@ -211,6 +211,7 @@ impl World {
         self.await_progress("every group to commit after all nodes have died", 0)?;
         self.load.finish();
         self.look()?;
+        self.nodes.panics()?;
         self.nodes.weigh();
         let resident = self.nodes.resident_bytes;
         if super::RESIDENT_BYTES_MAX < resident {
