@@ -74,13 +74,13 @@ pub(super) fn run(world: &mut World, dice: &mut Dice, seconds: u64) -> Result<()
         if goes_on {
             world.await_progress(&format!("commits by the others: {kind}"), 0)?;
         }
-        // Rules that met no packet have parted nobody.
-        let namespaces = world.ground.namespaces.as_ref().expect("the ground of this plan has them");
-        let dropped: u64 = (1..=NODES).map(|node| namespaces.dropped_at(node)).sum::<Result<u64, Trouble>>()?;
+        // Rules that met no packet have parted nobody: a link may be down from the last partition.
+        world.wait_for("a packet to be dropped", |world| {
+            let dropped = (1..=NODES).map(|node| namespaces(world).dropped_at(node));
+            Ok(0 < dropped.sum::<Result<u64, Trouble>>()?)
+        })?;
         apply(world, &Unheard::default())?;
-        if 0 < dropped {
-            world.faults.happened(kind, 1);
-        }
+        world.faults.happened(kind, 1);
         world.await_progress(&format!("commits after a partition: {kind}"), ENTRIES_BETWEEN)?;
     }
     Ok(())
@@ -115,7 +115,6 @@ fn draw(world: &mut World, dice: &mut Dice, kind: &str) -> Unheard {
 }
 
 fn apply(world: &World, unheard: &Unheard) -> Result<(), Trouble> {
-    let namespaces = world.ground.namespaces.as_ref().expect("the ground of this plan has them");
     for node in 1..=NODES {
         let of = |pair: &&(NodeId, NodeId)| pair.0 == node;
         let from = |pair: &(NodeId, NodeId)| format!("ip saddr {}", Namespaces::address(pair.1).ip());
@@ -123,7 +122,11 @@ fn apply(world: &World, unheard: &Unheard) -> Result<(), Trouble> {
         if unheard.loss {
             rules.push(format!("numgen random mod 100 < {LOSS_PERCENT}"));
         }
-        namespaces.drop_at(node, &rules)?;
+        namespaces(world).drop_at(node, &rules)?;
     }
     Ok(())
+}
+
+fn namespaces(world: &World) -> &Namespaces {
+    world.ground.namespaces.as_ref().expect("the ground of this plan has them")
 }

@@ -60,11 +60,10 @@ pub(super) fn run(world: &mut World, dice: &mut Dice, seconds: u64) -> Result<()
         if !all {
             world.await_progress(&format!("commits over the other links: {kind}"), 0)?;
         }
+        // A link over which nothing went was not disturbed: it may be down from the last disturbance.
+        world.wait_for("bytes to disturb", |world| Ok(before < proxies(world).touched()))?;
         touched.iter().for_each(|link| proxies(world).set(*link, Fault::None));
-        // A link over which nothing went was not disturbed.
-        if before < proxies(world).touched() {
-            world.faults.happened(kind, 1);
-        }
+        world.faults.happened(kind, 1);
         world.await_progress(&format!("commits after: {kind}"), ENTRIES_BETWEEN)?;
     }
     Ok(())
