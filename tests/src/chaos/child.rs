@@ -28,6 +28,8 @@ pub fn run(config: &Path) -> Result<(), String> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    #[cfg(feature = "planted")]
+    plant()?;
     let config = Config::read(config).map_err(|error| error.to_string())?;
     let _node = Node::start(config, Options::default()).map_err(|error| error.to_string())?;
     let mut out = std::io::stdout().lock();
@@ -36,4 +38,13 @@ pub fn run(config: &Path) -> Result<(), String> {
     loop {
         std::thread::park();
     }
+}
+
+/// Plants the bug that the environment names: the proof that a run can fail.
+#[cfg(feature = "planted")]
+fn plant() -> Result<(), String> {
+    let Ok(name) = std::env::var("SYNOD_PLANTED") else { return Ok(()) };
+    let bug = synod_core::planted::BUGS.into_iter().find(|bug| format!("{bug:?}") == name);
+    synod_core::planted::plant(Some(bug.ok_or_else(|| format!("no bug is called {name}"))?));
+    Ok(())
 }

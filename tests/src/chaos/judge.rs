@@ -84,10 +84,15 @@ fn await_agreement(world: &mut World) -> Result<Vec<u64>, Trouble> {
         let infos: Result<Vec<_>, ClientError> =
             (1..=NODES).map(|node| client.info(node, Duration::from_secs(1))).collect();
         let Ok(infos) = infos else { return Ok(false) };
-        let state = |node: usize| infos[node].groups.iter().map(|g| (g.applied_slot, g.next_index, g.chain));
-        ends = infos[0].groups.iter().map(|g| g.next_index - 1).collect();
-        // Equal slots with another checksum would never agree: that is the violation, and its evidence tells it.
-        Ok((1..NODES as usize).all(|node| state(node).eq(state(0))))
+        let groups = |node: usize| infos[node].groups.iter();
+        for (one, other) in (1..NODES as usize).flat_map(|node| groups(0).zip(groups(node))) {
+            if one.applied_slot == other.applied_slot && one.chain != other.chain {
+                return Err(Trouble::Violation(format!("replicas differ: {one:?} and {other:?}")));
+            }
+        }
+        ends = groups(0).map(|g| g.next_index - 1).collect();
+        let applied = |node: usize| groups(node).map(|g| g.applied_slot);
+        Ok((1..NODES as usize).all(|node| applied(node).eq(applied(0))))
     })?;
     assert_eq!(ends.len() as u64, GROUPS, "every node has every group");
     Ok(ends)

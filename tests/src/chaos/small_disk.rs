@@ -14,6 +14,8 @@ use super::room::{call, lacks_root};
 use super::world::World;
 use super::{NODES, Trouble};
 
+/// Small disks bear this name and the number of the process that made them.
+const PREFIX: &str = "synod-chaos-";
 /// The size of the small disk: a few segments for each shard.
 const DISK_MIB: u64 = 96;
 /// What is left free on a full disk: a node counts its boots there.
@@ -34,8 +36,9 @@ pub(super) struct SmallDisk {
 impl SmallDisk {
     fn mount(at: PathBuf) -> Result<Self, Trouble> {
         std::fs::create_dir_all(&at).map_err(|error| Trouble::Io { what: at.display().to_string(), error })?;
-        let size = format!("size={DISK_MIB}m");
-        call(&["mount", "-t", "tmpfs", "-o", &size, "synod-chaos", &at.to_string_lossy()], "")?;
+        unmount_stale()?;
+        let (size, name) = (format!("size={DISK_MIB}m"), format!("{PREFIX}{}", std::process::id()));
+        call(&["mount", "-t", "tmpfs", "-o", &size, &name, &at.to_string_lossy()], "")?;
         Ok(Self { at })
     }
 
@@ -74,6 +77,21 @@ impl Drop for SmallDisk {
             eprintln!("chaos: {trouble}");
         }
     }
+}
+
+/// Unmounts what runs left behind that were killed.
+fn unmount_stale() -> Result<(), Trouble> {
+    let text =
+        std::fs::read_to_string("/proc/mounts").map_err(|error| Trouble::Io { what: "/proc/mounts".into(), error })?;
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(name), Some(at)) = (words.next(), words.next()) else { continue };
+        let Some(pid) = name.strip_prefix(PREFIX) else { continue };
+        if !Path::new("/proc").join(pid).exists() {
+            call(&["umount", "-l", at], "")?;
+        }
+    }
+    Ok(())
 }
 
 /// Loopback, with one node on a small disk, if it can be mounted here.

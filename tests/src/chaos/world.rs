@@ -185,8 +185,10 @@ impl World {
     /// All that helps to see why something did not come.
     pub(super) fn evidence(&mut self) -> String {
         let mut text = format!("  acknowledged by group: {:?}\n", self.records.acknowledged());
+        // A client of its own: it has no connections to processes that are gone.
+        let mut asks = Client::new(self.cluster.clone());
         for node in 1..=NODES {
-            match self.asks.info(node, Duration::from_secs(1)) {
+            match asks.info(node, Duration::from_secs(1)) {
                 Ok(info) => info.groups.iter().for_each(|group| text += &format!("  node {node}: {group:?}\n")),
                 Err(error) => text += &format!("  {error}\n"),
             }
