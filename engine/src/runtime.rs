@@ -93,6 +93,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
             opened: Cell::new(Some(opened)),
             turn: Signal::default(),
             ended: Signal::default(),
+            over: Cell::new(false),
             end: RefCell::new(None),
             links: RefCell::new(HashMap::new()),
             next_link: Cell::new(1),
@@ -109,6 +110,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
         // No other thread may wake a task of an executor that is gone.
         mailbox.close();
         driver.close();
+        driver.over.set(true);
         // Tasks that never end keep the shard alive: who still waits for it is told now.
         driver.shard.borrow_mut().abandon();
         let end = driver.end.borrow_mut().take();
@@ -176,6 +178,8 @@ struct Driver {
     opened: Cell<Option<NoteOpened>>,
     turn: Signal,
     ended: Signal,
+    /// The shard is abandoned. Tasks that were ready then still run once: they must leave it alone.
+    over: Cell<bool>,
     end: RefCell<Option<Result<(), String>>>,
     links: RefCell<HashMap<u64, Rc<Link>>>,
     next_link: Cell<u64>,
@@ -204,6 +208,9 @@ impl Driver {
     async fn turns(self: Rc<Self>) {
         loop {
             self.turn.wait().await;
+            if self.over.get() {
+                return;
+            }
             if let Err(error) = self.run_turn() {
                 self.finish(Err(error));
                 return;
@@ -308,6 +315,9 @@ impl Driver {
             if let Err(error) = event.read_at(0, 8).await {
                 return self.finish(Err(format!("the disk's event descriptor {}: {error}", event.as_raw_fd())));
             }
+            if self.over.get() {
+                return;
+            }
             self.disk.borrow_mut().poll(&mut done);
             let failed = self.event(|shard| done.drain(..).find_map(|done| shard.on_disk(done).err()));
             if let Some(error) = failed {
@@ -322,6 +332,9 @@ impl Driver {
         loop {
             mailbox.ready().await;
             for _ in 0..MAIL_PER_TURN {
+                if self.over.get() {
+                    return;
+                }
                 let Some(mail) = mailbox.take() else { break };
                 self.on_mail(mail);
             }
@@ -397,6 +410,9 @@ impl Driver {
                     tracing::debug!(connection = id, %error, "a connection broke");
                     break;
                 }
+            }
+            if self.over.get() {
+                return;
             }
             let bad = self.event(|shard| {
                 loop {
