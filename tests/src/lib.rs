@@ -2,12 +2,14 @@
 //!
 //! - [`sim`]: whole clusters on a simulated network, disk and clock, driven by a seed; [`disk`] is its disk.
 //! - [`check`]: checkers of histories, streams and votes.
+//! - [`fuzz`]: every decoder under arbitrary bytes.
 //! - [`model`]: the real core under a model checker.
 //! - [`Cluster`]: a cluster in this process, over real disks and sockets. It waits with a generous limit and says what it
 //!   waited for; no test asserts a duration.
 
 pub mod check;
 pub mod disk;
+pub mod fuzz;
 pub mod model;
 pub mod sim;
 
