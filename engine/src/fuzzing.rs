@@ -97,8 +97,7 @@ pub fn replay<'a>(uid: u128, records: impl Iterator<Item = (RecordPlace, RecordH
     }
     let (state, recovered) = recoverer.finish(1, uid).ok()?;
     let me = MemberId(1);
-    let config =
-        synod_core::Config { me, voters: vec![me], window_slots: WINDOW_SLOTS, window_bytes: WINDOW_BYTES };
+    let config = synod_core::Config { me, voters: vec![me], window_slots: WINDOW_SLOTS, window_bytes: WINDOW_BYTES };
     let replica = Replica::new(config, state);
     let log = replica.log();
     for slot in log.chosen().0 + 1..=log.last().0 {
@@ -204,8 +203,7 @@ pub fn record_specimens() -> Vec<(RecordHeader, Vec<u8>)> {
     apply.apply(Slot(2), &batch(1, 1));
     let accepted = vec![(Slot(3), ballot(1), ballot(1))];
     let summary = Summary { promised: ballot(1), chosen: Slot(2), apply, accepted }.encode(UID);
-    let accept =
-        |slot, round, value| Record::Accept { slot: Slot(slot), ballot: ballot(round), first: Slot(1), value };
+    let accept = |slot, round, value| Record::Accept { slot: Slot(slot), ballot: ballot(round), first: Slot(1), value };
     let records = [
         (2, Record::Promise { ballot: ballot(1) }),
         (2, accept(3, 1, batch(1, 3))),

@@ -118,8 +118,11 @@ fn held(run: &mut dyn FnMut()) -> u64 {
 fn corpus(args: &Args, target: &Target) -> Result<Vec<Vec<u8>>, String> {
     let dir = args.corpus.join(target.name);
     let told = |error| format!("{}: {error} (say where the corpora are with --corpus)", dir.display());
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(&dir).map_err(told)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>().map_err(told)?;
+    let mut files: Vec<PathBuf> = fs::read_dir(&dir)
+        .map_err(told)?
+        .map(|entry| entry.map(|e| e.path()))
+        .collect::<Result<_, _>>()
+        .map_err(told)?;
     files.sort_unstable();
     files.iter().map(fs::read).collect::<Result<_, _>>().map_err(told)
 }
@@ -192,9 +195,9 @@ fn tell(args: &Args, target: &Target, found: Found) -> Result<ExitCode, String> 
     clear_line();
     let found = shorten(target, found, held);
     let file = args.out.join(format!("{}-{}-{}.input", target.name, args.seed, found.exec));
-    fs::create_dir_all(&args.out).and_then(|()| fs::write(&file, &found.input)).map_err(|error| {
-        format!("{}: {error}; the input is {:02x?}", file.display(), found.input)
-    })?;
+    fs::create_dir_all(&args.out)
+        .and_then(|()| fs::write(&file, &found.input))
+        .map_err(|error| format!("{}: {error}; the input is {:02x?}", file.display(), found.input))?;
     println!("{} breaks at input {} of seed {}: {}", target.name, found.exec, args.seed, found.failure);
     println!("  cargo run --release -p synod-sim --bin fuzz -- --target {} --input {}", target.name, file.display());
     Ok(ExitCode::FAILURE)

@@ -61,7 +61,22 @@ static LOGS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     recycled.frame(3..6);
     recycled.file().0[2 * PAGE_BYTES..3 * PAGE_BYTES].copy_from_slice(&stale);
 
-    vec![plain.image(0), rolled.image(0), recycled.image(0), plain.image(NOT_LINKED), rolled.image(NOT_LINKED)]
+    // The last numbers that are taken, and one that is not.
+    let end = i64::MAX as u64;
+    let mut last = Builder { generation: end - 1, end: PAGE_BYTES, sequence: end - 2, ..Builder::default() };
+    last.segment(false);
+    last.frame(0..2);
+    last.frame(2..4);
+    last.frame(4..6);
+
+    vec![
+        plain.image(0),
+        rolled.image(0),
+        recycled.image(0),
+        plain.image(NOT_LINKED),
+        rolled.image(NOT_LINKED),
+        last.image(NOT_LINKED),
+    ]
 });
 
 /// Makes the files of a log.

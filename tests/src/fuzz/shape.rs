@@ -83,7 +83,11 @@ fn edit(bytes: &mut Vec<u8>, operation: u8, at: usize, script: &mut Script<'_>) 
         // A small step up or down.
         3 => {
             if let Some(byte) = bytes.get_mut(at) {
-                *byte = byte.wrapping_add(if argument < 16 { argument as u8 + 1 } else { 15_u8.wrapping_sub(argument as u8) });
+                *byte = byte.wrapping_add(if argument < 16 {
+                    argument as u8 + 1
+                } else {
+                    15_u8.wrapping_sub(argument as u8)
+                });
             }
         }
         // More bytes.
@@ -171,9 +175,8 @@ mod tests {
     fn the_first_byte_says_how_an_input_is_meant() {
         let specimens = [vec![1, 2, 3], vec![7; 20]];
         let fix = |bytes: &mut Vec<u8>| bytes.push(99);
-        let shaped = |mode: Mode, specimen, rest: &[u8]| {
-            shape(&[&[mode.first_byte(specimen)], rest].concat(), &specimens, fix)
-        };
+        let shaped =
+            |mode: Mode, specimen, rest: &[u8]| shape(&[&[mode.first_byte(specimen)], rest].concat(), &specimens, fix);
         assert_eq!(shape(&[], &specimens, fix), [0; 0]);
         assert_eq!(shaped(Mode::Raw, 5, &[4, 5]), [4, 5]);
         assert_eq!(shaped(Mode::Summed, 0, &[4, 5]), [4, 5, 99]);

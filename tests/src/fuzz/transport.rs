@@ -144,7 +144,10 @@ fn wire_frames(stream: &[u8]) -> bool {
     assert!(stream.starts_with(&again), "what was decoded is what came");
     if failure.is_none() {
         let rest = stream.len() - again.len();
-        assert!(rest < FRAME_HEADER_BYTES + (body_bytes_max as usize).next_multiple_of(16), "a whole frame is left over");
+        assert!(
+            rest < FRAME_HEADER_BYTES + (body_bytes_max as usize).next_multiple_of(16),
+            "a whole frame is left over"
+        );
     }
     0 < frames && failure.is_none()
 }
