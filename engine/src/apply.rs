@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 
 use synod_core::planted::{Bug, is};
-use synod_core::{Ballot, Body, Epoch, Slot, Value};
+use synod_wal::record::body_crc;
+use synod_core::{Ballot, Body, Configuration, Epoch, Slot, Value};
 
+use crate::configuration;
 use crate::limits::SESSIONS_MAX;
 use crate::payload::{BatchHeader, Payload};
 
@@ -34,6 +36,8 @@ pub(crate) struct ApplyState {
     pub(crate) void_batches: u64,
     epoch: Epoch,
     sessions: BTreeMap<u64, Session>,
+    /// The last configuration that was chosen, if any was.
+    pub(crate) configuration: Option<Configuration>,
 }
 
 /// What a chosen value means.
@@ -47,7 +51,7 @@ pub(crate) enum Effect {
     OutOfSession,
     /// A batch that does not take effect.
     Void,
-    /// A no-op or an epoch start.
+    /// A no-op, an epoch start or a configuration.
     Nothing,
 }
 
@@ -60,6 +64,7 @@ impl Default for ApplyState {
             void_batches: 0,
             epoch: Epoch::default(),
             sessions: BTreeMap::new(),
+            configuration: None,
         }
     }
 }
@@ -71,6 +76,7 @@ impl ApplyState {
             Body::Batch(payload) => Body::Batch(payload.header()),
             Body::Noop => Body::Noop,
             Body::EpochStart => Body::EpochStart,
+            Body::Configuration(configuration) => Body::Configuration(configuration.clone()),
         };
         self.apply_header(slot, &Value { origin: value.origin, body })
     }
@@ -86,6 +92,10 @@ impl ApplyState {
                 (Effect::Void, 0)
             }
             Body::Batch(batch) => (self.sequence(slot, batch), batch.crc),
+            Body::Configuration(configuration) => {
+                self.configuration = Some((**configuration).clone());
+                (Effect::Nothing, body_crc(&[&configuration::encode(configuration)]))
+            }
             Body::Noop | Body::EpochStart => (Effect::Nothing, 0),
         };
         if let (Effect::Entries { .. }, Body::Batch(batch)) = (effect, &value.body) {
@@ -135,6 +145,8 @@ impl ApplyState {
                 out.extend_from_slice(&number.to_le_bytes());
             }
         }
+        let configuration = self.configuration.clone().unwrap_or_default();
+        out.extend(configuration::numbers(&configuration).flat_map(u64::to_le_bytes));
     }
 
     /// Reads a state back from the numbers that [`ApplyState::encode`] wrote; `None` when they are none.
@@ -158,7 +170,8 @@ impl ApplyState {
             }
             sessions.insert(client, Session { last, slot });
         }
-        Some(Self { slot, next_index, chain, void_batches, epoch, sessions })
+        let configuration = Some(configuration::take(numbers)?).filter(|c| !c.voters.is_empty());
+        Some(Self { slot, next_index, chain, void_batches, epoch, sessions, configuration })
     }
 }
 
@@ -231,8 +244,8 @@ mod tests {
     fn a_state_from_which_nothing_could_follow_is_refused() {
         let decode = |at: usize, number: u64| {
             // Slot, next index, checksum, void batches, epoch and whether it is open; one session with its last sequence
-            // and slot.
-            let mut numbers = [5, 7, 0, 1, 1 << 16, 1, 1, 9, 3, 4];
+            // and slot; no configuration.
+            let mut numbers = [5, 7, 0, 1, 1 << 16, 1, 1, 9, 3, 4, 0, 0, 0];
             numbers[at] = number;
             ApplyState::decode(&mut numbers.into_iter()).is_some()
         };

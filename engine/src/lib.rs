@@ -39,6 +39,7 @@ pub mod batch;
 pub mod client;
 mod clock;
 mod config;
+mod configuration;
 #[cfg(feature = "simulation")]
 pub mod fuzzing;
 mod handle;

@@ -19,6 +19,7 @@ pub(crate) fn record_header(uid: u128, chosen: Slot, record: &Record<Payload>) -
             let fields = ValueFields { slot: *slot, ballot: Ballot::ZERO, first: Slot::ZERO, chosen };
             value_header(kind::LEARNED, uid, &fields, value)
         }
+        Record::Installed { .. } => unreachable!("a summary stands for it"),
         Record::Chosen => plain_header(kind::CHOSEN, uid, [0, 0, 0, 0, chosen.0, 0, 0]),
     }
 }

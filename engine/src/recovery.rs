@@ -51,6 +51,9 @@ pub(crate) struct MissingSlot {
 impl Recoverer {
     /// Takes the next record of the log.
     pub(crate) fn record(&mut self, place: RecordPlace, header: &RecordHeader, body: &[u8]) {
+        if header.kind == kind::MARK {
+            return;
+        }
         let group = self.groups.entry(header.uid).or_default();
         if group.take(header, body).is_none() && self.malformed.is_none() {
             self.malformed = Some((place, header.uid));
@@ -90,7 +93,8 @@ impl Recoverer {
         } else {
             recovered.promised
         };
-        Ok((Recovered { promised, floor, chosen: floor, entries }, recovered))
+        let configuration = recovered.apply.configuration.clone();
+        Ok((Recovered { promised, floor, configuration, chosen: floor, entries }, recovered))
     }
 }
 
@@ -110,7 +114,7 @@ impl RecoveredGroup {
                 }
                 self.promised = self.promised.max(ballot);
                 if slot > self.apply.slot {
-                    self.values.insert(slot, (ballot, value_with(header, Place::Owned(body.into())).ok()?));
+                    self.values.insert(slot, (ballot, value_with(header, body, Place::Owned(body.into())).ok()?));
                 }
             }
             kind::SUMMARY => {

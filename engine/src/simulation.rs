@@ -225,7 +225,7 @@ impl SimShard {
             let entry = log.get(Slot(slot))?;
             let crc = match &entry.value.body {
                 Body::Batch(payload) => payload.header().crc,
-                Body::Noop | Body::EpochStart => 0,
+                Body::Noop | Body::EpochStart | Body::Configuration(_) => 0,
             };
             Some((slot, entry.accepted.pack(), entry.value.origin.pack(), crc))
         };

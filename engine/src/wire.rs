@@ -5,9 +5,11 @@
 //! [`HEARTBEAT_ACK`] belong to the pair of shards. Everything that comes in is checked here: what is decoded is legal.
 
 use synod_core::{Ballot, Body, Message, Slot, Value, Vote};
-use synod_wal::record::RecordHeader;
+use synod_wal::record::{RecordHeader, body_crc};
 
 use crate::batch::Batch;
+use crate::apply::ApplyState;
+use crate::configuration;
 use crate::payload::{BatchHeader, Payload, Place};
 
 /// Wire frame kind: a run of records that bear their own checksums.
@@ -26,13 +28,14 @@ pub(crate) const CLIENT_REPLY: u8 = 8;
 /// The version of all record layouts.
 pub(crate) const RECORD_VERSION: u16 = 1;
 
-/// Record kinds. The first five are found in the log too.
+/// Record kinds. The first six are found in the log too, the last of them only there.
 pub(crate) mod kind {
     pub(crate) const ACCEPT: u8 = 1;
     pub(crate) const PROMISE: u8 = 2;
     pub(crate) const LEARNED: u8 = 3;
     pub(crate) const CHOSEN: u8 = 4;
     pub(crate) const SUMMARY: u8 = 5;
+    pub(crate) const MARK: u8 = 6;
     pub(crate) const PREPARE: u8 = 16;
     pub(crate) const PROMISED: u8 = 17;
     pub(crate) const REPORT: u8 = 18;
@@ -42,12 +45,15 @@ pub(crate) mod kind {
     pub(crate) const REJECT: u8 = 23;
     pub(crate) const COMMIT: u8 = 24;
     pub(crate) const LEARN_REQUEST: u8 = 25;
+    pub(crate) const BEHIND: u8 = 26;
     pub(crate) const RESIGN: u8 = 27;
+    pub(crate) const STATE: u8 = 28;
 }
 
 const NOOP: u8 = 0;
 const EPOCH_START: u8 = 1;
 const BATCH: u8 = 2;
+const CONFIGURATION: u8 = 3;
 
 /// Bytes that are no legal message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -69,6 +75,11 @@ pub(crate) fn value_header(kind: u8, uid: u128, fields: &ValueFields, value: &Va
         Body::Noop => (NOOP, BatchHeader::default()),
         Body::EpochStart => (EPOCH_START, BatchHeader::default()),
         Body::Batch(payload) => (BATCH, payload.header()),
+        Body::Configuration(configuration) => {
+            let bytes = configuration::encode(configuration);
+            let (len, crc) = (bytes.len() as u32, body_crc(&[&bytes]));
+            (CONFIGURATION, BatchHeader { bytes: len, crc, ..BatchHeader::default() })
+        }
     };
     RecordHeader {
         kind,
@@ -95,33 +106,23 @@ pub(crate) fn plain_header(kind: u8, uid: u128, numbers: [u64; 7]) -> RecordHead
     RecordHeader { kind, flags: 0, version: RECORD_VERSION, body_len: 0, uid, numbers, entries: 0, body_crc: 0 }
 }
 
-/// The value that a header describes, with the batch's header in place of the batch.
-pub(crate) fn value_of(header: &RecordHeader) -> Result<Value<BatchHeader>, Malformed> {
+/// The value of a record whose body is `body` and stays at `place`.
+pub(crate) fn value_with(header: &RecordHeader, body: &[u8], place: Place) -> Result<Value<Payload>, Malformed> {
     let [_, _, origin, _, _, client, sequence] = header.numbers;
     let body = match header.flags {
         NOOP if header.body_len == 0 => Body::Noop,
         EPOCH_START if header.body_len == 0 => Body::EpochStart,
-        BATCH if header.entries > 0 => Body::Batch(BatchHeader {
-            entries: header.entries,
-            bytes: header.body_len,
-            crc: header.body_crc,
-            client,
-            sequence,
-        }),
+        BATCH if header.entries > 0 => {
+            let (entries, bytes, crc) = (header.entries, header.body_len, header.body_crc);
+            Body::Batch(Payload::new(BatchHeader { entries, bytes, crc, client, sequence }, place))
+        }
+        CONFIGURATION => {
+            let configuration = configuration::decode(body).ok_or(Malformed("the configuration"))?;
+            Body::Configuration(Box::new(configuration))
+        }
         _ => return Err(Malformed("the kind of value")),
     };
     Ok(Value { origin: Ballot::unpack(origin), body })
-}
-
-/// The value of a record whose body is `place`.
-pub(crate) fn value_with(header: &RecordHeader, place: Place) -> Result<Value<Payload>, Malformed> {
-    let value = value_of(header)?;
-    let body = match value.body {
-        Body::Noop => Body::Noop,
-        Body::EpochStart => Body::EpochStart,
-        Body::Batch(batch) => Body::Batch(Payload::new(batch, place)),
-    };
-    Ok(Value { origin: value.origin, body })
 }
 
 /// Appends a whole record to `out`, padded.
@@ -137,6 +138,7 @@ pub(crate) fn append_record(out: &mut Vec<u8>, header: &RecordHeader, body: &[&[
 pub(crate) fn append_value(out: &mut Vec<u8>, header: &RecordHeader, value: &Value<Payload>) {
     match &value.body {
         Body::Batch(payload) => payload.with_parts(&[], |parts| append_record(out, header, parts)),
+        Body::Configuration(configuration) => append_record(out, header, &[&configuration::encode(configuration)]),
         Body::Noop | Body::EpochStart => append_record(out, header, &[]),
     }
 }
@@ -154,7 +156,7 @@ pub(crate) fn append_message(out: &mut Vec<u8>, uid: u128, message: &Message<Pay
             let header = value_header(kind::LEARNED, uid, &fields, value);
             return append_value(out, &header, value);
         }
-        Message::PreVote { ballot } => (kind::PRE_VOTE, [0, ballot.pack(), 0, 0, 0, 0, 0]),
+        Message::PreVote { ballot, version } => (kind::PRE_VOTE, [*version, ballot.pack(), 0, 0, 0, 0, 0]),
         Message::PreVoteReply { ballot, granted, promised } => {
             (kind::PRE_VOTE_REPLY, [0, ballot.pack(), promised.pack(), u64::from(*granted), 0, 0, 0])
         }
@@ -164,17 +166,21 @@ pub(crate) fn append_message(out: &mut Vec<u8>, uid: u128, message: &Message<Pay
             (kind::COMMIT, [0, ballot.pack(), low.0, first.0, chosen.0, 0, 0])
         }
         Message::LearnRequest { from } => (kind::LEARN_REQUEST, [from.0, 0, 0, 0, 0, 0, 0]),
+        Message::Behind { chosen } => (kind::BEHIND, [0, 0, 0, 0, chosen.0, 0, 0]),
         Message::Resign { ballot } => (kind::RESIGN, [0, ballot.pack(), 0, 0, 0, 0, 0]),
     };
     append_record(out, &plain_header(kind, uid, numbers), &[]);
 }
 
-/// Appends a vote that is no acknowledgement.
-pub(crate) fn append_vote(out: &mut Vec<u8>, uid: u128, vote: &Vote<Payload>) {
+/// Appends a vote that is no acknowledgement, with the end of the durable log that it rests on; a report bears none,
+/// since its promise does.
+pub(crate) fn append_vote(out: &mut Vec<u8>, uid: u128, vote: &Vote<Payload>, log_end: u64) {
     let (kind, numbers) = match vote {
-        Vote::Prepare { ballot, attempt } => (kind::PREPARE, [0, ballot.pack(), 0, 0, 0, u64::from(*attempt), 0]),
+        Vote::Prepare { ballot, attempt, version } => {
+            (kind::PREPARE, [*version, ballot.pack(), 0, log_end, 0, u64::from(*attempt), 0])
+        }
         Vote::Promise { ballot, attempt, chosen, reports } => {
-            (kind::PROMISED, [0, ballot.pack(), 0, 0, chosen.0, u64::from(*attempt), u64::from(*reports)])
+            (kind::PROMISED, [0, ballot.pack(), 0, log_end, chosen.0, u64::from(*attempt), u64::from(*reports)])
         }
         Vote::Report { ballot, attempt, slot, accepted, value } => {
             // The session stays in its place; the two ballots and the attempt take the others.
@@ -196,7 +202,26 @@ pub(crate) fn append_vote(out: &mut Vec<u8>, uid: u128, vote: &Vote<Payload>) {
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Message(Message<Payload>),
-    Vote(Vote<Payload>),
+    /// A vote, and the end of the durable log that it rests on; 0 when it bears none.
+    Vote(Vote<Payload>, u64),
+    /// What the chosen slots of a group did, for one who lacks them.
+    State(ApplyState),
+}
+
+/// Appends what the chosen slots of a group did up to `state.slot`.
+pub(crate) fn append_state(out: &mut Vec<u8>, uid: u128, state: &ApplyState) {
+    let mut body = Vec::new();
+    state.encode(&mut body);
+    let plain = plain_header(kind::STATE, uid, [state.slot.0, 0, 0, 0, 0, 0, 0]);
+    let header = RecordHeader { body_len: body.len() as u32, body_crc: body_crc(&[&body]), ..plain };
+    append_record(out, &header, &[&body]);
+}
+
+fn decode_state(slot: u64, body: &[u8]) -> Option<ApplyState> {
+    let (chunks, rest) = body.as_chunks::<8>();
+    let mut numbers = chunks.iter().map(|n| u64::from_le_bytes(*n));
+    let state = ApplyState::decode(&mut numbers)?;
+    (rest.is_empty() && numbers.next().is_none() && state.slot == Slot(slot)).then_some(state)
 }
 
 /// Decodes a record whose header and body CRCs were checked. `body` is the range of its body in the receive buffer
@@ -213,7 +238,7 @@ pub(crate) fn decode_record(
     let ballot = Ballot::unpack(ballot);
     let attempt = |n: u64| u32::try_from(n).map_err(|_| Malformed("the attempt"));
     let checked_value = |place: Place| {
-        let value = value_with(header, place)?;
+        let value = value_with(header, &buffer[body.clone()], place)?;
         if let Body::Batch(payload) = &value.body {
             let batch = Batch::decode(&buffer[body.clone()]).map_err(|_| Malformed("the batch"))?;
             if batch.len() != payload.header().entries as usize {
@@ -234,27 +259,27 @@ pub(crate) fn decode_record(
         kind::LEARNED => {
             Message::Learned { slot: Slot(a), through: Slot(d), value: checked_value(Place::Received(body.clone()))? }
         }
-        kind::PRE_VOTE => Message::PreVote { ballot },
+        kind::PRE_VOTE => Message::PreVote { ballot, version: a },
         kind::PRE_VOTE_REPLY => Message::PreVoteReply { ballot, granted: d == 1, promised: Ballot::unpack(c) },
         kind::EXPECTED => Message::Expected { ballot, next: Slot(a) },
         kind::REJECT => Message::Reject { ballot, promised: Ballot::unpack(c) },
         kind::COMMIT => Message::Commit { ballot, first: Slot(d), chosen: Slot(e), low: Slot(c) },
         kind::LEARN_REQUEST => Message::LearnRequest { from: Slot(a) },
+        kind::BEHIND => Message::Behind { chosen: Slot(e) },
         kind::RESIGN => Message::Resign { ballot },
-        kind::PREPARE => return Ok(Incoming::Vote(Vote::Prepare { ballot, attempt: attempt(f)? })),
+        kind::STATE => {
+            let state = decode_state(a, &buffer[body.clone()]).ok_or(Malformed("the state of a group"))?;
+            return Ok(Incoming::State(state));
+        }
+        kind::PREPARE => return Ok(Incoming::Vote(Vote::Prepare { ballot, attempt: attempt(f)?, version: a }, d)),
         kind::PROMISED => {
             let (chosen, reports) = (Slot(e), attempt(g)?);
-            return Ok(Incoming::Vote(Vote::Promise { ballot, attempt: attempt(f)?, chosen, reports }));
+            return Ok(Incoming::Vote(Vote::Promise { ballot, attempt: attempt(f)?, chosen, reports }, d));
         }
         kind::REPORT => {
             let (slot, accepted, attempt) = (Slot(a), Ballot::unpack(d), attempt(e)?);
-            return Ok(Incoming::Vote(Vote::Report {
-                ballot,
-                attempt,
-                slot,
-                accepted,
-                value: checked_value(owned())?,
-            }));
+            let value = checked_value(owned())?;
+            return Ok(Incoming::Vote(Vote::Report { ballot, attempt, slot, accepted, value }, 0));
         }
         _ => return Err(Malformed("the kind of record")),
     };

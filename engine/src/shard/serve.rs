@@ -93,7 +93,7 @@ impl Shard {
                 }
             };
             let Some((header, body)) = read_back(&record) else { break };
-            let Ok(value) = value_with(&header, Place::Owned(body.into())) else { break };
+            let Ok(value) = value_with(&header, body, Place::Owned(body.into())) else { break };
             values.push((Slot(header.numbers[0]), value));
         }
         let Some(through) = values.last().map(|(slot, _)| *slot) else { return };
@@ -275,7 +275,7 @@ impl Shard {
 fn value_bytes(body: &Body<crate::payload::Payload>) -> usize {
     match body {
         Body::Batch(payload) => payload.header().bytes as usize,
-        Body::Noop | Body::EpochStart => 0,
+        Body::Noop | Body::EpochStart | Body::Configuration(_) => 0,
     }
 }
 
