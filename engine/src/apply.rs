@@ -11,6 +11,9 @@ use synod_core::{Ballot, Body, Epoch, Slot, Value};
 use crate::limits::SESSIONS_MAX;
 use crate::payload::{BatchHeader, Payload};
 
+/// No number of a state that is read back is above this, so that counting on from it never overflows.
+const NUMBER_MAX: u64 = i64::MAX as u64;
+
 /// A client session: the last sequence number that took effect, and the slot where it did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Session {
@@ -142,12 +145,17 @@ impl ApplyState {
         let void_batches = numbers.next()?;
         let epoch = Epoch { origin: Ballot::unpack(numbers.next()?), open: numbers.next()? == 1 };
         let count = numbers.next()?;
-        if next_index == 0 || count > SESSIONS_MAX as u64 {
+        let small = |number: u64| number <= NUMBER_MAX;
+        if next_index == 0 || count > SESSIONS_MAX as u64 || ![slot.0, next_index, void_batches].into_iter().all(small)
+        {
             return None;
         }
         let mut sessions = BTreeMap::new();
         for _ in 0..count {
             let (client, last, slot) = (numbers.next()?, numbers.next()?, Slot(numbers.next()?));
+            if !small(last) {
+                return None;
+            }
             sessions.insert(client, Session { last, slot });
         }
         Some(Self { slot, next_index, chain, void_batches, epoch, sessions })
@@ -217,6 +225,20 @@ mod tests {
         let mut numbers = bytes.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap()));
         assert_eq!(ApplyState::decode(&mut numbers), Some(state));
         assert_eq!(numbers.next(), None);
+    }
+
+    #[test]
+    fn a_state_from_which_nothing_could_follow_is_refused() {
+        let decode = |at: usize, number: u64| {
+            // Slot, next index, checksum, void batches, epoch and whether it is open; one session with its last sequence
+            // and slot.
+            let mut numbers = [5, 7, 0, 1, 1 << 16, 1, 1, 9, 3, 4];
+            numbers[at] = number;
+            ApplyState::decode(&mut numbers.into_iter()).is_some()
+        };
+        for at in [0, 1, 3, 8] {
+            assert!(decode(at, NUMBER_MAX) && !decode(at, NUMBER_MAX + 1), "number {at}");
+        }
     }
 
     #[test]

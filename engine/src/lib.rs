@@ -39,6 +39,8 @@ pub mod batch;
 pub mod client;
 mod clock;
 mod config;
+#[cfg(feature = "simulation")]
+pub mod fuzzing;
 mod handle;
 pub mod limits;
 mod machine;

@@ -146,7 +146,7 @@ fn read_meta(path: &Path) -> Result<MetaV1, DirectoryError> {
 }
 
 /// `[magic][crc32c u32][0 x 4][archive]`.
-fn decode_meta(bytes: &[u8]) -> Option<MetaV1> {
+pub(crate) fn decode_meta(bytes: &[u8]) -> Option<MetaV1> {
     let (head, body) = bytes.split_first_chunk::<16>()?;
     if head[..8] != MAGIC || head[8..12] != crc32c::crc32c(body).to_le_bytes() {
         return None;
@@ -157,7 +157,7 @@ fn decode_meta(bytes: &[u8]) -> Option<MetaV1> {
     rkyv::deserialize::<MetaV1, Failure>(archived).ok()
 }
 
-fn encode_meta(meta: &MetaV1) -> Vec<u8> {
+pub(crate) fn encode_meta(meta: &MetaV1) -> Vec<u8> {
     let body = rkyv::to_bytes::<Failure>(meta).expect("plain numbers always have an archive");
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());

@@ -16,7 +16,7 @@ use crate::apply::{ApplyState, Effect};
 use crate::batch::Batch;
 use crate::payload::{Payload, Place};
 use crate::persist::Summary;
-use crate::wire::{kind, value_with};
+use crate::wire::{RECORD_VERSION, kind, value_with};
 
 /// What the log says of one group.
 #[derive(Default)]
@@ -96,14 +96,17 @@ impl Recoverer {
 
 impl RecoveredGroup {
     fn take(&mut self, header: &RecordHeader, body: &[u8]) -> Option<()> {
+        if header.version != RECORD_VERSION {
+            return None;
+        }
         let [slot, ballot, _, _, chosen, _, _] = header.numbers;
         let (slot, ballot) = (Slot(slot), Ballot::unpack(ballot));
         match header.kind {
             kind::PROMISE => self.promised = self.promised.max(ballot),
             kind::CHOSEN => {}
             kind::ACCEPT | kind::LEARNED => {
-                if header.entries > 0 {
-                    Batch::decode(body).ok()?;
+                if header.entries > 0 && Batch::decode(body).ok()?.len() != header.entries as usize {
+                    return None;
                 }
                 self.promised = self.promised.max(ballot);
                 if slot > self.apply.slot {
@@ -234,6 +237,22 @@ mod tests {
         let (recovered, group) = recoverer.finish(1, 7).unwrap();
         assert_eq!(recovered.promised, ballot(4));
         assert_eq!(group.indexes, [(Slot(3), 2)]);
+    }
+
+    #[test]
+    fn a_record_of_another_version_or_with_another_number_of_entries_is_told() {
+        let value = batch(ballot(1), b"one");
+        let Body::Batch(payload) = &value.body else { unreachable!("it is a batch") };
+        let body = payload.with_body(<[u8]>::to_vec);
+        let header = record_header(7, Slot(0), &accept(1, 1, value));
+        let malformed = |header: &RecordHeader| {
+            let mut recoverer = Recoverer::default();
+            recoverer.record(RecordPlace { generation: 1, offset: 64, bytes: 112 }, header, &body);
+            recoverer.malformed.is_some()
+        };
+        assert!(!malformed(&header));
+        assert!(malformed(&RecordHeader { version: RECORD_VERSION + 1, ..header }));
+        assert!(malformed(&RecordHeader { entries: 2, ..header }));
     }
 
     #[test]

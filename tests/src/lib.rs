@@ -3,6 +3,7 @@
 //! - [`sim`]: whole clusters on a simulated network, disk and clock, driven by a seed; [`disk`] is its disk.
 //! - [`chaos`]: real processes under real faults: kills, pauses, partitions, disks that fail.
 //! - [`check`]: checkers of histories, streams and votes.
+//! - [`fuzz`]: every decoder under arbitrary bytes.
 //! - [`model`]: the real core under a model checker.
 //! - [`Cluster`]: a cluster in this process, over real disks and sockets. It waits with a generous limit and says what it
 //!   waited for; no test asserts a duration.
@@ -10,6 +11,7 @@
 pub mod chaos;
 pub mod check;
 pub mod disk;
+pub mod fuzz;
 pub mod model;
 pub mod sim;
 

@@ -22,6 +22,7 @@ use crate::{
         RECORD_ALIGN, RECORD_BODY_BYTES_MAX, RECORD_HEADER_BYTES, RecordError, RecordHeader, Records, body_crc,
         record_bytes,
     },
+    segment::NUMBER_MAX,
 };
 
 /// Bytes of a frame header.
@@ -362,6 +363,7 @@ impl FrameHeader {
             && u32_at(bytes, 56) == 0
             && header.generation == generation
             && header.durable_through < header.sequence
+            && header.sequence <= NUMBER_MAX
             && body_len <= FRAME_BYTES_MAX - FRAME_HEADER_BYTES
             && body_len.is_multiple_of(RECORD_ALIGN)
             && header.records as usize <= body_len / RECORD_HEADER_BYTES;

@@ -21,6 +21,9 @@ pub const SEGMENT_VERSION: u16 = 1;
 /// The smallest segment: the header page and two frames of one page.
 pub const SEGMENT_BYTES_MIN: u64 = 3 * PAGE_BYTES as u64;
 
+/// Generations and sequences are at most this, so that whatever is read from disk has a next one.
+pub(crate) const NUMBER_MAX: u64 = i64::MAX as u64;
+
 /// "SYNS", read as little-endian.
 const SEGMENT_MAGIC: u32 = u32::from_le_bytes(*b"SYNS");
 /// Flag: the file may hold frames of an older generation behind its own.
@@ -168,7 +171,8 @@ impl SegmentHeader {
                     && end.offset.is_multiple_of(page)
             }
         };
-        sizes && link
+        let numbers = self.generation <= NUMBER_MAX && self.first_sequence <= NUMBER_MAX;
+        sizes && link && numbers
     }
 }
 

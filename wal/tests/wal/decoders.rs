@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use synod_wal::{
     AlignedBuf, End, FRAME_BYTES_MAX, Frame, FrameError, FrameHeader, FrameMeta, RECORD_BODY_BYTES_MAX,
-    RECORD_HEADER_BYTES, RecordError, RecordHeader, Records, SegmentHeader, SharedFrame, body_crc, check_frame,
-    record_bytes, segment_generation, segment_name,
+    RECORD_HEADER_BYTES, RecordError, RecordHeader, Records, SegmentError, SegmentHeader, SharedFrame, body_crc,
+    check_frame, record_bytes, segment_generation, segment_name,
 };
 
 fn golden_record() -> RecordHeader {
@@ -114,6 +114,39 @@ fn a_record_put_in_the_place_of_another_is_noticed() {
     bytes[64..160].copy_from_slice(&RecordHeader { uid: 1, ..golden_record() }.encode());
     let header = FrameHeader::decode(&bytes, 2).expect("the header is untouched");
     assert_eq!(check_frame(&header, &bytes), Err(FrameError::Records));
+}
+
+#[test]
+fn numbers_without_a_next_one_are_refused() {
+    let last = i64::MAX as u64;
+    let frame = |sequence| {
+        let mut frame = Frame::new(AlignedBuf::new(4096));
+        frame.seal(FrameMeta { generation: 2, sequence, durable_through: 1, prev_crc: 4, tag: 5 });
+        FrameHeader::decode(frame.bytes(), 2).map(|header| header.sequence)
+    };
+    assert_eq!(frame(last), Ok(last));
+    assert_eq!([frame(last + 1), frame(u64::MAX)], [Err(FrameError::Field); 2]);
+    // The header of segment 6 whose log ended with frame 9: both numbers are changed, and the checksum with them.
+    let segment = |generation: u64, sequence: u64| {
+        let header = SegmentHeader {
+            generation: 6,
+            segment_bytes: 64 << 20,
+            shard: 2,
+            incarnation: 3,
+            first_sequence: 10,
+            recycled: false,
+            previous: Some(End { generation: 5, sequence: 9, offset: 8192, crc: 1 }),
+        };
+        let mut page = header.encode().to_vec();
+        for (at, number) in [(8, generation), (40, sequence), (56, generation - 1), (64, sequence - 1)] {
+            page[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        let crc = body_crc(&[&page[..4092]]);
+        page[4092..].copy_from_slice(&crc.to_le_bytes());
+        SegmentHeader::decode(&page).map(|header| (header.generation, header.first_sequence))
+    };
+    assert_eq!(segment(last, last), Ok((last, last)));
+    assert_eq!([segment(last + 1, 10), segment(6, last + 1)], [Err(SegmentError::Field); 2]);
 }
 
 #[test]

@@ -1,0 +1,240 @@
+//! The door for fuzzers: what decodes bytes from disk and wire, without a shard around it, and legal bytes to start from.
+//!
+//! Each `recode_*` decodes as production does and encodes what came out; `None` when the bytes were refused. So a fuzzer
+//! sees panics, memory, and whether what is decoded survives another round.
+
+use std::net::SocketAddr;
+
+use synod_core::{Ballot, Body, MemberId, Message, Payload as _, Record, Replica, Slot, Value, Vote};
+use synod_wal::ops::RecordPlace;
+use synod_wal::record::{RECORD_HEADER_BYTES, RecordHeader, Records, body_crc};
+
+use crate::apply::ApplyState;
+use crate::batch::Entries;
+use crate::config::{Config, Member};
+use crate::limits::{WINDOW_BYTES, WINDOW_SLOTS};
+use crate::meta::{MetaV1, decode_meta, encode_meta};
+use crate::payload::{BatchHeader, Payload, Place};
+use crate::persist::{Summary, record_header};
+use crate::recovery::Recoverer;
+use crate::wire::{Ack, Heartbeat, Incoming, append_message, append_vote, decode_record};
+
+/// The group of all specimens.
+pub const UID: u128 = 77;
+
+/// The body of a peer's frame of records: prepares, promises, reports, accepts, and all other group messages.
+pub fn recode_messages(body: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    for record in Records::new(body) {
+        let (header, record_body, range) = record.ok()?;
+        let start = range.start + RECORD_HEADER_BYTES;
+        match decode_record(&header, body, start..start + record_body.len()).ok()? {
+            Incoming::Message(message) => append_message(&mut out, header.uid, &placed(message, body)),
+            Incoming::Vote(vote) => append_vote(&mut out, header.uid, &vote),
+        }
+    }
+    Some(out)
+}
+
+/// The body of a peer's frame of acknowledgements.
+pub fn recode_acks(body: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    Ack::decode_all(body).ok()?.for_each(|ack| ack.append(&mut out));
+    Some(out)
+}
+
+/// The body of a heartbeat or its answer.
+pub fn recode_heartbeat(body: &[u8]) -> Option<Vec<u8>> {
+    Heartbeat::decode(body).ok().map(|heartbeat| heartbeat.encode().to_vec())
+}
+
+/// A group's summary in the log: header and body of its record.
+pub fn recode_summary(header: &RecordHeader, body: &[u8]) -> Option<(RecordHeader, Vec<u8>)> {
+    Summary::decode(header, body).map(|summary| summary.encode(header.uid))
+}
+
+/// The meta file of a node's directory.
+pub fn recode_meta(bytes: &[u8]) -> Option<Vec<u8>> {
+    decode_meta(bytes).map(|meta| encode_meta(&meta))
+}
+
+/// A node's configuration: read, checked, and asked for all that a start asks it for.
+pub fn recode_config(text: &str) -> Option<String> {
+    let config: Config = toml::from_str(text).ok()?;
+    config.validate().ok()?;
+    let numbers = config.member_numbers();
+    assert!(numbers.iter().any(|(_, node)| *node == config.node), "a node is one of its members");
+    assert!(config.members.iter().any(|member| member.address == config.address()));
+    for group in [1, config.groups] {
+        assert_ne!(config.group_uid(group), 0, "no group is called 0");
+        let _ = config.prefers(group);
+    }
+    Some(toml::to_string(&config).expect("a configuration that was read can be written"))
+}
+
+/// What the records of a log come to for one group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Replayed {
+    /// The promise, packed.
+    pub promised: u64,
+    /// The chosen prefix, which is applied.
+    pub chosen: u64,
+    /// The last slot that holds a value.
+    pub last: u64,
+    /// The index that the next entry gets.
+    pub next_index: u64,
+}
+
+/// Replays records as recovery does, then starts the replica of the group `uid` from them. `None` when a record makes no
+/// sense or a slot is missing.
+pub fn replay<'a>(uid: u128, records: impl Iterator<Item = (RecordPlace, RecordHeader, &'a [u8])>) -> Option<Replayed> {
+    let mut recoverer = Recoverer::default();
+    for (place, header, body) in records {
+        recoverer.record(place, &header, body);
+    }
+    if recoverer.malformed.is_some() {
+        return None;
+    }
+    let (state, recovered) = recoverer.finish(1, uid).ok()?;
+    let me = MemberId(1);
+    let config = synod_core::Config { me, voters: vec![me], window_slots: WINDOW_SLOTS, window_bytes: WINDOW_BYTES };
+    let replica = Replica::new(config, state);
+    let log = replica.log();
+    for slot in log.chosen().0 + 1..=log.last().0 {
+        let entry = log.get(Slot(slot)).expect("the log has no gaps");
+        assert!(entry.accepted <= replica.promised(), "a vote is a promise");
+        if let Body::Batch(payload) = &entry.value.body {
+            assert_eq!(payload.with_body(<[u8]>::len), payload.bytes() as usize);
+        }
+    }
+    Some(Replayed {
+        promised: replica.promised().pack(),
+        chosen: log.chosen().0,
+        last: log.last().0,
+        next_index: recovered.apply.next_index,
+    })
+}
+
+/// A message whose batch is in memory of its own, so that it can be encoded again.
+fn placed(message: Message<Payload>, buffer: &[u8]) -> Message<Payload> {
+    let own = |value: Value<Payload>| {
+        let body = match value.body {
+            Body::Batch(payload) => {
+                let bytes = payload.with_parts(buffer, |parts| parts.concat());
+                Body::Batch(Payload::new(payload.header(), Place::Owned(bytes.into())))
+            }
+            other => other,
+        };
+        Value { origin: value.origin, body }
+    };
+    match message {
+        Message::Accept { ballot, first, slot, chosen, value } => {
+            Message::Accept { ballot, first, slot, chosen, value: own(value) }
+        }
+        Message::Learned { slot, through, value } => Message::Learned { slot, through, value: own(value) },
+        other => other,
+    }
+}
+
+fn ballot(round: u64) -> Ballot {
+    Ballot { round, member: MemberId(2) }
+}
+
+fn epoch_start(round: u64) -> Value<Payload> {
+    Value { origin: ballot(round), body: Body::EpochStart }
+}
+
+/// A batch of two entries; in a session when `sequence` is not 0.
+fn batch(round: u64, sequence: u64) -> Value<Payload> {
+    let mut entries = Entries::one(b"hello").expect("it is short");
+    entries.push(b"world").expect("it is short");
+    let header = BatchHeader {
+        entries: 2,
+        bytes: entries.body_bytes() as u32,
+        crc: body_crc(&entries.parts(&mut Vec::new())),
+        client: if sequence == 0 { 0 } else { 9 },
+        sequence,
+    };
+    Value { origin: ballot(round), body: Body::Batch(Payload::new(header, Place::Closed(entries))) }
+}
+
+/// One legal body of a frame of records for each message and vote.
+pub fn message_specimens() -> Vec<Vec<u8>> {
+    let (b, p) = (ballot(7), ballot(8));
+    let messages = [
+        Message::Accept { ballot: b, first: Slot(1), slot: Slot(5), chosen: Slot(3), value: batch(7, 4) },
+        Message::Learned { slot: Slot(5), through: Slot(6), value: batch(6, 0) },
+        Message::PreVote { ballot: b },
+        Message::PreVoteReply { ballot: b, granted: true, promised: p },
+        Message::Expected { ballot: b, next: Slot(4) },
+        Message::Reject { ballot: b, promised: p },
+        Message::Commit { ballot: b, first: Slot(1), chosen: Slot(2), low: Slot(1) },
+        Message::LearnRequest { from: Slot(4) },
+        Message::Resign { ballot: b },
+    ];
+    let votes = [
+        Vote::Prepare { ballot: b, attempt: 3 },
+        Vote::Promise { ballot: b, attempt: 3, chosen: Slot(9), reports: 2 },
+        Vote::Report { ballot: b, attempt: 3, slot: Slot(5), accepted: ballot(6), value: batch(6, 1) },
+        Vote::Report { ballot: b, attempt: 3, slot: Slot(6), accepted: ballot(6), value: epoch_start(6) },
+    ];
+    let encode = |append: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = Vec::new();
+        append(&mut out);
+        out
+    };
+    let messages = messages.iter().map(|message| encode(&|out| append_message(out, UID, message)));
+    messages.chain(votes.iter().map(|vote| encode(&|out| append_vote(out, UID, vote)))).collect()
+}
+
+/// Legal lists of acknowledgements, and a heartbeat.
+pub fn ack_specimens() -> Vec<Vec<u8>> {
+    let ack = Ack { uid: UID, ballot: ballot(7), up_to: Slot(9), stable: Slot(8), wal_us: 120 };
+    let mut two = Vec::new();
+    ack.append(&mut two);
+    ack.append(&mut two);
+    vec![two, Heartbeat { sent_ns: 5, wal_sequence: 6 }.encode().to_vec()]
+}
+
+/// The records of a log, as (header, body): first the summary of an older part, then votes behind it.
+pub fn record_specimens() -> Vec<(RecordHeader, Vec<u8>)> {
+    let mut apply = ApplyState::default();
+    apply.apply(Slot(1), &epoch_start(1));
+    apply.apply(Slot(2), &batch(1, 1));
+    let accepted = vec![(Slot(3), ballot(1), ballot(1))];
+    let summary = Summary { promised: ballot(1), chosen: Slot(2), apply, accepted }.encode(UID);
+    let accept = |slot, round, value| Record::Accept { slot: Slot(slot), ballot: ballot(round), first: Slot(1), value };
+    let records = [
+        (2, Record::Promise { ballot: ballot(1) }),
+        (2, accept(3, 1, batch(1, 3))),
+        (3, Record::Promise { ballot: ballot(4) }),
+        (3, accept(4, 4, epoch_start(4))),
+        (3, accept(5, 4, batch(4, 0))),
+        (4, Record::Chosen),
+        (4, Record::Learned { slot: Slot(5), value: batch(4, 0) }),
+        (5, accept(6, 4, Value { origin: ballot(4), body: Body::Noop })),
+    ];
+    let record = |(chosen, record): &(u64, Record<Payload>)| {
+        let body = match record {
+            Record::Accept { value: Value { body: Body::Batch(payload), .. }, .. }
+            | Record::Learned { value: Value { body: Body::Batch(payload), .. }, .. } => {
+                payload.with_body(<[u8]>::to_vec)
+            }
+            _ => Vec::new(),
+        };
+        (record_header(UID, Slot(*chosen), record), body)
+    };
+    std::iter::once(summary).chain(records.iter().map(record)).collect()
+}
+
+/// A legal meta file.
+pub fn meta_specimen() -> Vec<u8> {
+    encode_meta(&MetaV1 { cluster: 5, node: 2, incarnation: 9, boot: 3, shards: 1 })
+}
+
+/// A legal configuration file.
+pub fn config_specimen() -> String {
+    let member = |node: u16| Member { node: node.into(), address: SocketAddr::from(([127, 0, 0, 1], 7000 + node)) };
+    let config = Config::new(7, 1, "data", vec![member(1), member(2), member(3)]);
+    toml::to_string(&config).expect("numbers and texts have a TOML form")
+}
