@@ -65,7 +65,8 @@ fn random_inputs_break_no_decoder() {
                         .unwrap_or_else(|found| panic!("{}: {}: {:02x?}", target.name, found.failure, found.input));
                     assert_eq!(progress.execs, EXECS);
                     // Without both, the target would not get behind the checksums, or only repeat its specimens.
-                    assert!(EXECS / 10 < progress.taken && progress.taken < EXECS * 9 / 10, "{progress:?}");
+                    let some = EXECS / 100..EXECS * 9 / 10;
+                    assert!(some.contains(&progress.taken), "{}: {progress:?}", target.name);
                 }
             });
         }

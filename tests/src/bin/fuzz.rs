@@ -25,7 +25,6 @@ const BLOCK_EXECS: u64 = 2_000;
 /// `--release` is fastest; without it arithmetic that overflows is found too. For fuzzing with feedback see
 /// docs/internals/fuzzing.md.
 #[derive(Parser)]
-#[command(verbatim_doc_comment)]
 struct Args {
     /// How many inputs to try for each target.
     #[arg(long, default_value_t = 100_000)]

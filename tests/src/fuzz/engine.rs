@@ -19,7 +19,7 @@ use super::{Memory, Target, shape};
 pub(super) const MESSAGES: Target = Target {
     name: "messages",
     about: "a peer's frame of records: all group messages and votes",
-    shape: |input| shape(input, &MESSAGE_BODIES, fix_records),
+    shape: |input| shape(input, &MESSAGE_BODIES, |bytes| fix_records(bytes)),
     run: messages,
     memory: Memory { bytes: 8 << 10, per_byte: 8 },
 };
@@ -65,7 +65,7 @@ pub(super) const BATCH: Target = Target {
 pub(super) const REPLAY: Target = Target {
     name: "replay",
     about: "records of a log through recovery into a replica: votes, summaries, apply state",
-    shape: |input| shape(input, &RECORD_RUNS, fix_records),
+    shape: |input| shape(input, &RECORD_RUNS, |bytes| fix_records(bytes)),
     run: replayed,
     memory: Memory { bytes: 16 << 10, per_byte: 16 },
 };
@@ -74,7 +74,7 @@ pub(super) const REPLAY: Target = Target {
 pub(super) const META: Target = Target {
     name: "meta",
     about: "the meta file of a node's directory, an archive behind a checksum",
-    shape: |input| shape(input, &METAS, fix_meta),
+    shape: |input| shape(input, &METAS, |bytes| fix_meta(bytes)),
     run: meta,
     memory: Memory { bytes: 4096, per_byte: 4 },
 };
@@ -177,8 +177,7 @@ static CONFIGS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     vec![all.into_bytes(), least.into()]
 });
 
-#[allow(clippy::ptr_arg, reason = "a fix-up may change the length")]
-fn fix_meta(bytes: &mut Vec<u8>) {
+fn fix_meta(bytes: &mut [u8]) {
     if 16 <= bytes.len() {
         let crc = crc32c::crc32c(&bytes[16..]);
         put_u32(bytes, 8, crc);

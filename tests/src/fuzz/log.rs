@@ -20,7 +20,7 @@ use super::{Memory, Target, shape};
 pub(super) const LOG: Target = Target {
     name: "log",
     about: "a whole log of a few segments, through recovery and into the replica",
-    shape: |input| shape(input, &LOGS, fix_log),
+    shape: |input| shape(input, &LOGS, |bytes| fix_log(bytes)),
     run: log,
     // The window holds the longest file, twice while it grows; the check holds the files too.
     memory: Memory { bytes: 64 << 10, per_byte: 6 },
@@ -162,8 +162,7 @@ fn places(image: &[u8]) -> Vec<(u64, std::ops::Range<usize>)> {
 }
 
 /// Puts right the checksums of all header pages and frames, and their links in the order of the files.
-#[allow(clippy::ptr_arg, reason = "a fix-up may change the length")]
-fn fix_log(image: &mut Vec<u8>) {
+fn fix_log(image: &mut [u8]) {
     let linked = image.first().is_some_and(|first| first & NOT_LINKED == 0);
     let mut crc = 0;
     for (generation, range) in places(image) {

@@ -14,7 +14,7 @@ use super::{Memory, Target, shape};
 pub(super) const WIRE_FRAMES: Target = Target {
     name: "wire_frames",
     about: "frames of a connection: headers, bodies and padding, in pieces as a socket brings them",
-    shape: |input| shape(input, &STREAMS, fix_stream),
+    shape: |input| shape(input, &STREAMS, |bytes| fix_stream(bytes)),
     run: wire_frames,
     // A header may announce a body of 2 MiB, and the decoder makes room for it; while it grows it holds 64 KiB too.
     memory: Memory { bytes: (2 << 20) + (256 << 10), per_byte: 4 },
@@ -89,7 +89,7 @@ static REPLIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
 });
 
 /// Puts right the checksums of all frames that a stream holds whole, and of the last header.
-fn fix_stream(stream: &mut Vec<u8>) {
+fn fix_stream(stream: &mut [u8]) {
     let mut at = 0;
     while at + FRAME_HEADER_BYTES <= stream.len() {
         let body_len = u32::from_le_bytes(stream[at + 8..at + 12].try_into().expect("four bytes")) as usize;

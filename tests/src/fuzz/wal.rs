@@ -20,7 +20,7 @@ const GENERATION: u64 = 2;
 pub(super) const RECORDS: Target = Target {
     name: "records",
     about: "a run of records, as it stands in a frame of the log or of the wire",
-    shape: |input| shape(input, &RUNS, fix_records),
+    shape: |input| shape(input, &RUNS, |bytes| fix_records(bytes)),
     run: records,
     // The check lays the records again, in memory that doubles.
     memory: Memory { bytes: 4096, per_byte: 4 },
@@ -131,8 +131,7 @@ pub(super) fn fix_run(run: &mut [u8]) -> (u32, u32) {
     (records_crc, records)
 }
 
-#[allow(clippy::ptr_arg, reason = "a fix-up may change the length")]
-pub(super) fn fix_records(run: &mut Vec<u8>) {
+pub(super) fn fix_records(run: &mut [u8]) {
     fix_run(run);
 }
 
