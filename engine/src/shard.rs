@@ -22,16 +22,19 @@ use synod_wal::writer::{WalError, WalEvent, Writer};
 use crate::apply::Effect;
 use crate::batch::Entries;
 use crate::client::protocol::Request;
+use crate::configuration;
 use crate::limits::*;
 use crate::metrics::{Phases, RecordWeighted, SlotTimes};
 use crate::outcome::{Committed, Epoch, GroupId, Outcome, ProposeError, Rejection};
 use crate::payload::{BatchHeader, Payload, Place};
-use crate::persist::{Summary, record_header};
+use crate::peers::PeerHello;
+use crate::persist::record_header;
 use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming, RECORDS, kind};
 
 pub(crate) mod clients;
 pub(crate) mod frames;
 pub(crate) mod group;
+mod identity;
 pub(crate) mod links;
 mod mail;
 pub(crate) mod producers;
@@ -73,8 +76,8 @@ const ANNOUNCE_AGAIN_BEATS: u32 = 25;
 
 /// What a shard is made of.
 pub(crate) struct Parts {
-    pub(crate) me: MemberId,
-    pub(crate) members: Vec<(MemberId, u64)>,
+    /// The other nodes.
+    pub(crate) peers: Vec<u64>,
     pub(crate) groups: Vec<Group>,
     pub(crate) writer: Writer,
     pub(crate) index: Index,
@@ -153,6 +156,12 @@ pub(crate) struct Shard {
     in_pipe: usize,
     /// Why this shard must stop.
     fatal: Option<String>,
+    /// The log has lost votes: no replica in it may vote again under its id.
+    pub(crate) suspect: bool,
+    /// Until then no vote leaves unless all peers have been met: one of them may know that votes were lost.
+    votes_from_ns: Option<u64>,
+    /// When the last frame was started, and whether it was a mark.
+    quiet_since: (u64, bool),
     pub(crate) stopping: bool,
 }
 
@@ -169,7 +178,7 @@ impl Shard {
         let pool = BufPool::new(parts.cache_bytes * 4 + (256 << 20));
         let frame_bytes_max = parts.writer.frame_bytes_max();
         Self {
-            peers: parts.members.iter().filter(|(m, _)| *m != parts.me).map(|(m, n)| Peer::new(*m, *n)).collect(),
+            peers: parts.peers.iter().map(|node| Peer::new(*node)).collect(),
             by_uid,
             by_id,
             groups: parts.groups,
@@ -211,6 +220,9 @@ impl Shard {
             closed_handles: VecDeque::new(),
             in_pipe: 0,
             fatal: None,
+            suspect: false,
+            votes_from_ns: None,
+            quiet_since: (0, true),
             stopping: false,
         }
     }
@@ -267,11 +279,13 @@ impl Shard {
             }
             Action::Send { to, message } => {
                 let (uid, now_us) = (self.groups[at as usize].names.uid, self.now_us());
-                let peer = self.peer_index(to);
-                self.peers[peer].push_control(|out| wire::append_message(out, uid, &message), now_us);
+                if let Some(peer) = self.peer_of(at, to) {
+                    self.peers[peer].push_control(|out| wire::append_message(out, uid, &message), now_us);
+                }
             }
             Action::SendAfter { seq, to, vote } => {
-                let peer = self.peer_index(to) as u8;
+                let Some(peer) = self.peer_of(at, to) else { return };
+                let peer = peer as u8;
                 let group = &self.groups[at as usize];
                 let early = match &vote {
                     Vote::Prepare { .. } => is(Bug::PrepareLeavesEarly),
@@ -288,8 +302,9 @@ impl Shard {
             }
             Action::Chosen { up_to } => self.on_chosen(at, up_to),
             Action::ServeLearn { to, from } => {
-                let peer = self.peer_index(to) as u8;
-                self.serve_learn(at, peer, from);
+                if let Some(peer) = self.peer_of(at, to) {
+                    self.serve_learn(at, peer as u8, from);
+                }
             }
             Action::Elected { ballot } => {
                 let group = &mut self.groups[at as usize];
@@ -303,11 +318,15 @@ impl Shard {
                 self.fail_in_flight(at);
             }
             Action::Follows { ballot } => {
-                let peer = self.peer_index(ballot.member);
-                // It has just spoken.
-                self.peers[peer].lost = false;
-                self.groups[at as usize].follows = Some(ballot.member);
+                let peer = self.peer_of(at, ballot.member);
+                if let Some(peer) = peer {
+                    // It has just spoken.
+                    self.peers[peer].lost = false;
+                }
+                self.groups[at as usize].follows = peer;
             }
+            Action::Reconfigured => self.note_configuration(at),
+            Action::CaughtUp { outsider } => self.give_vote(at, outsider),
             Action::RestartTimer => *rearm = true,
         }
     }
@@ -322,14 +341,24 @@ impl Shard {
         received: &[u8],
     ) {
         let group = &mut self.groups[at as usize];
-        let header = record_header(group.names.uid, chosen, record);
+        let (header, own) = match record {
+            synod_core::Record::Installed { .. } => group.summary(),
+            _ => (record_header(group.names.uid, chosen, record), Vec::new()),
+        };
         let held = match record {
             synod_core::Record::Accept { slot, ballot, value, .. } => Some((*slot, *ballot, value)),
             synod_core::Record::Learned { slot, value } => Some((*slot, synod_core::Ballot::ZERO, value)),
-            synod_core::Record::Promise { .. } | synod_core::Record::Chosen => None,
+            synod_core::Record::Promise { .. }
+            | synod_core::Record::Chosen
+            | synod_core::Record::Installed { .. } => None,
         };
+        let mut own = own;
         let payload = held.and_then(|(_, _, value)| match &value.body {
             Body::Batch(payload) => Some(payload),
+            Body::Configuration(configuration) => {
+                own = configuration::encode(configuration);
+                None
+            }
             Body::Noop | Body::EpochStart => None,
         });
         let (filling, span) = match payload {
@@ -338,7 +367,7 @@ impl Shard {
                 (filling.id, span)
             }),
             None => {
-                let (filling, span) = self.frames.push(&header, &[]);
+                let (filling, span) = self.frames.push(&header, &[&own]);
                 (filling.id, span)
             }
         };
@@ -367,7 +396,7 @@ impl Shard {
         let Message::Accept { value, .. } = &message else { unreachable!("only an Accept comes here") };
         let framed = match &value.body {
             Body::Batch(payload) => payload.framed(),
-            Body::Noop | Body::EpochStart => None,
+            Body::Noop | Body::EpochStart | Body::Configuration(_) => None,
         };
         let part = match framed {
             Some((frame, span)) => Part::Shared(frame, span.start, span.end),
@@ -377,7 +406,7 @@ impl Shard {
                 Part::Owned(record)
             }
         };
-        let peer = self.peer_index(to);
+        let Some(peer) = self.peer_of(at, to) else { return };
         // What is still being filled cannot be sent, and nothing overtakes it.
         if let Some(filling) = self.frames.filling.back_mut() {
             filling.sends.push((peer as u8, part));
@@ -388,6 +417,7 @@ impl Shard {
 
     fn send_vote(&mut self, peer: u8, at: u32, vote: &Vote<Payload>, wal_us: u32) {
         let (uid, now_us) = (self.groups[at as usize].names.uid, self.now_us());
+        let log_end = self.writer.durable_through();
         let peer = &mut self.peers[peer as usize];
         match vote {
             Vote::Accepted { ballot, up_to, stable } => {
@@ -395,7 +425,7 @@ impl Shard {
                     Ack { uid, ballot: *ballot, up_to: *up_to, stable: *stable, wal_us }.append(&mut peer.acks);
                 }
             }
-            vote => peer.push_control(|out| wire::append_vote(out, uid, vote), now_us),
+            vote => peer.push_control(|out| wire::append_vote(out, uid, vote, log_end), now_us),
         }
     }
 
@@ -481,21 +511,25 @@ impl Shard {
     // ---- events ----
 
     /// A connection to a peer's shard is up.
-    pub(crate) fn peer_connected(&mut self, node: u64, connection: u64, boot: u64) {
+    pub(crate) fn peer_connected(&mut self, node: u64, connection: u64, peer: PeerHello) {
         let Some(at) = self.peers.iter().position(|p| p.node == node) else { return };
-        let member = self.peers[at].member;
+        let PeerHello { boot, replica, seen } = peer;
         if self.peers[at].boot != 0 && self.peers[at].boot != boot {
             // Whatever it led, it leads no longer.
-            self.peer_lost(member);
+            self.peer_lost(at);
         }
+        self.check_own_log(node, seen);
         let peer = &mut self.peers[at];
         peer.disconnect();
         peer.connection = Some(connection);
         peer.boot = boot;
+        peer.replica = replica;
+        peer.met = true;
         peer.heard_ns = self.now_ns;
         peer.answered_ns = self.now_ns;
         peer.lost = false;
         for group in 0..self.groups.len() as u32 {
+            let member = self.address(group, at);
             self.act(group, &[], |r, out| r.connected(member, out));
         }
     }
@@ -506,18 +540,23 @@ impl Shard {
             return;
         }
         let Some(at) = self.peers.iter().position(|p| p.connection == Some(connection)) else { return };
-        let member = self.peers[at].member;
         self.peers[at].disconnect();
         let heard_ns = &mut self.peers[at].heard_ns;
         *heard_ns = (*heard_ns).min((self.now_ns + PEER_BROKEN_NS).saturating_sub(PEER_LOST_NS));
-        for group in &mut self.groups {
-            group.replica.disconnected(member);
+        self.pause_peer(at);
+    }
+
+    /// Nothing that is sent to a peer now arrives.
+    fn pause_peer(&mut self, peer: usize) {
+        for at in 0..self.groups.len() as u32 {
+            let member = self.address(at, peer);
+            self.groups[at as usize].replica.disconnected(member);
         }
     }
 
-    fn peer_lost(&mut self, member: MemberId) {
+    fn peer_lost(&mut self, peer: usize) {
         for at in 0..self.groups.len() as u32 {
-            if self.groups[at as usize].follows == Some(member) {
+            if self.groups[at as usize].follows == Some(peer) {
                 self.groups[at as usize].follows = None;
                 self.act(at, &[], Replica::leader_lost);
             }
@@ -542,7 +581,7 @@ impl Shard {
     }
 
     fn on_records(&mut self, peer: usize, body: &[u8]) -> Result<(), wire::Malformed> {
-        let member = self.peers[peer].member;
+        let votes = self.may_vote();
         for record in Records::new(body) {
             let (header, record_body, range) = record.map_err(|_| wire::Malformed("a record"))?;
             let start = range.start + RECORD_HEADER_BYTES;
@@ -551,7 +590,10 @@ impl Shard {
                 // Not ours: never proof that the group is gone.
                 continue;
             };
+            let member = self.address(at, peer);
             match incoming {
+                Incoming::Message(message) if !votes && !matches!(message, Message::LearnRequest { .. }) => {}
+                Incoming::Vote(..) if !votes => {}
                 Incoming::Message(message) => {
                     // A full memory takes no more values; the leader sends them again.
                     let value = matches!(message, Message::Accept { .. } | Message::Learned { .. });
@@ -559,7 +601,11 @@ impl Shard {
                         self.act(at, body, |r, out| r.receive(member, message, out));
                     }
                 }
-                Incoming::Vote(vote) => self.act(at, body, |r, out| r.receive_vote(member, vote, out)),
+                Incoming::Vote(vote, log_end) => {
+                    self.note_log_end(peer, log_end);
+                    self.act(at, body, |r, out| r.receive_vote(member, vote, out));
+                }
+                Incoming::State(state) => self.install(at, state),
             }
         }
         Ok(())
@@ -570,9 +616,11 @@ impl Shard {
     }
 
     fn on_acks(&mut self, peer: usize, body: &[u8]) -> Result<(), wire::Malformed> {
-        let member = self.peers[peer].member;
-        for ack in Ack::decode_all(body)? {
+        let (log_end, acks) = Ack::decode_all(body)?;
+        self.note_log_end(peer, log_end);
+        for ack in acks {
             let Some(at) = self.by_uid.get(&ack.uid).copied() else { continue };
+            let member = self.address(at, peer);
             let group = &mut self.groups[at as usize];
             let needed = group.replica.members().len() / 2;
             let run = group.pending.iter_mut().filter(|p| p.times.acknowledged == 0);
@@ -629,7 +677,7 @@ impl Shard {
         for at in 0..self.peers.len() {
             if !self.peers[at].lost && self.now_ns > self.peers[at].heard_ns + PEER_LOST_NS {
                 self.peers[at].lost = true;
-                self.peer_lost(self.peers[at].member);
+                self.peer_lost(at);
             }
             if let Some(connection) = self.peers[at].connection
                 && self.now_ns > self.peers[at].heard_ns + PEER_SILENT_NS
@@ -644,7 +692,7 @@ impl Shard {
         {
             self.timers.pop_first();
             self.groups[at as usize].timer.1 = None;
-            if self.wal_stuck() {
+            if self.wal_stuck() || !self.may_vote() {
                 self.arm_timer(at, true);
                 continue;
             }
@@ -658,6 +706,7 @@ impl Shard {
             self.heartbeat();
         }
         self.expire_reads();
+        self.mark_quiet_log();
     }
 
     fn heartbeat(&mut self) {
@@ -850,21 +899,13 @@ impl Shard {
 
     /// The node that leads a group, where it is known here.
     pub(crate) fn leader_of(&self, at: u32) -> Option<u64> {
-        let member = self.groups[at as usize].replica.leader()?.member;
-        Some(self.node_of(member))
-    }
-
-    pub(crate) fn node_of(&self, member: MemberId) -> u64 {
-        self.peers.iter().find(|p| p.member == member).map_or(self.node, |p| p.node)
+        let replica = &self.groups[at as usize].replica;
+        Some(replica.configuration().voter(replica.leader()?.member)?.node)
     }
 
     /// The epoch at which this node takes proposals of a group.
     pub(crate) fn epoch_of(&self, at: u32) -> Option<Epoch> {
         self.groups[at as usize].replica.epoch().map(Epoch)
-    }
-
-    fn peer_index(&self, member: MemberId) -> usize {
-        self.peers.iter().position(|p| p.member == member).expect("only voters are sent to")
     }
 
     /// Whether an ordered handle may still propose: its epoch is the group's, and it was never refused.
@@ -942,24 +983,23 @@ impl Shard {
         self.now_ns = now_ns;
         self.start_frames();
         self.release_cache();
-        let now_us = self.now_us();
+        let (now_us, log_end) = (self.now_us(), self.writer.durable_through());
         for at in 0..self.peers.len() {
-            let fits = self.peers[at].flush(now_us);
+            let fits = self.peers[at].flush(now_us, log_end);
             if let (true, Some(connection)) = (self.peers[at].stuck, self.peers[at].connection) {
                 tracing::warn!(peer = self.peers[at].node, "a peer takes nothing: closing its connection");
                 self.notices.push(Notice::Close(connection));
                 continue;
             }
             if !fits {
-                let member = self.peers[at].member;
-                self.groups.iter_mut().for_each(|g| g.replica.disconnected(member));
+                self.pause_peer(at);
             } else if self.peers[at].full && self.peers[at].outbox.queued_bytes() < PEER_OUTBOX_BYTES_MAX / 2 {
                 self.peers[at].full = false;
-                let member = self.peers[at].member;
                 for group in 0..self.groups.len() as u32 {
+                    let member = self.address(group, at);
                     self.act(group, &[], |r, out| r.connected(member, out));
                 }
-                self.peers[at].flush(now_us);
+                self.peers[at].flush(now_us, log_end);
             }
         }
     }
@@ -978,6 +1018,7 @@ impl Shard {
             let Some(filling) = self.frames.filling.pop_front() else { return };
             // No vote is awaited for another slot, so nothing is lost while the thread waits for this frame.
             let alone = self.in_pipe <= 1 && self.frames.filling.is_empty();
+            self.quiet_since = (self.now_ns, filling.mark);
             let frame = std::rc::Rc::clone(&filling.frame);
             let (sequence, generation, offset) = self.writer.append(frame, alone, &mut self.disk_ops);
             let mut cached: Vec<(u32, Slot)> = Vec::with_capacity(filling.held.len());
@@ -995,9 +1036,9 @@ impl Shard {
             let now_us = self.now_us();
             for (peer, part) in filling.sends {
                 if !self.peers[peer as usize].push_bulk(part, now_us) {
-                    let member = self.peers[peer as usize].member;
                     // Rare: the peer is away or its outbox is full. Every cursor waits for its connection.
                     for Held { group, .. } in &filling.held {
+                        let member = self.address(*group, peer as usize);
                         self.groups[*group as usize].replica.disconnected(member);
                     }
                 }
@@ -1145,18 +1186,8 @@ impl Shard {
         let mut slots = Vec::with_capacity(self.groups.len());
         for at in 0..self.groups.len() {
             let group = &self.groups[at];
-            let log = group.replica.log();
-            let accepted = (log.chosen().0 + 1..=log.last().0)
-                .map(Slot)
-                .filter_map(|slot| log.get(slot).map(|entry| (slot, entry.accepted, entry.value.origin)));
-            let summary = Summary {
-                promised: group.replica.promised(),
-                chosen: log.chosen(),
-                apply: group.apply.clone(),
-                accepted: accepted.collect(),
-            };
             slots.push(group.apply.slot);
-            let (header, body) = summary.encode(group.names.uid);
+            let (header, body) = group.summary();
             self.frames.push(&header, &[&body]);
         }
         if let Some(filling) = self.frames.filling.back_mut() {

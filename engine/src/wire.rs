@@ -308,13 +308,14 @@ impl Ack {
         }
     }
 
-    /// The acknowledgements of a frame's body.
-    pub(crate) fn decode_all(body: &[u8]) -> Result<impl Iterator<Item = Self> + '_, Malformed> {
-        let (acks, rest) = body.as_chunks::<ACK_BYTES>();
+    /// What a frame's body says: the end of the durable log that the votes rest on, and the acknowledgements.
+    pub(crate) fn decode_all(body: &[u8]) -> Result<(u64, impl Iterator<Item = Self> + '_), Malformed> {
+        let (log_end, acks) = body.split_first_chunk::<8>().ok_or(Malformed("the end of the log"))?;
+        let (acks, rest) = acks.as_chunks::<ACK_BYTES>();
         if !rest.is_empty() {
             return Err(Malformed("the length of a list of acknowledgements"));
         }
-        Ok(acks.iter().map(|ack| {
+        let acks = acks.iter().map(|ack| {
             let number = |at: usize| u64::from_le_bytes(ack[at..at + 8].try_into().expect("eight bytes"));
             Self {
                 uid: u128::from_le_bytes(ack[..16].try_into().expect("sixteen bytes")),
@@ -323,7 +324,8 @@ impl Ack {
                 stable: Slot(number(32)),
                 wal_us: number(40) as u32,
             }
-        }))
+        });
+        Ok((u64::from_le_bytes(*log_end), acks))
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) struct Filling {
     pub(crate) sends: Vec<(u8, Part)>,
     /// Whether the groups' summaries are in this frame.
     pub(crate) summaries: bool,
+    /// Whether nothing but a mark is in this frame.
+    pub(crate) mark: bool,
 }
 
 /// What waits for a frame to be durable.
@@ -104,6 +106,7 @@ impl Frames {
                 held: Vec::new(),
                 sends: Vec::new(),
                 summaries: false,
+                mark: false,
             });
             self.next_id += 1;
         }
@@ -121,6 +124,7 @@ impl Frames {
     pub(crate) fn push(&mut self, header: &RecordHeader, body: &[&[u8]]) -> (&mut Filling, RecordSpan) {
         let filling = self.room(header.body_len as usize);
         let span = filling.frame.push(header, body);
+        filling.mark = false;
         (filling, span)
     }
 

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use synod_core::{Ballot, MemberId, RecordSeq, Replica, Slot, Timer};
+use synod_core::{Ballot, RecordSeq, Replica, Slot, Timer};
+use synod_wal::record::RecordHeader;
 
 use super::reads::ReadRequest;
 use crate::apply::ApplyState;
@@ -12,6 +13,7 @@ use crate::machine::{CommittedBatch, StateMachine};
 use crate::metrics::SlotTimes;
 use crate::outcome::{GroupId, Outcome};
 use crate::payload::Payload;
+use crate::persist::Summary;
 
 /// Who is told what became of a proposal.
 pub(crate) enum Reply {
@@ -76,7 +78,7 @@ pub(crate) struct Group {
     pub(crate) last_frame: u64,
     pub(crate) timer: (Timer, Option<u64>),
     /// The peer whose leadership this replica follows.
-    pub(crate) follows: Option<MemberId>,
+    pub(crate) follows: Option<usize>,
     pub(crate) waiters: Vec<ReadRequest>,
     /// The slots whose batches took effect and are still in the log: (slot, index of its first entry).
     pub(crate) indexes: VecDeque<(Slot, u64)>,
@@ -123,6 +125,21 @@ impl Group {
             beats: None,
             elections: 0,
         }
+    }
+
+    /// The group's votes in short, as a record: header and body.
+    pub(crate) fn summary(&self) -> (RecordHeader, Vec<u8>) {
+        let log = self.replica.log();
+        let accepted = (log.chosen().0 + 1..=log.last().0)
+            .map(Slot)
+            .filter_map(|slot| log.get(slot).map(|entry| (slot, entry.accepted, entry.value.origin)));
+        let summary = Summary {
+            promised: self.replica.promised(),
+            chosen: log.chosen(),
+            apply: self.apply.clone(),
+            accepted: accepted.collect(),
+        };
+        summary.encode(self.names.uid)
     }
 
     /// The first index that can still be read here.

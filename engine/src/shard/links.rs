@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use synod_core::MemberId;
 use synod_transport::frame::{FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, encode_frame};
 use synod_transport::outbox::{Chunk, Outbox};
 use synod_wal::frame::SharedFrame;
@@ -44,8 +43,13 @@ pub(crate) type Outgoing = Outbox<FrameRef>;
 /// One peer's shard.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    pub(crate) member: MemberId,
     pub(crate) node: u64,
+    /// The replica that the connection belongs to: the id of the peer's log; 0 before the first.
+    pub(crate) replica: u128,
+    /// Whether there was a connection since the start.
+    pub(crate) met: bool,
+    /// The end of its log behind the votes that came from this replica.
+    pub(crate) log_end: u64,
     /// The connection, while there is one.
     pub(crate) connection: Option<u64>,
     /// Which start of the peer's process the connection belongs to.
@@ -68,10 +72,12 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(member: MemberId, node: u64) -> Self {
+    pub(crate) fn new(node: u64) -> Self {
         Self {
-            member,
             node,
+            replica: 0,
+            met: false,
+            log_end: 0,
             connection: None,
             boot: 0,
             outbox: Outgoing::new(PEER_OUTBOX_BYTES_MAX),
@@ -157,11 +163,14 @@ impl Peer {
     }
 
     /// Puts all that was queued in this turn into wire frames. False when the outbox has just become full.
-    pub(crate) fn flush(&mut self, now_us: u64) -> bool {
+    ///
+    /// `log_end` is how far the own log is durable: all acknowledgements rest on it.
+    pub(crate) fn flush(&mut self, now_us: u64, log_end: u64) -> bool {
         if self.connection.is_none() {
             return true;
         }
         if !self.acks.is_empty() {
+            self.acks.splice(0..0, log_end.to_le_bytes());
             let frame = encode_frame(ACKS, 0, &self.acks);
             self.acks.clear();
             self.stuck |= self.outbox.push_control(frame, now_us).is_err();

@@ -1,0 +1,152 @@
+//! Who is at the other end, who votes, and whether this shard's own log can be trusted.
+//!
+//! A connection belongs to a replica: the peer's log with its id. A group's configuration says under which number that
+//! replica votes; a replica that it does not name is addressed as an outsider, and none of its votes is counted.
+
+use synod_core::{Configuration, MemberId, ReplicaId, Slot};
+
+use super::{Part, QUIET_NS, Shard, VOTE_WAIT_NS};
+use crate::apply::ApplyState;
+use crate::wire::{self, kind};
+
+impl Shard {
+    /// How a group addresses the replica that a peer's connection belongs to.
+    pub(super) fn address(&self, at: u32, peer: usize) -> MemberId {
+        let configuration = self.groups[at as usize].replica.configuration();
+        configuration.member_of(ReplicaId(self.peers[peer].replica)).unwrap_or_else(|| MemberId::outsider(peer))
+    }
+
+    /// The peer that a group addresses so: only when its connection belongs to that very replica.
+    pub(super) fn peer_of(&self, at: u32, member: MemberId) -> Option<usize> {
+        if let Some(peer) = member.outsider_peer() {
+            return (peer < self.peers.len()).then_some(peer);
+        }
+        let voter = self.groups[at as usize].replica.configuration().voter(member)?;
+        self.peers.iter().position(|peer| peer.node == voter.node && peer.replica == voter.replica.0)
+    }
+
+    /// Who votes at the beginning has become known.
+    pub(crate) fn found(&mut self, genesis: &Configuration) {
+        for at in 0..self.groups.len() as u32 {
+            self.act(at, &[], |r, out| r.found(genesis.clone(), out));
+        }
+    }
+
+    pub(super) fn note_configuration(&mut self, at: u32) {
+        let group = &self.groups[at as usize];
+        let configuration = group.replica.configuration();
+        if configuration.version > 0 {
+            let voters: Vec<u64> = configuration.voters.iter().map(|voter| voter.node).collect();
+            let (version, votes) = (configuration.version, group.replica.votes());
+            tracing::info!(group = group.names.id, version, ?voters, votes, "another configuration governs");
+        }
+    }
+
+    /// A peer's replica that has no vote has caught up with this leader: it gets the vote of the one that its node had
+    /// before, and which is no more.
+    pub(super) fn give_vote(&mut self, at: u32, outsider: MemberId) {
+        let Some(peer) = outsider.outsider_peer().and_then(|peer| self.peers.get(peer)) else { return };
+        let (node, replica) = (peer.node, ReplicaId(peer.replica));
+        let group = &self.groups[at as usize];
+        if let Some(next) = group.replica.configuration().replace(node, replica) {
+            tracing::info!(group = group.names.id, node, %replica, "a new replica has caught up: it is given a vote");
+            self.act(at, &[], |r, out| {
+                r.reconfigure(next, out);
+            });
+        }
+    }
+
+    // ---- what was trimmed ----
+
+    /// Sends a peer what the chosen slots of a group did, since the slots are gone.
+    pub(super) fn send_state(&mut self, at: u32, peer: u8) {
+        let group = &self.groups[at as usize];
+        let mut record = Vec::new();
+        wire::append_state(&mut record, group.names.uid, &group.apply);
+        let now_us = self.now_us();
+        self.peers[peer as usize].push_bulk(Part::Owned(record), now_us);
+    }
+
+    /// Takes over what the slots did that were trimmed elsewhere and are missing here.
+    pub(super) fn install(&mut self, at: u32, state: ApplyState) {
+        let group = &mut self.groups[at as usize];
+        if state.slot <= group.replica.log().chosen() || group.replica.epoch().is_some() {
+            return;
+        }
+        if group.machine.is_some() && group.machine_next < state.next_index {
+            self.fatal = Some(format!(
+                "the state machine of group {} needs index {}, and the other replicas have trimmed their logs up to \
+                 index {}: restore its data from a backup that holds index {} or later",
+                group.names.id,
+                group.machine_next,
+                state.next_index - 1,
+                state.next_index - 1
+            ));
+            return;
+        }
+        let (slot, configuration) = (state.slot, state.configuration.clone().unwrap_or_default());
+        if group.machine.is_none() {
+            group.machine_next = state.next_index;
+        }
+        group.apply = state;
+        group.gone = slot;
+        group.indexes.clear();
+        self.index.trim(group.names.uid, slot.0);
+        tracing::info!(group = group.names.id, %slot, "what was trimmed elsewhere is taken over");
+        self.act(at, &[], |r, out| {
+            r.install(slot, configuration, out);
+        });
+    }
+
+    // ---- the own log ----
+
+    /// Whether votes may leave: after a start only once all peers were met, or a while has passed, since one of them may
+    /// know of votes that this log has lost.
+    pub(super) fn may_vote(&mut self) -> bool {
+        let Some(from) = self.votes_from_ns else { return true };
+        if self.now_ns >= from || self.peers.iter().all(|peer| peer.met) {
+            self.votes_from_ns = None;
+        }
+        self.votes_from_ns.is_none()
+    }
+
+    pub(super) fn wait_before_voting(&mut self) {
+        self.votes_from_ns = Some(self.now_ns + VOTE_WAIT_NS);
+    }
+
+    /// A peer has seen votes of this replica that rest on its log up to `seen`.
+    pub(super) fn check_own_log(&mut self, node: u64, seen: u64) {
+        let end = self.writer.durable_through();
+        if seen > end {
+            self.suspect = true;
+            self.fatal = Some(format!(
+                "this log ends with frame {end}, and node {node} has seen votes that rest on frame {seen}: the end of \
+                 the log is damaged, or the directory is an older copy. These replicas must not vote any more; at the \
+                 next start they come back as new ones, and get their votes back from the others"
+            ));
+        }
+    }
+
+    /// A peer's votes rest on its log up to `log_end`: it must never come back with less.
+    pub(super) fn note_log_end(&mut self, peer: usize, log_end: u64) {
+        let peer = &mut self.peers[peer];
+        peer.log_end = peer.log_end.max(log_end);
+        self.seen.note(self.shard.0, peer.node, peer.replica, peer.log_end);
+    }
+
+    /// Writes a frame behind the last one once the shard has gone quiet. It says that the last one is durable, so that a
+    /// last frame that rots is told from one that was torn.
+    pub(super) fn mark_quiet_log(&mut self) {
+        let (since, marked) = self.quiet_since;
+        if !marked && self.now_ns > since + QUIET_NS && self.frames.flying.is_empty() && self.frames.filling.is_empty() {
+            let header = wire::plain_header(kind::MARK, 0, [0; 7]);
+            let (filling, _) = self.frames.push(&header, &[]);
+            filling.mark = true;
+        }
+    }
+}
+
+/// The slot up to which a peer must have been served for a state to be worth sending.
+pub(super) fn is_trimmed(places: &[synod_wal::ops::RecordPlace], from: Slot, floor: Slot) -> bool {
+    places.is_empty() && from <= floor
+}
