@@ -20,7 +20,7 @@ use synod_transport::net::glommio::Connection;
 use synod_wal::disk::{Disk, UringDisk};
 
 use crate::clock::now_ns;
-use crate::mailbox::{Mail, Mailbox, Post};
+use crate::mailbox::{Mail, Mailbox, PeerHello, Post};
 use crate::outcome::{NodeId, ProposeError, Rejection};
 use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
 use crate::shard::serve::read_reply;
@@ -332,7 +332,15 @@ impl Driver {
 
     fn on_mail(self: &Rc<Self>, mail: Mail) {
         match mail {
-            Mail::Peer { node, boot, stream } => self.add_link(stream, Some((node, boot))),
+            Mail::Peer { node, stream, peer } => {
+                tracing::debug!(
+                    node,
+                    replica = format!("{:032x}", peer.replica),
+                    seen = peer.seen,
+                    "a peer is connected"
+                );
+                self.add_link(stream, Some((node, peer)));
+            }
             Mail::Client { stream } => self.add_link(stream, None),
             Mail::Stop => {
                 self.stop_by_ns.set(now_ns() + STOP_NS);
@@ -348,7 +356,7 @@ impl Driver {
 
     // ---- connections ----
 
-    fn add_link(self: &Rc<Self>, stream: std::net::TcpStream, peer: Option<(u64, u64)>) {
+    fn add_link(self: &Rc<Self>, stream: std::net::TcpStream, peer: Option<(u64, PeerHello)>) {
         let connection = match Connection::from_socket(stream) {
             Ok(connection) => connection,
             Err(error) => return tracing::warn!(%error, "a new connection is lost"),
@@ -363,9 +371,9 @@ impl Driver {
         });
         let (mut old, mut refused) = (None, false);
         self.event(|shard| match peer {
-            Some((node, boot)) => {
+            Some((node, hello)) => {
                 old = shard.peers.iter().find(|p| p.node == node).and_then(|p| p.connection);
-                shard.peer_connected(node, id, boot);
+                shard.peer_connected(node, id, hello);
             }
             None => refused = !shard.clients.add(id),
         });

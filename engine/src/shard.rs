@@ -23,6 +23,7 @@ use crate::apply::Effect;
 use crate::batch::Entries;
 use crate::client::protocol::Request;
 use crate::limits::*;
+use crate::mailbox::PeerHello;
 use crate::metrics::{Phases, RecordWeighted, SlotTimes};
 use crate::outcome::{Committed, Epoch, GroupId, Outcome, ProposeError, Rejection};
 use crate::payload::{BatchHeader, Payload, Place};
@@ -32,6 +33,7 @@ use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming
 pub(crate) mod clients;
 pub(crate) mod frames;
 pub(crate) mod group;
+mod identity;
 pub(crate) mod links;
 mod mail;
 pub(crate) mod producers;
@@ -481,7 +483,8 @@ impl Shard {
     // ---- events ----
 
     /// A connection to a peer's shard is up.
-    pub(crate) fn peer_connected(&mut self, node: u64, connection: u64, boot: u64) {
+    pub(crate) fn peer_connected(&mut self, node: u64, connection: u64, peer: PeerHello) {
+        let boot = peer.boot;
         let Some(at) = self.peers.iter().position(|p| p.node == node) else { return };
         let member = self.peers[at].member;
         if self.peers[at].boot != 0 && self.peers[at].boot != boot {
