@@ -1,25 +1,45 @@
 //! From a log to a shard: recovery, the groups and the writer, on any source of segments.
 
-use synod_core::Replica;
+use std::sync::Arc;
+
+use synod_core::{Configuration, Replica, ReplicaId};
 use synod_wal::recover::{Expect, RecoverError, Recovery, SegmentSource, recover};
 use synod_wal::writer::{Writer, WriterConfig};
 
 use crate::config::Config;
 use crate::limits::{MIB, WINDOW_BYTES, WINDOW_SLOTS};
 use crate::node::MachineFactory;
-use crate::outcome::GroupId;
+use crate::outcome::{GroupId, NodeId};
+use crate::peers::Genesis;
 use crate::recovery::Recoverer;
+use crate::seen::Seen;
 use crate::shard::group::{Group, GroupNames};
 use crate::shard::{Parts, Shard};
 
 /// Which shard of which directory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ShardPlace {
     pub(crate) shard: usize,
-    pub(crate) incarnation: u128,
+    /// The replica that the log is; a log of another one is foreign.
+    pub(crate) replica: u128,
     pub(crate) segment_bytes: u64,
     /// For the choice of timeouts.
     pub(crate) seed: u64,
+    /// The shard's founders, if they are known already.
+    pub(crate) genesis: Option<Genesis>,
+    /// Where the shard notes how far it has seen its peers.
+    pub(crate) seen: Arc<Seen>,
+}
+
+/// Why there is no shard; says what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AssembleError {
+    /// What was acknowledged may be lost: nobody may vote with this log again.
+    #[error("{0}")]
+    Damaged(String),
+    /// It cannot be used as it is, but nothing says that it is damaged.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// Recovers a shard's log and makes its groups. What recovery kept may not be durable yet: it must be flushed before the
@@ -29,13 +49,12 @@ pub(crate) struct ShardPlace {
 /// Why this node cannot vote with this log, and what to do.
 pub(crate) fn assemble(
     config: &Config,
-    place: ShardPlace,
+    place: &ShardPlace,
     source: &mut dyn SegmentSource,
     machines: Option<&MachineFactory>,
-) -> Result<(Shard, Recovery), String> {
+) -> Result<(Shard, Recovery), AssembleError> {
     let mut recoverer = Recoverer::default();
-    let expect =
-        Expect { shard: place.shard as u32, incarnation: place.incarnation, segment_bytes: place.segment_bytes };
+    let expect = Expect { shard: place.shard as u32, incarnation: place.replica, segment_bytes: place.segment_bytes };
     let ids: Vec<GroupId> = (1..=config.groups).filter(|id| id % config.shards as u64 == place.shard as u64).collect();
     let name = |uid: u128| {
         ids.iter()
@@ -46,29 +65,33 @@ pub(crate) fn assemble(
         recoverer.record(place, header, body);
     })
     .map_err(|error| match &error {
-        RecoverError::Damaged { uid: Some(uid), .. } => format!("{error} (a record of {})", name(*uid)),
-        _ => error.to_string(),
+        RecoverError::Damaged { uid: Some(uid), .. } => {
+            AssembleError::Damaged(format!("{error} (a record of {})", name(*uid)))
+        }
+        RecoverError::Damaged { uid: None, .. } => AssembleError::Damaged(error.to_string()),
+        _ => AssembleError::Refused(error.to_string()),
     })?;
     if let Some((record, uid)) = recoverer.malformed {
-        return Err(format!(
+        return Err(AssembleError::Refused(format!(
             "{} holds a record of {} at offset {} that this version cannot read: run the version that wrote it, or \
              replace this node",
             source.name(record.generation),
             name(uid),
             record.offset
-        ));
+        )));
     }
 
-    let members = config.member_numbers();
-    let me = members.iter().find(|(_, node)| *node == config.node).expect("validated").0;
+    let peers: Vec<NodeId> = config.nodes().into_iter().filter(|node| *node != config.node).collect();
     let mut groups = Vec::new();
     for id in &ids {
         let uid = config.group_uid(*id);
-        let (state, recovered) = recoverer.finish(*id, uid).map_err(|error| error.to_string())?;
+        let (state, recovered) =
+            recoverer.finish(*id, uid).map_err(|error| AssembleError::Damaged(error.to_string()))?;
         let replica = Replica::new(
             synod_core::Config {
-                me,
-                voters: members.iter().map(|(member, _)| *member).collect(),
+                replica: ReplicaId(place.replica),
+                genesis: Configuration::default(),
+                peers: peers.len(),
                 window_slots: WINDOW_SLOTS,
                 window_bytes: WINDOW_BYTES,
             },
@@ -81,11 +104,11 @@ pub(crate) fn assemble(
     let writer_config = WriterConfig {
         segment_bytes: place.segment_bytes,
         bytes_max: config.wal_mib_max * MIB,
-        ..WriterConfig::new(place.shard as u32, place.incarnation)
+        ..WriterConfig::new(place.shard as u32, place.replica)
     };
-    let shard = Shard::new(Parts {
-        me,
-        members,
+    let mut shard = Shard::new(Parts {
+        peers,
+        seen: Arc::clone(&place.seen),
         prefers: ids.iter().map(|id| config.prefers(*id)).collect(),
         groups,
         writer: Writer::new(writer_config, &recovery),
@@ -97,5 +120,8 @@ pub(crate) fn assemble(
         node: config.node,
         shard: (place.shard, config.shards),
     });
+    if let Some(genesis) = &place.genesis {
+        shard.found(genesis);
+    }
     Ok((shard, recovery))
 }

@@ -86,6 +86,11 @@ impl NodeClient {
             target_incarnation: 0,
             shard: (group % cluster.shards.max(1) as u64) as u32,
             shard_count: cluster.shards.max(1) as u32,
+            replacement: false,
+            founder: false,
+            replica: 0,
+            target_replica: 0,
+            seen_replica: 0,
             wal_sequence_seen: 0,
         };
         let failed = |reason: String| ClientError::Connection { node: member.node, address: member.address, reason };

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use synod_core::MemberId;
 
 use crate::outcome::{GroupId, NodeId};
 
@@ -272,11 +271,11 @@ impl Config {
         self.members.iter().find(|m| m.node == self.node).expect("validated").address
     }
 
-    /// Every member's number in the groups: its place among the sorted nodes, from 1.
-    pub(crate) fn member_numbers(&self) -> Vec<(MemberId, NodeId)> {
+    /// The nodes, in order.
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
         let mut nodes: Vec<NodeId> = self.members.iter().map(|m| m.node).collect();
         nodes.sort_unstable();
-        nodes.into_iter().enumerate().map(|(at, node)| (MemberId(at as u16 + 1), node)).collect()
+        nodes
     }
 
     /// Whether this node should lead a group, if it can.
@@ -284,8 +283,8 @@ impl Config {
         match self.preferred_leader {
             Some(node) => node == self.node,
             None => {
-                let numbers = self.member_numbers();
-                numbers[(group % numbers.len() as u64) as usize].1 == self.node
+                let nodes = self.nodes();
+                nodes[(group % nodes.len() as u64) as usize] == self.node
             }
         }
     }

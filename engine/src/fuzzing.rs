@@ -5,7 +5,9 @@
 
 use std::net::SocketAddr;
 
-use synod_core::{Ballot, Body, MemberId, Message, Payload as _, Record, Replica, Slot, Value, Vote};
+use synod_core::{
+    Ballot, Body, Configuration, MemberId, Message, Payload as _, Record, Replica, ReplicaId, Slot, Value, Vote,
+};
 use synod_wal::ops::RecordPlace;
 use synod_wal::record::{RECORD_HEADER_BYTES, RecordHeader, Records, body_crc};
 
@@ -13,11 +15,11 @@ use crate::apply::ApplyState;
 use crate::batch::Entries;
 use crate::config::{Config, Member};
 use crate::limits::{WINDOW_BYTES, WINDOW_SLOTS};
-use crate::meta::{MetaV1, decode_meta, encode_meta};
+use crate::meta::{MetaV2, decode_meta, encode_meta};
 use crate::payload::{BatchHeader, Payload, Place};
 use crate::persist::{Summary, record_header};
 use crate::recovery::Recoverer;
-use crate::wire::{Ack, Heartbeat, Incoming, append_message, append_vote, decode_record};
+use crate::wire::{Ack, Heartbeat, Incoming, append_message, append_state, append_vote, decode_record};
 
 /// The group of all specimens.
 pub const UID: u128 = 77;
@@ -30,7 +32,8 @@ pub fn recode_messages(body: &[u8]) -> Option<Vec<u8>> {
         let start = range.start + RECORD_HEADER_BYTES;
         match decode_record(&header, body, start..start + record_body.len()).ok()? {
             Incoming::Message(message) => append_message(&mut out, header.uid, &placed(message, body)),
-            Incoming::Vote(vote) => append_vote(&mut out, header.uid, &vote),
+            Incoming::Vote(vote, log_end) => append_vote(&mut out, header.uid, &vote, log_end),
+            Incoming::State(state) => append_state(&mut out, header.uid, &state),
         }
     }
     Some(out)
@@ -38,8 +41,9 @@ pub fn recode_messages(body: &[u8]) -> Option<Vec<u8>> {
 
 /// The body of a peer's frame of acknowledgements.
 pub fn recode_acks(body: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::new();
-    Ack::decode_all(body).ok()?.for_each(|ack| ack.append(&mut out));
+    let (log_end, acks) = Ack::decode_all(body).ok()?;
+    let mut out = log_end.to_le_bytes().to_vec();
+    acks.for_each(|ack| ack.append(&mut out));
     Some(out)
 }
 
@@ -55,15 +59,14 @@ pub fn recode_summary(header: &RecordHeader, body: &[u8]) -> Option<(RecordHeade
 
 /// The meta file of a node's directory.
 pub fn recode_meta(bytes: &[u8]) -> Option<Vec<u8>> {
-    decode_meta(bytes).map(|meta| encode_meta(&meta))
+    decode_meta(bytes).ok().map(|meta| encode_meta(&meta))
 }
 
 /// A node's configuration: read, checked, and asked for all that a start asks it for.
 pub fn recode_config(text: &str) -> Option<String> {
     let config: Config = toml::from_str(text).ok()?;
     config.validate().ok()?;
-    let numbers = config.member_numbers();
-    assert!(numbers.iter().any(|(_, node)| *node == config.node), "a node is one of its members");
+    assert!(config.nodes().contains(&config.node), "a node is one of its members");
     assert!(config.members.iter().any(|member| member.address == config.address()));
     for group in [1, config.groups] {
         assert_ne!(config.group_uid(group), 0, "no group is called 0");
@@ -96,8 +99,13 @@ pub fn replay<'a>(uid: u128, records: impl Iterator<Item = (RecordPlace, RecordH
         return None;
     }
     let (state, recovered) = recoverer.finish(1, uid).ok()?;
-    let me = MemberId(1);
-    let config = synod_core::Config { me, voters: vec![me], window_slots: WINDOW_SLOTS, window_bytes: WINDOW_BYTES };
+    let config = synod_core::Config {
+        replica: ReplicaId(1),
+        genesis: Configuration::genesis([(1, ReplicaId(1))]),
+        peers: 0,
+        window_slots: WINDOW_SLOTS,
+        window_bytes: WINDOW_BYTES,
+    };
     let replica = Replica::new(config, state);
     let log = replica.log();
     for slot in log.chosen().0 + 1..=log.last().0 {
@@ -164,7 +172,8 @@ pub fn message_specimens() -> Vec<Vec<u8>> {
     let messages = [
         Message::Accept { ballot: b, first: Slot(1), slot: Slot(5), chosen: Slot(3), value: batch(7, 4) },
         Message::Learned { slot: Slot(5), through: Slot(6), value: batch(6, 0) },
-        Message::PreVote { ballot: b },
+        Message::PreVote { ballot: b, version: 2 },
+        Message::Behind { chosen: Slot(6) },
         Message::PreVoteReply { ballot: b, granted: true, promised: p },
         Message::Expected { ballot: b, next: Slot(4) },
         Message::Reject { ballot: b, promised: p },
@@ -173,7 +182,7 @@ pub fn message_specimens() -> Vec<Vec<u8>> {
         Message::Resign { ballot: b },
     ];
     let votes = [
-        Vote::Prepare { ballot: b, attempt: 3 },
+        Vote::Prepare { ballot: b, attempt: 3, version: 2 },
         Vote::Promise { ballot: b, attempt: 3, chosen: Slot(9), reports: 2 },
         Vote::Report { ballot: b, attempt: 3, slot: Slot(5), accepted: ballot(6), value: batch(6, 1) },
         Vote::Report { ballot: b, attempt: 3, slot: Slot(6), accepted: ballot(6), value: epoch_start(6) },
@@ -184,13 +193,13 @@ pub fn message_specimens() -> Vec<Vec<u8>> {
         out
     };
     let messages = messages.iter().map(|message| encode(&|out| append_message(out, UID, message)));
-    messages.chain(votes.iter().map(|vote| encode(&|out| append_vote(out, UID, vote)))).collect()
+    messages.chain(votes.iter().map(|vote| encode(&|out| append_vote(out, UID, vote, 12)))).collect()
 }
 
 /// Legal lists of acknowledgements, and a heartbeat.
 pub fn ack_specimens() -> Vec<Vec<u8>> {
     let ack = Ack { uid: UID, ballot: ballot(7), up_to: Slot(9), stable: Slot(8), wal_us: 120 };
-    let mut two = Vec::new();
+    let mut two = 12u64.to_le_bytes().to_vec();
     ack.append(&mut two);
     ack.append(&mut two);
     vec![two, Heartbeat { sent_ns: 5, wal_sequence: 6 }.encode().to_vec()]
@@ -229,7 +238,7 @@ pub fn record_specimens() -> Vec<(RecordHeader, Vec<u8>)> {
 
 /// A legal meta file.
 pub fn meta_specimen() -> Vec<u8> {
-    encode_meta(&MetaV1 { cluster: 5, node: 2, incarnation: 9, boot: 3, shards: 1 })
+    encode_meta(&MetaV2::specimen())
 }
 
 /// A legal configuration file.

@@ -31,7 +31,8 @@
 //! `shard` is one core's event machine, sans-IO, with `payload`, `batch`, `apply` for what it carries; `wire` and
 //! `persist` give messages and log records their bytes, `recovery` reads the latter back and `assemble` makes a shard of
 //! them; `runtime` drives a shard on
-//! its executor; `node` owns threads, `meta` the directory, `mailbox` the ways in.
+//! its executor; `node` owns threads, `meta` the directory, `peers` what is known of the other nodes, `open_log` what
+//! becomes of a log at a start, `mailbox` the ways in.
 
 mod apply;
 mod assemble;
@@ -49,11 +50,16 @@ mod mailbox;
 mod meta;
 mod metrics;
 mod node;
+mod open_log;
 mod outcome;
 mod payload;
+mod peers;
 mod persist;
+mod random;
 mod recovery;
 mod runtime;
+mod sealed;
+mod seen;
 mod shard;
 #[cfg(feature = "simulation")]
 pub mod simulation;

@@ -16,6 +16,7 @@ use crate::batch::Entries;
 use crate::client::protocol::{GroupInfoV1, ReplyV1};
 use crate::limits::MAILBOX_MAX;
 use crate::outcome::{Epoch, GroupId, Outcome};
+use crate::peers::Genesis;
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
 
@@ -23,6 +24,17 @@ use crate::shard::reads::{CommittedEntries, ReadError};
 pub(crate) type OutcomeReply = Box<dyn FnOnce(Outcome) + Send>;
 /// The answer to a read.
 pub(crate) type EntriesReply = Box<dyn FnOnce(Result<CommittedEntries, ReadError>) + Send>;
+
+/// What a peer said of its shard in the handshake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PeerHello {
+    /// Names the start of its process.
+    pub(crate) boot: u64,
+    /// The replica that its log is.
+    pub(crate) replica: u128,
+    /// How far it has seen votes rest on our log, as that is now; 0: not at all.
+    pub(crate) seen: u64,
+}
 
 /// What can be posted to a shard.
 pub(crate) enum Mail {
@@ -47,11 +59,13 @@ pub(crate) enum Mail {
     /// Run on the shard's thread.
     Run(Box<dyn FnOnce(&mut LocalShard<'_>) + Send>),
     /// A handshake is done: a peer's connection.
-    Peer { node: u64, boot: u64, stream: TcpStream },
+    Peer { node: u64, stream: TcpStream, peer: PeerHello },
     /// A handshake is done: a client's connection.
     Client { stream: TcpStream },
     /// A reply for a client of this shard, from another shard.
     Reply { connection: u64, request: u64, reply: ReplyV1 },
+    /// The last of the shard's founders was met.
+    Genesis(Genesis),
     /// Let the producers propose.
     Wake,
     /// Time has passed.

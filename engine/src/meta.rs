@@ -1,29 +1,70 @@
-//! A node's directory: whose it is, and that only one process uses it.
+//! A node's directory: whose it is, which replicas its logs are, and that only one process uses it.
 //!
 //! `init` draws the directory's incarnation; a start never does, so an empty directory never bootstraps itself. Every
 //! start counts up the boot number and makes it durable before anything is sent.
+//!
+//! Each shard's log is a *replica*, with an id of 128 bits that is durable before the log's first frame. A log that can
+//! no longer be trusted is set aside and a new one, with a new id, takes its place: whoever counts votes tells the two
+//! apart.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
 
 use rkyv::rancor::Failure;
-use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::peers;
+use crate::random::random_u128;
+use crate::sealed::{self, Broken};
+
 const MAGIC: [u8; 8] = *b"SYNODMET";
+const FORMAT: u32 = 2;
 const META: &str = "meta";
 const LOCK: &str = "lock";
 
 /// What a directory says of itself.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct MetaV1 {
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct MetaV2 {
     pub(crate) cluster: u128,
     pub(crate) node: u64,
     pub(crate) incarnation: u128,
     pub(crate) boot: u64,
-    pub(crate) shards: u32,
+    /// By shard.
+    pub(crate) logs: Vec<LogIds>,
+    /// It was made to replace a lost directory: its replicas are no voters of the beginning.
+    pub(crate) replacement: bool,
+}
+
+/// Which replicas a shard's log is and was.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LogIds {
+    /// The log as it is now.
+    pub(crate) replica: u128,
+    /// The shard's first log in this directory.
+    pub(crate) first: u128,
+    /// A log that is being set aside, 0 for none.
+    aside: u128,
+}
+
+impl MetaV2 {
+    /// A legal one, always the same.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn specimen() -> Self {
+        let logs = vec![LogIds { replica: 7, first: 7, aside: 0 }];
+        Self { cluster: 5, node: 2, incarnation: 9, boot: 3, logs, replacement: false }
+    }
+
+    /// A new directory, with ids of its own.
+    pub(crate) fn draw(cluster: u128, node: u64, shards: usize, replacement: bool) -> Self {
+        let log = |_| {
+            let replica = random_u128();
+            LogIds { replica, first: replica, aside: 0 }
+        };
+        Self { cluster, node, incarnation: random_u128(), boot: 0, logs: (0..shards).map(log).collect(), replacement }
+    }
 }
 
 /// Why a directory cannot be used.
@@ -32,7 +73,8 @@ pub enum DirectoryError {
     /// It is not there or was never initialised.
     #[error(
         "{0} holds no node: run `synod init` for a new one. If this node has voted before, its votes are lost with \
-         the directory; do not start it empty"
+         the directory; do not start it empty: put the directory back, or, if it is lost for good, run `synod init \
+         --replace`"
     )]
     NotInitialised(PathBuf),
     /// There is something already.
@@ -51,174 +93,256 @@ pub enum DirectoryError {
         /// What the configuration says.
         ours: String,
     },
-    /// Its meta file is damaged.
-    #[error("{0} is damaged or of another version: restore it, or replace this node by a new one")]
+    /// One of its own files is damaged or gone.
+    #[error(
+        "{0} is damaged or gone, and with it what this node must not forget: put it back, or, if it is lost for good, \
+         set the directory aside and run `synod init --replace`"
+    )]
     Damaged(PathBuf),
+    /// One of its own files was written by another release.
+    #[error("{0} has the format of another release: run the release that wrote it, or make the cluster anew")]
+    Format(PathBuf),
+    /// One of its own files is another directory's.
+    #[error("{0} belongs to another directory: files were mixed up; put this directory's own file back")]
+    MixedUp(PathBuf),
     /// The file system refused.
     #[error("{path}: {error}{}", hint(error))]
     Io {
         /// The file.
         path: PathBuf,
         /// The refusal.
-        error: std::io::Error,
+        error: io::Error,
     },
 }
 
-fn hint(error: &std::io::Error) -> &'static str {
+impl DirectoryError {
+    /// What is wrong with a sealed file.
+    pub(crate) fn broken(file: PathBuf, broken: Broken) -> Self {
+        match broken {
+            Broken::Damaged => Self::Damaged(file),
+            Broken::Format => Self::Format(file),
+        }
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::PermissionDenied => " (make the directory writable for this user)",
-        std::io::ErrorKind::StorageFull => " (free some space or choose another `dir`)",
+        ErrorKind::PermissionDenied => " (make the directory writable for this user)",
+        ErrorKind::StorageFull => " (free some space or choose another `dir`)",
         _ => "",
     }
 }
 
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> DirectoryError + '_ {
+pub(crate) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> DirectoryError + '_ {
     move |error| DirectoryError::Io { path: path.to_owned(), error }
 }
 
-/// A directory in use by this process, until it is dropped.
+/// Keeps other processes out of a directory until it is dropped.
+#[derive(Debug)]
+pub(crate) struct DirectoryLock {
+    _file: File,
+}
+
+/// A directory in use by this process.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    pub(crate) meta: MetaV1,
-    _lock: File,
+    path: PathBuf,
+    meta: Mutex<MetaV2>,
 }
 
 impl Directory {
     /// Makes a new node's directory.
-    pub(crate) fn init(path: &Path, meta: MetaV1) -> Result<(), DirectoryError> {
-        fs::create_dir_all(path).map_err(io(path))?;
-        if fs::read_dir(path).map_err(io(path))?.next().is_some() {
+    pub(crate) fn init(path: &Path, meta: &MetaV2) -> Result<(), DirectoryError> {
+        fs::create_dir_all(path).map_err(io_error(path))?;
+        if fs::read_dir(path).map_err(io_error(path))?.next().is_some() {
             return Err(DirectoryError::NotEmpty(path.to_owned()));
         }
-        write_meta(path, &meta)
+        // The meta file comes last: with it the directory is a node's, and has all that a node must have.
+        peers::init(path, meta.incarnation)?;
+        write_meta(path, meta)
     }
 
     /// Takes the directory for this process and counts up its boot number.
-    pub(crate) fn open(path: &Path, cluster: u128, node: u64, shards: u32) -> Result<Self, DirectoryError> {
-        if !path.join(META).try_exists().map_err(io(path))? {
+    pub(crate) fn open(
+        path: &Path,
+        cluster: u128,
+        node: u64,
+        shards: usize,
+    ) -> Result<(Self, DirectoryLock), DirectoryError> {
+        if !path.join(META).try_exists().map_err(io_error(path))? {
             return Err(DirectoryError::NotInitialised(path.to_owned()));
         }
         let lock_path = path.join(LOCK);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = lock.map_err(io(&lock_path))?;
+        let lock = lock.map_err(io_error(&lock_path))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| DirectoryError::InUse(path.to_owned()))?;
         let mut meta = read_meta(path)?;
-        let name = |cluster: u128, node: u64, shards: u32| {
+        let name = |cluster: u128, node: u64, shards: usize| {
             format!("node {node} of cluster {cluster:032x} with {shards} shard(s)")
         };
-        if (meta.cluster, meta.node, meta.shards) != (cluster, node, shards) {
+        if (meta.cluster, meta.node, meta.logs.len()) != (cluster, node, shards) {
             return Err(DirectoryError::Foreign {
                 path: path.to_owned(),
-                theirs: name(meta.cluster, meta.node, meta.shards),
+                theirs: name(meta.cluster, meta.node, meta.logs.len()),
                 ours: name(cluster, node, shards),
             });
         }
         meta.boot += 1;
         write_meta(path, &meta)?;
-        Ok(Self { meta, _lock: lock })
+        // What a crash left half done.
+        for shard in 0..shards {
+            if meta.logs[shard].aside != 0 {
+                RENEWAL[1..].iter().try_for_each(|step| step(path, &mut meta, shard))?;
+            }
+        }
+        Ok((Self { path: path.to_owned(), meta: Mutex::new(meta) }, DirectoryLock { _file: lock }))
     }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn incarnation(&self) -> u128 {
+        self.meta().incarnation
+    }
+
+    pub(crate) fn boot(&self) -> u64 {
+        self.meta().boot
+    }
+
+    pub(crate) fn is_replacement(&self) -> bool {
+        self.meta().replacement
+    }
+
+    /// Which replicas a shard's log is and was.
+    pub(crate) fn log_ids(&self, shard: usize) -> LogIds {
+        self.meta().logs[shard]
+    }
+
+    /// Whether a shard's log may be a voter of the beginning.
+    pub(crate) fn is_founder(&self, shard: usize) -> bool {
+        let meta = self.meta();
+        !meta.replacement && meta.logs[shard].replica == meta.logs[shard].first
+    }
+
+    /// Sets a shard's log aside, whatever is left of it, and draws the id of the new one. Nobody may use the log now.
+    pub(crate) fn renew_replica(&self, shard: usize) -> Result<u128, DirectoryError> {
+        let mut meta = self.meta();
+        RENEWAL.iter().try_for_each(|step| step(&self.path, &mut meta, shard))?;
+        Ok(meta.logs[shard].replica)
+    }
+
+    fn meta(&self) -> MutexGuard<'_, MetaV2> {
+        self.meta.lock().expect("no holder panics")
+    }
+}
+
+type RenewalStep = fn(&Path, &mut MetaV2, usize) -> Result<(), DirectoryError>;
+
+/// How a log is set aside. Each step is durable before the next, and may be done again; a start after a crash goes on
+/// with the second. The first makes the old log foreign, so that nothing votes with it any more; only behind the last can
+/// there be a new log, so that never a new one is set aside.
+const RENEWAL: [RenewalStep; 4] = [
+    |path, meta, shard| {
+        let mut next = meta.clone();
+        next.logs[shard].aside = next.logs[shard].replica;
+        next.logs[shard].replica = random_u128();
+        write_meta(path, &next)?;
+        *meta = next;
+        Ok(())
+    },
+    |path, meta, shard| {
+        let log = log_dir(path, shard);
+        let aside = path.join(format!("shard-{shard}.damaged-{:016x}", meta.logs[shard].aside as u64));
+        if log.try_exists().map_err(io_error(&log))? {
+            fs::rename(&log, &aside).map_err(io_error(&aside))?;
+        }
+        sealed::sync_dir(path).map_err(io_error(path))
+    },
+    |path, _, shard| {
+        for file in [opened_file(path, shard), suspect_file(path, shard)] {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_error(&file)(error)),
+                _ => {}
+            }
+        }
+        sealed::sync_dir(path).map_err(io_error(path))
+    },
+    |path, meta, shard| {
+        let mut next = meta.clone();
+        next.logs[shard].aside = 0;
+        write_meta(path, &next)?;
+        *meta = next;
+        Ok(())
+    },
+];
+
+/// Where a shard's log is.
+pub(crate) fn log_dir(path: &Path, shard: usize) -> PathBuf {
+    path.join(format!("shard-{shard}"))
 }
 
 fn opened_file(path: &Path, shard: usize) -> PathBuf {
     path.join(format!("shard-{shard}.opened"))
 }
 
+fn suspect_file(path: &Path, shard: usize) -> PathBuf {
+    path.join(suspect_name(shard))
+}
+
+fn suspect_name(shard: usize) -> String {
+    format!("shard-{shard}.suspect")
+}
+
 /// Notes for good that a shard's log was opened: from now on an empty one is a lost one.
-pub(crate) fn note_opened(path: &Path, shard: usize) -> std::io::Result<()> {
+pub(crate) fn note_opened(path: &Path, shard: usize) -> io::Result<()> {
     let file = opened_file(path, shard);
     if !file.try_exists()? {
         File::create(&file)?.sync_all()?;
-        File::open(path)?.sync_all()?;
+        sealed::sync_dir(path)?;
     }
     Ok(())
 }
 
 /// Whether a shard's log was ever opened.
-pub(crate) fn was_opened(path: &Path, shard: usize) -> std::io::Result<bool> {
+pub(crate) fn was_opened(path: &Path, shard: usize) -> io::Result<bool> {
     opened_file(path, shard).try_exists()
 }
 
-fn read_meta(path: &Path) -> Result<MetaV1, DirectoryError> {
-    let file = path.join(META);
-    let mut bytes = Vec::new();
-    File::open(&file).and_then(|f| f.take(4096).read_to_end(&mut bytes)).map_err(io(&file))?;
-    decode_meta(&bytes).ok_or(DirectoryError::Damaged(file))
+/// Notes for good that a shard's log must not be voted with again, and why.
+pub(crate) fn mark_suspect(path: &Path, shard: usize, reason: &str) -> io::Result<()> {
+    sealed::replace(path, &suspect_name(shard), reason.as_bytes())
 }
 
-/// `[magic][crc32c u32][0 x 4][archive]`.
-pub(crate) fn decode_meta(bytes: &[u8]) -> Option<MetaV1> {
-    let (head, body) = bytes.split_first_chunk::<16>()?;
-    if head[..8] != MAGIC || head[8..12] != crc32c::crc32c(body).to_le_bytes() {
-        return None;
+/// Why a shard's log must not be voted with, if so.
+pub(crate) fn suspect_reason(path: &Path, shard: usize) -> io::Result<Option<String>> {
+    match sealed::read(&suspect_file(path, shard)) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
-    let mut aligned = AlignedVec::<16>::with_capacity(body.len());
-    aligned.extend_from_slice(body);
-    let archived = rkyv::access::<ArchivedMetaV1, Failure>(&aligned).ok()?;
-    rkyv::deserialize::<MetaV1, Failure>(archived).ok()
 }
 
-pub(crate) fn encode_meta(meta: &MetaV1) -> Vec<u8> {
-    let body = rkyv::to_bytes::<Failure>(meta).expect("plain numbers always have an archive");
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
-    bytes.extend_from_slice(&[0; 4]);
-    bytes.extend_from_slice(&body);
-    bytes
+fn read_meta(path: &Path) -> Result<MetaV2, DirectoryError> {
+    let file = path.join(META);
+    let bytes = sealed::read(&file).map_err(io_error(&file))?;
+    decode_meta(&bytes).map_err(|broken| DirectoryError::broken(file, broken))
 }
 
-fn write_meta(path: &Path, meta: &MetaV1) -> Result<(), DirectoryError> {
-    let (file, temporary) = (path.join(META), path.join("meta.new"));
-    let write = || {
-        let mut new = File::create(&temporary)?;
-        new.write_all(&encode_meta(meta))?;
-        new.sync_all()?;
-        fs::rename(&temporary, &file)?;
-        // The rename is durable only with its directory.
-        File::open(path)?.sync_all()
-    };
-    write().map_err(io(&file))
+pub(crate) fn decode_meta(bytes: &[u8]) -> Result<MetaV2, Broken> {
+    let archive = sealed::unseal(MAGIC, FORMAT, bytes)?;
+    rkyv::from_bytes::<MetaV2, Failure>(&archive).map_err(|_| Broken::Damaged)
+}
+
+pub(crate) fn encode_meta(meta: &MetaV2) -> Vec<u8> {
+    let archive = rkyv::to_bytes::<Failure>(meta).expect("plain numbers always have an archive");
+    sealed::seal(MAGIC, FORMAT, &archive)
+}
+
+fn write_meta(path: &Path, meta: &MetaV2) -> Result<(), DirectoryError> {
+    sealed::replace(path, META, &encode_meta(meta)).map_err(io_error(&path.join(META)))
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const META: MetaV1 = MetaV1 { cluster: 5, node: 2, incarnation: 9, boot: 0, shards: 1 };
-
-    #[test]
-    fn a_directory_is_one_nodes() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("node");
-        assert!(matches!(Directory::open(&path, 5, 2, 1), Err(DirectoryError::NotInitialised(_))));
-        Directory::init(&path, META).unwrap();
-        assert!(matches!(Directory::init(&path, META), Err(DirectoryError::NotEmpty(_))));
-        let first = Directory::open(&path, 5, 2, 1).unwrap();
-        assert_eq!((first.meta.boot, first.meta.incarnation), (1, 9));
-        assert!(matches!(Directory::open(&path, 5, 2, 1), Err(DirectoryError::InUse(_))));
-        drop(first);
-        assert!(matches!(Directory::open(&path, 6, 2, 1), Err(DirectoryError::Foreign { .. })));
-        assert!(matches!(Directory::open(&path, 5, 3, 1), Err(DirectoryError::Foreign { .. })));
-        assert_eq!(Directory::open(&path, 5, 2, 1).unwrap().meta.boot, 2);
-    }
-
-    #[test]
-    fn every_bit_of_the_meta_file_counts() {
-        let bytes = encode_meta(&META);
-        assert_eq!(decode_meta(&bytes), Some(META));
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            // Only the four spare bytes say nothing.
-            assert!(decode_meta(&flipped).is_none() || (12..16).contains(&(bit / 8)), "bit {bit}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn random_meta_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode_meta(&bytes);
-        }
-    }
-}
+mod tests;

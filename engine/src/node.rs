@@ -1,33 +1,38 @@
 //! A node: its directory, its shards' threads, its listener, dialers and ticker.
 
 use std::collections::HashMap;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use synod_transport::hello::{
-    Hello, HelloReply, HelloStatus, Identity, KnownPeer, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Refusal, Role,
-    judge,
+    Hello, HelloReply, HelloStatus, Identity, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Refusal, Role, judge,
+    judge_answer,
 };
-use synod_transport::net::listen::{Listener, ServingListener, dial, reply};
+use synod_transport::net::listen::{DialError, Listener, ServingListener, dial, reply};
 use synod_transport::peer::Backoff;
-use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, FileSource, SyncMode, UringDisk, flush_tail};
+use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, SyncMode, UringDisk, flush_tail};
 
-use crate::assemble::{ShardPlace, assemble};
 use crate::config::{Config, ConfigError, DiskBackend, Sync};
 use crate::handle::Handle;
 use crate::limits::MIB;
 use crate::machine::StateMachine;
-use crate::mailbox::{Mail, Mailbox, Post, mailbox};
-use crate::meta::{self, Directory, DirectoryError, MetaV1};
+use crate::mailbox::{Mail, Mailbox, PeerHello, Post, mailbox};
+use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV2};
+use crate::open_log::{Opening, RENEW};
 use crate::outcome::{GroupId, NodeId};
+use crate::peers::{Me, Met, Owner, Peers, Said};
+use crate::random::random_u128;
 use crate::runtime::{self, Built, Setup};
+use crate::seen::Seen;
 
 /// The ticker's period: it drives timeouts, and no shard sleeps longer.
 const TICK: Duration = Duration::from_millis(5);
+/// The first dial makes the two known to each other, the second says so; one more in case the peer started anew between.
+const GREETINGS_MAX: usize = 3;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a node does not start.
@@ -82,16 +87,17 @@ pub struct Node {
     threads: Vec<JoinHandle<()>>,
     shards: Vec<JoinHandle<()>>,
     dialers: Arc<HashMap<NodeId, mpsc::Sender<Redial>>>,
-    _directory: Directory,
+    /// The last to go: the next process may come then.
+    _lock: DirectoryLock,
 }
 
 /// What the node's threads share.
 struct Shared {
     config: Config,
     cluster: u128,
-    incarnation: u128,
-    boot: u64,
-    known: Mutex<HashMap<NodeId, KnownPeer>>,
+    directory: Directory,
+    peers: Peers,
+    seen: Arc<Seen>,
     stopping: AtomicBool,
     ended: AtomicBool,
 }
@@ -103,20 +109,40 @@ enum Redial {
 
 impl Node {
     /// Makes the directory of a new node. Only a directory made here can be started, and only once may a cluster's node
-    /// be made: a node that voted and lost its directory must not come back empty.
+    /// be made: a node that voted and lost its directory must not come back empty, see [`init_replacement`].
+    ///
+    /// The groups of a new cluster begin when all its nodes have met once.
+    ///
+    /// [`init_replacement`]: Self::init_replacement
     ///
     /// # Errors
     /// When the configuration cannot work or the directory is not new.
     pub fn init(config: &Config) -> Result<(), StartError> {
+        Self::make_directory(config, false)
+    }
+
+    /// Makes a directory that replaces the one that a node has lost for good. The other nodes take it for the node's
+    /// from their first contact on and never let the lost one in again, so that must never be started again. The votes
+    /// of the lost one are lost: the new one has none until the groups' configurations name it.
+    ///
+    /// # Errors
+    /// When the configuration cannot work or the directory is not new.
+    pub fn init_replacement(config: &Config) -> Result<(), StartError> {
+        if config.members.len() == 1 {
+            return Err(ConfigError::Invalid(
+                "the only node of a cluster cannot be replaced, as nobody else has what it had: put its directory back"
+                    .into(),
+            )
+            .into());
+        }
+        Self::make_directory(config, true)
+    }
+
+    fn make_directory(config: &Config, replacement: bool) -> Result<(), StartError> {
         config.validate()?;
-        let meta = MetaV1 {
-            cluster: config.cluster_id().expect("validated"),
-            node: config.node,
-            incarnation: random_u128(),
-            boot: 0,
-            shards: config.shards as u32,
-        };
-        Ok(Directory::init(&config.dir, meta)?)
+        let cluster = config.cluster_id().expect("validated");
+        let meta = MetaV2::draw(cluster, config.node, config.shards, replacement);
+        Ok(Directory::init(&config.dir, &meta)?)
     }
 
     /// Starts a node: takes its directory, recovers its shards, listens, and joins its peers.
@@ -127,13 +153,21 @@ impl Node {
         config.validate()?;
         let cluster = config.cluster_id().expect("validated");
         // The directory's lock comes first: it is what two processes with one configuration meet.
-        let directory = Directory::open(&config.dir, cluster, config.node, config.shards as u32)?;
-        let meta = directory.meta;
+        let (directory, lock) = Directory::open(&config.dir, cluster, config.node, config.shards)?;
+        let first = |shard| directory.log_ids(shard).first;
+        let owner = Owner {
+            node: config.node,
+            members: config.members.iter().map(|member| member.node).collect(),
+            incarnation: directory.incarnation(),
+            founders: (!directory.is_replacement()).then(|| (0..config.shards).map(first).collect()),
+            shards: config.shards,
+        };
+        let peers = Peers::open(&config.dir, owner)?;
         let shared = Arc::new(Shared {
             cluster,
-            incarnation: meta.incarnation,
-            boot: meta.boot,
-            known: Mutex::new(HashMap::new()),
+            directory,
+            peers,
+            seen: Arc::default(),
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             config,
@@ -152,7 +186,7 @@ impl Node {
             threads: Vec::new(),
             shards: Vec::new(),
             dialers: Arc::default(),
-            _directory: directory,
+            _lock: lock,
             shared: Arc::clone(&shared),
         };
         node.dialers = node.start_dialers();
@@ -194,6 +228,10 @@ impl Node {
                 opened: {
                     let dir = self.shared.config.dir.clone();
                     Box::new(move || meta::note_opened(&dir, shard))
+                },
+                suspect: {
+                    let dir = self.shared.config.dir.clone();
+                    Box::new(move |reason| meta::mark_suspect(&dir, shard, reason))
                 },
                 mailbox,
                 posts: self.posts.clone(),
@@ -279,11 +317,16 @@ impl Shared {
         Identity {
             cluster: self.cluster,
             node: self.config.node,
-            incarnation: self.incarnation,
-            boot: self.boot,
+            incarnation: self.directory.incarnation(),
+            replacement: self.directory.is_replacement(),
             shard_count: self.config.shards as u32,
             members,
         }
+    }
+
+    /// This node's end of a contact.
+    fn me(&self, shard: usize) -> Me {
+        Me { shard, replica: self.directory.log_ids(shard).replica, founder: self.directory.is_founder(shard) }
     }
 
     fn members(&self) -> Vec<NodeId> {
@@ -292,46 +335,87 @@ impl Shared {
 
     /// Answers a new connection and hands it to the shard that it is for.
     fn welcome(&self, hello: &Hello, stream: TcpStream, posts: &[Post]) {
-        let members = self.members();
-        let known = self.known.lock().expect("no holder panics").get(&hello.node).copied();
-        let refusal = if self.stopping.load(Ordering::Relaxed) {
-            Err(Refusal { status: HelloStatus::Busy, text: "the node is stopping".into() })
-        } else {
-            judge(hello, &self.identity(&members), known.as_ref())
-        };
-        let mut answer = HelloReply {
-            status: HelloStatus::Ok,
-            node: self.config.node,
-            incarnation: self.incarnation,
-            boot: self.boot,
-            shard_count: self.config.shards as u32,
-            wal_sequence_seen: 0,
-            text: String::new(),
-        };
-        let accepted = refusal.is_ok();
-        if let Err(refusal) = refusal {
-            tracing::warn!(node = hello.node, reason = refusal.text, "a connection is refused");
-            (answer.status, answer.text) = (refusal.status, refusal.text);
-        }
-        if reply(&stream, &answer).is_err() || !accepted {
-            return;
-        }
-        let post = &posts[hello.shard as usize % posts.len()];
-        match hello.role {
-            Role::Peer => {
-                self.know(hello.node, hello.incarnation, hello.boot);
-                let _ = post.send(Mail::Peer { node: hello.node, boot: hello.boot, stream });
+        let shard = hello.shard as usize % posts.len();
+        let met = match self.judge(hello, shard) {
+            Ok(met) => met,
+            Err(refusal) => {
+                tracing::warn!(node = hello.node, reason = refusal.text, "a connection is refused");
+                // Best effort: the connection is closed in any case.
+                let _ = reply(&stream, &self.answer(shard, hello.node, 0, refusal));
+                return;
             }
-            Role::Client => drop(post.send(Mail::Client { stream })),
+        };
+        let greet = met.as_ref().is_some_and(|met| met.greet);
+        let status = if greet { HelloStatus::Greeted } else { HelloStatus::Ok };
+        let text = if greet { "dial again and name the replica of this node".into() } else { String::new() };
+        let founder = met.as_ref().map_or(0, |met| met.founder);
+        let answer = self.answer(shard, hello.node, founder, Refusal { status, text });
+        let answered = reply(&stream, &answer);
+        match met {
+            Some(met) => {
+                // What was met stays so, whatever became of the answer.
+                self.found(shard, met, posts);
+                if answered.is_ok() && !greet {
+                    let seen = if hello.seen_replica == answer.replica { hello.wal_sequence_seen } else { 0 };
+                    let peer = PeerHello { boot: hello.boot, replica: hello.replica, seen };
+                    let _ = posts[shard].send(Mail::Peer { node: hello.node, stream, peer });
+                }
+            }
+            None if answered.is_ok() => drop(posts[shard].send(Mail::Client { stream })),
+            None => {}
         }
     }
 
-    fn know(&self, node: NodeId, incarnation: u128, boot: u64) {
-        self.known.lock().expect("no holder panics").insert(node, KnownPeer { incarnation, boot });
+    /// Judges a hello. A peer that is let in is known from now on; a client is not.
+    fn judge(&self, hello: &Hello, shard: usize) -> Result<Option<Met>, Refusal> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(Refusal { status: HelloStatus::Busy, text: "the node is stopping".into() });
+        }
+        let members = self.members();
+        let identity = self.identity(&members);
+        if hello.role == Role::Client {
+            return judge(hello, &identity, None).map(|()| None);
+        }
+        let said = Said {
+            node: hello.node,
+            incarnation: hello.incarnation,
+            boot: hello.boot,
+            founder: hello.founder,
+            replica: hello.replica,
+            knows: hello.target_replica,
+        };
+        self.peers.meet(&self.me(shard), &said, |known| judge(hello, &identity, known)).map(Some)
+    }
+
+    fn answer(&self, shard: usize, node: NodeId, target_replica: u128, verdict: Refusal) -> HelloReply {
+        let me = self.me(shard);
+        let (seen_replica, wal_sequence_seen) = self.seen.of(shard, node).unwrap_or_default();
+        HelloReply {
+            status: verdict.status,
+            node: self.config.node,
+            incarnation: self.directory.incarnation(),
+            boot: self.directory.boot(),
+            shard_count: self.config.shards as u32,
+            replacement: self.directory.is_replacement(),
+            founder: me.founder,
+            replica: me.replica,
+            target_replica,
+            seen_replica,
+            wal_sequence_seen,
+            text: verdict.text,
+        }
+    }
+
+    /// Tells a shard of its founders, when the last of them was met just now.
+    fn found(&self, shard: usize, met: Met, posts: &[Post]) {
+        if let Some(genesis) = met.genesis {
+            tracing::info!(shard, "all members have met: the shard's groups begin");
+            posts[shard].send_wait(Mail::Genesis(genesis));
+        }
     }
 
     /// Keeps the connections of all shards to one peer up.
-    fn dial_peer(&self, node: NodeId, address: std::net::SocketAddr, wanted: &mpsc::Receiver<Redial>, posts: &[Post]) {
+    fn dial_peer(&self, node: NodeId, address: SocketAddr, wanted: &mpsc::Receiver<Redial>, posts: &[Post]) {
         let mut backoff = Backoff::new(self.config.node << 32 | node);
         let mut refusal = String::new();
         let mut connected: Option<Instant> = None;
@@ -342,16 +426,22 @@ impl Shared {
                 std::thread::sleep(Duration::from_micros(backoff.next_pause_us()));
             }
             while !self.stopping.load(Ordering::Relaxed) {
-                match self.dial_shard(node, address, shard) {
-                    Ok((boot, stream)) => {
+                match self.dial_shard(node, address, shard, posts) {
+                    Ok((peer, stream)) => {
                         connected = Some(Instant::now());
                         refusal.clear();
-                        let _ = posts[shard].send(Mail::Peer { node, boot, stream });
+                        let _ = posts[shard].send(Mail::Peer { node, stream, peer });
                         break;
                     }
-                    Err(reason) => {
+                    Err(failure) => {
+                        let reason = failure.to_string();
                         if reason != refusal {
-                            tracing::debug!(node, %address, reason, "no connection yet");
+                            match failure {
+                                DialFailure::Refused(_) => {
+                                    tracing::warn!(node, %address, reason, "no connection, and none without help");
+                                }
+                                DialFailure::NotNow(_) => tracing::debug!(node, %address, reason, "no connection yet"),
+                            }
                             refusal = reason;
                         }
                         std::thread::sleep(Duration::from_micros(backoff.next_pause_us()));
@@ -361,41 +451,90 @@ impl Shared {
         }
     }
 
+    /// Connects a shard to the same shard of a peer. At the first contact the two make each other known first.
     fn dial_shard(
         &self,
         node: NodeId,
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         shard: usize,
-    ) -> Result<(u64, TcpStream), String> {
-        let known = self.known.lock().expect("no holder panics").get(&node).copied();
-        let hello = Hello {
+        posts: &[Post],
+    ) -> Result<(PeerHello, TcpStream), DialFailure> {
+        for _ in 0..GREETINGS_MAX {
+            let hello = self.hello(node, shard);
+            let (answer, stream) = match dial(address, &hello, DIAL_TIMEOUT) {
+                Ok((answer, stream)) => (answer, Some(stream)),
+                Err(DialError::Refused { reply, .. }) if reply.status == HelloStatus::Greeted => (*reply, None),
+                Err(error) => return Err(error.into()),
+            };
+            let said = Said {
+                node,
+                incarnation: answer.incarnation,
+                boot: answer.boot,
+                founder: answer.founder,
+                replica: answer.replica,
+                knows: answer.target_replica,
+            };
+            let met = self.peers.meet(&self.me(shard), &said, |known| judge_answer(&answer, node, known))?;
+            self.found(shard, met, posts);
+            if let Some(stream) = stream {
+                let seen = if answer.seen_replica == hello.replica { answer.wal_sequence_seen } else { 0 };
+                return Ok((PeerHello { boot: answer.boot, replica: answer.replica, seen }, stream));
+            }
+        }
+        Err(DialFailure::NotNow(format!("node {node} greets this node again and again")))
+    }
+
+    fn hello(&self, node: NodeId, shard: usize) -> Hello {
+        let me = self.me(shard);
+        let (seen_replica, wal_sequence_seen) = self.seen.of(shard, node).unwrap_or_default();
+        Hello {
             role: Role::Peer,
             version_min: PROTOCOL_VERSION_MIN,
             version_max: PROTOCOL_VERSION_MAX,
             cluster: self.cluster,
             node: self.config.node,
-            incarnation: self.incarnation,
-            boot: self.boot,
+            incarnation: self.directory.incarnation(),
+            boot: self.directory.boot(),
             target_node: node,
-            target_incarnation: known.map_or(0, |k| k.incarnation),
+            target_incarnation: self.peers.known(node).map_or(0, |known| known.incarnation),
             shard: shard as u32,
             shard_count: self.config.shards as u32,
-            wal_sequence_seen: 0,
-        };
-        let (answer, stream) = dial(address, &hello, DIAL_TIMEOUT).map_err(|error| error.to_string())?;
-        if let Some(known) = known {
-            if known.incarnation != answer.incarnation {
-                return Err(format!(
-                    "node {node} came back with another directory: its votes are lost. It returns as a voter only by \
-                     `member replace`"
-                ));
-            }
-            if answer.boot < known.boot {
-                return Err(format!("node {node} came back with an older copy of its directory"));
-            }
+            replacement: self.directory.is_replacement(),
+            founder: me.founder,
+            replica: me.replica,
+            target_replica: self.peers.founder(node, shard),
+            seen_replica,
+            wal_sequence_seen,
         }
-        self.know(node, answer.incarnation, answer.boot);
-        Ok((answer.boot, stream))
+    }
+}
+
+/// Why there is no connection to a peer.
+#[derive(Debug, thiserror::Error)]
+enum DialFailure {
+    /// One of the two ends does not let the other in, and time will not change that.
+    #[error("{0}")]
+    Refused(String),
+    /// It may be there later.
+    #[error("{0}")]
+    NotNow(String),
+}
+
+impl From<DialError> for DialFailure {
+    fn from(error: DialError) -> Self {
+        match &error {
+            DialError::Refused { reply, .. } if reply.status != HelloStatus::Busy => Self::Refused(error.to_string()),
+            _ => Self::NotNow(error.to_string()),
+        }
+    }
+}
+
+impl From<Refusal> for DialFailure {
+    fn from(refusal: Refusal) -> Self {
+        match refusal.status {
+            HelloStatus::Busy => Self::NotNow(refusal.text),
+            _ => Self::Refused(refusal.text),
+        }
     }
 }
 
@@ -419,28 +558,20 @@ fn run_shard(shard: usize, setup: Setup, on_fatal: Option<OnFatal>) {
 
 /// Recovers a shard's log and makes its groups.
 fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>) -> Result<Built, String> {
-    let config = &shared.config;
-    let directory = config.dir.join(format!("shard-{shard}"));
-    std::fs::create_dir_all(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
-    // Recovery does not know the directory's name.
-    std::fs::read_dir(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
+    let Shared { config, directory, peers, seen, .. } = shared;
+    let opening = Opening { config, directory, peers, seen, machines };
+    let (assembled, recovery) = opening.recover_or_renew(shard, RENEW)?;
     let segment_bytes = config.segment_mib * MIB;
-    let seed = random_u128() as u64;
-    let place = ShardPlace { shard, incarnation: shared.incarnation, segment_bytes, seed };
-    let mut files = FileSource::new(&directory);
-    let (assembled, recovery) = assemble(config, place, &mut files, machines)?;
-    if recovery.segments.is_empty() && meta::was_opened(&config.dir, shard).map_err(|error| error.to_string())? {
-        return Err(format!(
-            "the log in {} is lost, and with it this node's votes: put its files back, or replace this node by a new \
-             one; do not start it empty",
-            directory.display()
-        ));
-    }
+    let directory = meta::log_dir(directory.path(), shard);
     if let Some(tail) = recovery.tail_generation() {
         // What recovery found may only be in the page cache: it must be durable before any vote rests on it.
         flush_tail(&directory, tail).map_err(|error| error.to_string())?;
     }
     tracing::info!(shard, verdict = ?recovery.verdict, segments = recovery.segments.len(), "the log is recovered");
+    let missing = peers.missing(shard);
+    if !missing.is_empty() && shared.directory.is_founder(shard) {
+        tracing::info!(shard, nodes = ?missing, "the shard's groups begin when these nodes were met once");
+    }
 
     let disk_config = DiskConfig {
         directory,
@@ -464,20 +595,6 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).into())).unwrap_or_else(|| "a panic".into())
-}
-
-/// 128 bits from the system's generator.
-fn random_u128() -> u128 {
-    let mut bytes = [0; 16];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
-            Ok(n) => filled += n,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => panic!("the system gives no randomness: {error}"),
-        }
-    }
-    u128::from_le_bytes(bytes).max(1)
 }
 
 /// Draws the id of a new cluster.

@@ -20,7 +20,7 @@ use synod_transport::net::glommio::Connection;
 use synod_wal::disk::{Disk, UringDisk};
 
 use crate::clock::now_ns;
-use crate::mailbox::{Mail, Mailbox, Post};
+use crate::mailbox::{Mail, Mailbox, PeerHello, Post};
 use crate::outcome::{NodeId, ProposeError, Rejection};
 use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
 use crate::shard::serve::read_reply;
@@ -36,6 +36,8 @@ const MAIL_PER_TURN: usize = 4096;
 /// A shard, its disk, and how many segments are zeroed ahead.
 pub(crate) type Built = (Shard, Box<dyn Disk>, usize);
 
+/// Makes durable that a shard's log must not be voted with again, and why.
+pub(crate) type NoteSuspect = Box<dyn Fn(&str) -> std::io::Result<()> + Send>;
 /// Makes durable that a shard's log was opened.
 pub(crate) type NoteOpened = Box<dyn FnOnce() -> std::io::Result<()> + Send>;
 
@@ -47,6 +49,8 @@ pub(crate) struct Setup {
     pub(crate) build: Box<dyn FnOnce() -> Result<Built, String> + Send>,
     /// Makes it durable that the shard's log is open. Carried out before the first frame is written, so before any vote.
     pub(crate) opened: NoteOpened,
+    /// Called when the log turns out to have lost votes.
+    pub(crate) suspect: NoteSuspect,
     pub(crate) mailbox: Mailbox,
     /// The mailboxes of all shards of the node, by shard.
     pub(crate) posts: Vec<Post>,
@@ -78,7 +82,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
         }
     };
     executor.run(async move {
-        let Setup { build, opened, mailbox, posts, broken, ready, .. } = setup;
+        let Setup { build, opened, suspect, mailbox, posts, broken, ready, .. } = setup;
         let (shard, disk, spares) = match build() {
             Ok(built) => built,
             Err(error) => {
@@ -91,6 +95,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
             shard: RefCell::new(shard),
             disk: RefCell::new(disk),
             opened: Cell::new(Some(opened)),
+            suspect,
             turn: Signal::default(),
             ended: Signal::default(),
             over: Cell::new(false),
@@ -176,6 +181,7 @@ struct Driver {
     shard: RefCell<Shard>,
     disk: RefCell<Box<dyn Disk>>,
     opened: Cell<Option<NoteOpened>>,
+    suspect: NoteSuspect,
     turn: Signal,
     ended: Signal,
     /// The shard is abandoned. Tasks that were ready then still run once: they must leave it alone.
@@ -203,6 +209,15 @@ impl Driver {
         self.ended.set();
     }
 
+    /// A log that has lost votes is noted as such before anything else can happen to it.
+    fn note_suspect(&self, shard: &Shard, reason: &str) {
+        if shard.suspect
+            && let Err(error) = (self.suspect)(reason)
+        {
+            tracing::error!(%error, "cannot note that this log must not be voted with: do not start this node again");
+        }
+    }
+
     // ---- the turn ----
 
     async fn turns(self: Rc<Self>) {
@@ -224,7 +239,10 @@ impl Driver {
         let mut done = Vec::new();
         loop {
             shard.now_ns = now_ns();
-            shard.complete()?;
+            if let Err(reason) = shard.complete() {
+                self.note_suspect(&shard, &reason);
+                return Err(reason);
+            }
             shard.flush(now_ns());
             // What goes to peers takes the longer way: it leaves first.
             self.send_all(&mut shard);
@@ -345,7 +363,15 @@ impl Driver {
 
     fn on_mail(self: &Rc<Self>, mail: Mail) {
         match mail {
-            Mail::Peer { node, boot, stream } => self.add_link(stream, Some((node, boot))),
+            Mail::Peer { node, stream, peer } => {
+                tracing::debug!(
+                    node,
+                    replica = format!("{:032x}", peer.replica),
+                    seen = peer.seen,
+                    "a peer is connected"
+                );
+                self.add_link(stream, Some((node, peer)));
+            }
             Mail::Client { stream } => self.add_link(stream, None),
             Mail::Stop => {
                 self.stop_by_ns.set(now_ns() + STOP_NS);
@@ -361,7 +387,7 @@ impl Driver {
 
     // ---- connections ----
 
-    fn add_link(self: &Rc<Self>, stream: std::net::TcpStream, peer: Option<(u64, u64)>) {
+    fn add_link(self: &Rc<Self>, stream: std::net::TcpStream, peer: Option<(u64, PeerHello)>) {
         let connection = match Connection::from_socket(stream) {
             Ok(connection) => connection,
             Err(error) => return tracing::warn!(%error, "a new connection is lost"),
@@ -376,9 +402,9 @@ impl Driver {
         });
         let (mut old, mut refused) = (None, false);
         self.event(|shard| match peer {
-            Some((node, boot)) => {
+            Some((node, hello)) => {
                 old = shard.peers.iter().find(|p| p.node == node).and_then(|p| p.connection);
-                shard.peer_connected(node, id, boot);
+                shard.peer_connected(node, id, hello);
             }
             None => refused = !shard.clients.add(id),
         });

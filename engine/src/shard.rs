@@ -9,6 +9,7 @@
 //! committed only when applied here; a frame of the log is filled in the order in which its records were made.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use synod_core::planted::{Bug, is};
 use synod_core::{Action, Body, MemberId, Message, RecordSeq, Replica, Slot, Timer, Value, Vote};
@@ -24,11 +25,12 @@ use crate::batch::Entries;
 use crate::client::protocol::Request;
 use crate::configuration;
 use crate::limits::*;
+use crate::mailbox::PeerHello;
 use crate::metrics::{Phases, RecordWeighted, SlotTimes};
 use crate::outcome::{Committed, Epoch, GroupId, Outcome, ProposeError, Rejection};
 use crate::payload::{BatchHeader, Payload, Place};
-use crate::peers::PeerHello;
 use crate::persist::record_header;
+use crate::seen::Seen;
 use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming, RECORDS, kind};
 
 pub(crate) mod clients;
@@ -69,6 +71,10 @@ const PROGRESS_NS: u64 = 400_000_000;
 const LEARN_NS: u64 = 500_000_000;
 /// On a full disk it is tried so often whether there is room again.
 const RETRY_PREPARE_NS: u64 = 1_000_000_000;
+/// After a start no vote leaves for so long, unless all peers were met before.
+const VOTE_WAIT_NS: u64 = 1_000_000_000;
+/// A log in which nothing was written for so long gets a mark at its end.
+const QUIET_NS: u64 = 100_000_000;
 /// Refused handles that a shard remembers.
 const CLOSED_HANDLES_MAX: usize = 4096;
 /// Heartbeats after which a group that is not settled is announced again.
@@ -78,6 +84,8 @@ const ANNOUNCE_AGAIN_BEATS: u32 = 25;
 pub(crate) struct Parts {
     /// The other nodes.
     pub(crate) peers: Vec<u64>,
+    /// Where it is noted how far the peers' logs were seen.
+    pub(crate) seen: Arc<Seen>,
     pub(crate) groups: Vec<Group>,
     pub(crate) writer: Writer,
     pub(crate) index: Index,
@@ -162,6 +170,7 @@ pub(crate) struct Shard {
     votes_from_ns: Option<u64>,
     /// When the last frame was started, and whether it was a mark.
     quiet_since: (u64, bool),
+    seen: Arc<Seen>,
     pub(crate) stopping: bool,
 }
 
@@ -223,12 +232,14 @@ impl Shard {
             suspect: false,
             votes_from_ns: None,
             quiet_since: (0, true),
+            seen: parts.seen,
             stopping: false,
         }
     }
 
     /// Opens the log. Elections begin once it is open.
     pub(crate) fn start(&mut self, spares: usize) {
+        self.wait_before_voting();
         self.writer.start(&mut self.disk_ops);
         self.writer.prepare_ahead(spares, &mut self.disk_ops);
         for at in 0..self.groups.len() as u32 {

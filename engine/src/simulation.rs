@@ -3,6 +3,8 @@
 //! The simulator plays the driver's part (see the runtime's): it feeds events, each with the shard's clock, lets a turn run
 //! after them, and carries out what the turn asks for, over a disk, a network and a clock of its own.
 
+use std::sync::Arc;
+
 use synod_core::{Body, Slot};
 use synod_transport::frame::Frame;
 use synod_wal::ops::{DiskDone, DiskOp};
@@ -13,7 +15,7 @@ use crate::assemble::{ShardPlace, assemble};
 use crate::batch::Entries;
 use crate::client::protocol::GroupInfoV1;
 use crate::config::Config;
-use crate::mailbox::Mail;
+use crate::mailbox::{Mail, PeerHello};
 use crate::node::MachineFactory;
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::shard::{Notice, Shard};
@@ -101,8 +103,9 @@ impl SimShard {
         machines: Option<&MachineFactory>,
     ) -> Result<(Self, Recovery), String> {
         let SimPlace { shard, incarnation, segment_bytes, seed } = place;
-        let place = ShardPlace { shard, incarnation, segment_bytes, seed };
-        let (shard, recovery) = assemble(config, place, source, machines)?;
+        let place =
+            ShardPlace { shard, replica: incarnation, segment_bytes, seed, genesis: None, seen: Arc::default() };
+        let (shard, recovery) = assemble(config, &place, source, machines).map_err(|error| error.to_string())?;
         Ok((Self { shard }, recovery))
     }
 
@@ -133,7 +136,7 @@ impl SimShard {
 
     /// A connection to a peer's shard is up; `boot` names the start of the peer's process.
     pub fn peer_connected(&mut self, node: NodeId, connection: u64, boot: u64) {
-        self.shard.peer_connected(node, connection, boot);
+        self.shard.peer_connected(node, connection, PeerHello { boot, replica: 0, seen: 0 });
     }
 
     /// A connection is gone.

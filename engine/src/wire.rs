@@ -409,7 +409,8 @@ mod tests {
         let (b, p) = (ballot(7), ballot(8));
         check_message(&Message::Accept { ballot: b, first: Slot(1), slot: Slot(5), chosen: Slot(3), value: batch() });
         check_message(&Message::Learned { slot: Slot(5), through: Slot(6), value: batch() });
-        check_message(&Message::PreVote { ballot: b });
+        check_message(&Message::PreVote { ballot: b, version: 3 });
+        check_message(&Message::Behind { chosen: Slot(4) });
         check_message(&Message::PreVoteReply { ballot: b, granted: true, promised: p });
         check_message(&Message::Expected { ballot: b, next: Slot(4) });
         check_message(&Message::Reject { ballot: b, promised: p });
@@ -421,15 +422,16 @@ mod tests {
     #[test]
     fn every_vote_comes_back() {
         for vote in [
-            Vote::Prepare { ballot: ballot(7), attempt: 3 },
+            Vote::Prepare { ballot: ballot(7), attempt: 3, version: 2 },
             Vote::Promise { ballot: ballot(7), attempt: 3, chosen: Slot(9), reports: 2 },
             Vote::Report { ballot: ballot(7), attempt: 3, slot: Slot(5), accepted: ballot(6), value: batch() },
         ] {
             let mut bytes = Vec::new();
-            append_vote(&mut bytes, 77, &vote);
-            let Incoming::Vote(decoded) = decode(&bytes) else { panic!("a vote") };
+            append_vote(&mut bytes, 77, &vote, 12);
+            let Incoming::Vote(decoded, log_end) = decode(&bytes) else { panic!("a vote") };
+            assert_eq!(log_end, if matches!(decoded, Vote::Report { .. }) { 0 } else { 12 });
             let mut again = Vec::new();
-            append_vote(&mut again, 77, &decoded);
+            append_vote(&mut again, 77, &decoded, 12);
             assert_eq!(again, bytes);
         }
     }
@@ -437,10 +439,11 @@ mod tests {
     #[test]
     fn acks_and_heartbeats_come_back() {
         let ack = Ack { uid: 5, ballot: ballot(7), up_to: Slot(9), stable: Slot(8), wal_us: 120 };
-        let mut bytes = Vec::new();
+        let mut bytes = 12u64.to_le_bytes().to_vec();
         ack.append(&mut bytes);
         ack.append(&mut bytes);
-        assert_eq!(Ack::decode_all(&bytes).unwrap().collect::<Vec<_>>(), [ack, ack]);
+        let (log_end, acks) = Ack::decode_all(&bytes).unwrap();
+        assert_eq!((log_end, acks.collect::<Vec<_>>()), (12, vec![ack, ack]));
         assert!(Ack::decode_all(&bytes[1..]).is_err());
         let heartbeat = Heartbeat { sent_ns: 5, wal_sequence: 6 };
         assert_eq!(Heartbeat::decode(&heartbeat.encode()), Ok(heartbeat));
@@ -458,7 +461,7 @@ mod tests {
             };
             let _ = decode_record(&header, &body, 0..body.len());
             let _ = Heartbeat::decode(&body);
-            let _ = Ack::decode_all(&body).map(Iterator::count);
+            let _ = Ack::decode_all(&body).map(|(_, acks)| acks.count());
         }
     }
 }

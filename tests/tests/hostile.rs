@@ -43,6 +43,11 @@ fn hello(role: Role, cluster: u128, node: u64) -> Hello {
         target_incarnation: 0,
         shard: 0,
         shard_count: 1,
+        replacement: false,
+        founder: false,
+        replica: 0,
+        target_replica: 0,
+        seen_replica: 0,
         wal_sequence_seen: 0,
     }
 }

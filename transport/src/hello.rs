@@ -8,14 +8,14 @@
 
 mod judge;
 
-pub use judge::{Identity, KnownPeer, Refusal, judge};
+pub use judge::{Identity, KnownPeer, Refusal, judge, judge_answer};
 
 use crate::bytes::{get_u16, get_u32, get_u64, get_u128, put_u16, put_u32, put_u64, put_u128};
 
 /// The lowest version of the messages that this program speaks.
-pub const PROTOCOL_VERSION_MIN: u16 = 1;
+pub const PROTOCOL_VERSION_MIN: u16 = 2;
 /// The highest version of the messages that this program speaks.
-pub const PROTOCOL_VERSION_MAX: u16 = 1;
+pub const PROTOCOL_VERSION_MAX: u16 = 2;
 /// Bytes of a hello's body as written here.
 pub const HELLO_BYTES: usize = 256;
 /// Bytes of the longest body taken as a hello or a reply: a later release may say more.
@@ -30,6 +30,7 @@ const _: () = assert!(REPLY_AT_TEXT + REPLY_TEXT_BYTES_MAX <= HELLO_BYTES_MAX);
 const AT_ROLE: usize = 0;
 const AT_VERSION_MIN: usize = 2;
 const AT_VERSION_MAX: usize = 4;
+const AT_FLAGS: usize = 6;
 const AT_SHARD: usize = 8;
 const AT_SHARD_COUNT: usize = 12;
 const AT_CLUSTER: usize = 16;
@@ -39,6 +40,9 @@ const AT_NODE: usize = 64;
 const AT_BOOT: usize = 72;
 const AT_TARGET_NODE: usize = 80;
 const AT_WAL_SEQUENCE_SEEN: usize = 88;
+const AT_REPLICA: usize = 96;
+const AT_TARGET_REPLICA: usize = 112;
+const AT_SEEN_REPLICA: usize = 128;
 
 const REPLY_AT_STATUS: usize = 0;
 const REPLY_AT_TEXT_LEN: usize = 2;
@@ -47,7 +51,14 @@ const REPLY_AT_NODE: usize = 8;
 const REPLY_AT_BOOT: usize = 16;
 const REPLY_AT_WAL_SEQUENCE_SEEN: usize = 24;
 const REPLY_AT_INCARNATION: usize = 32;
-const REPLY_AT_TEXT: usize = 64;
+const REPLY_AT_REPLICA: usize = 48;
+const REPLY_AT_TARGET_REPLICA: usize = 64;
+const REPLY_AT_SEEN_REPLICA: usize = 80;
+const REPLY_AT_FLAGS: usize = 96;
+const REPLY_AT_TEXT: usize = 112;
+
+const FLAG_REPLACEMENT: u16 = 1;
+const FLAG_FOUNDER: u16 = 2;
 
 /// Why a body is not a hello or a reply. The connection must be closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -114,7 +125,17 @@ pub struct Hello {
     pub shard: u32,
     /// How many shards it has.
     pub shard_count: u32,
-    /// The highest WAL sequence of the other that it has seen, 0 for none.
+    /// Its directory was made to replace a lost one.
+    pub replacement: bool,
+    /// Its replica may be a voter of the beginning: its log is the first one of a first directory.
+    pub founder: bool,
+    /// The replica that its shard's log is.
+    pub replica: u128,
+    /// The founding replica of the other's shard that it knows for good, 0 when it knows none yet.
+    pub target_replica: u128,
+    /// The replica of the other's shard that `wal_sequence_seen` speaks of, 0 for none.
+    pub seen_replica: u128,
+    /// The highest sequence in that replica's log that it has seen a vote rest on, 0 for none.
     pub wal_sequence_seen: u64,
 }
 
@@ -135,6 +156,10 @@ impl Hello {
         put_u64(&mut bytes, AT_BOOT, self.boot);
         put_u64(&mut bytes, AT_TARGET_NODE, self.target_node);
         put_u64(&mut bytes, AT_WAL_SEQUENCE_SEEN, self.wal_sequence_seen);
+        put_u16(&mut bytes, AT_FLAGS, flags_of(self.replacement, self.founder));
+        put_u128(&mut bytes, AT_REPLICA, self.replica);
+        put_u128(&mut bytes, AT_TARGET_REPLICA, self.target_replica);
+        put_u128(&mut bytes, AT_SEEN_REPLICA, self.seen_replica);
         bytes
     }
 
@@ -163,6 +188,11 @@ impl Hello {
             target_incarnation: get_u128(bytes, AT_TARGET_INCARNATION),
             shard: get_u32(bytes, AT_SHARD),
             shard_count: get_u32(bytes, AT_SHARD_COUNT),
+            replacement: get_u16(bytes, AT_FLAGS) & FLAG_REPLACEMENT != 0,
+            founder: get_u16(bytes, AT_FLAGS) & FLAG_FOUNDER != 0,
+            replica: get_u128(bytes, AT_REPLICA),
+            target_replica: get_u128(bytes, AT_TARGET_REPLICA),
+            seen_replica: get_u128(bytes, AT_SEEN_REPLICA),
             wal_sequence_seen: get_u64(bytes, AT_WAL_SEQUENCE_SEEN),
         };
         let (min, max) = (hello.version_min, hello.version_max);
@@ -203,6 +233,10 @@ pub enum HelloStatus {
     UnknownNode = 9,
     /// Not now.
     Busy = 10,
+    /// No refusal: the listener knows the dialer's replica for good from now on. Dial again and name the listener's.
+    Greeted = 11,
+    /// The dialer's directory was replaced by another one.
+    Replaced = 12,
 }
 
 impl HelloStatus {
@@ -219,6 +253,8 @@ impl HelloStatus {
             8 => Self::OtherIncarnation,
             9 => Self::UnknownNode,
             10 => Self::Busy,
+            11 => Self::Greeted,
+            12 => Self::Replaced,
             other => return Err(HelloError::Status(other)),
         })
     }
@@ -237,7 +273,17 @@ pub struct HelloReply {
     pub boot: u64,
     /// How many shards it has.
     pub shard_count: u32,
-    /// The highest WAL sequence of the dialer that it has seen, 0 for none.
+    /// Its directory was made to replace a lost one.
+    pub replacement: bool,
+    /// Its replica may be a voter of the beginning, as in [`Hello::founder`].
+    pub founder: bool,
+    /// The replica that its shard's log is.
+    pub replica: u128,
+    /// The founding replica of the dialer's shard that it knows for good, 0 for none.
+    pub target_replica: u128,
+    /// The replica of the dialer's shard that `wal_sequence_seen` speaks of, 0 for none.
+    pub seen_replica: u128,
+    /// The highest sequence in that replica's log that it has seen a vote rest on, 0 for none.
     pub wal_sequence_seen: u64,
     /// For people: why, and what to do. Cut after [`REPLY_TEXT_BYTES_MAX`] bytes.
     pub text: String,
@@ -256,6 +302,10 @@ impl HelloReply {
         put_u64(&mut bytes, REPLY_AT_BOOT, self.boot);
         put_u64(&mut bytes, REPLY_AT_WAL_SEQUENCE_SEEN, self.wal_sequence_seen);
         put_u128(&mut bytes, REPLY_AT_INCARNATION, self.incarnation);
+        put_u128(&mut bytes, REPLY_AT_REPLICA, self.replica);
+        put_u128(&mut bytes, REPLY_AT_TARGET_REPLICA, self.target_replica);
+        put_u128(&mut bytes, REPLY_AT_SEEN_REPLICA, self.seen_replica);
+        put_u16(&mut bytes, REPLY_AT_FLAGS, flags_of(self.replacement, self.founder));
         bytes.extend_from_slice(text.as_bytes());
         bytes
     }
@@ -279,10 +329,19 @@ impl HelloReply {
             incarnation: get_u128(bytes, REPLY_AT_INCARNATION),
             boot: get_u64(bytes, REPLY_AT_BOOT),
             shard_count: get_u32(bytes, REPLY_AT_SHARD_COUNT),
+            replacement: get_u16(bytes, REPLY_AT_FLAGS) & FLAG_REPLACEMENT != 0,
+            founder: get_u16(bytes, REPLY_AT_FLAGS) & FLAG_FOUNDER != 0,
+            replica: get_u128(bytes, REPLY_AT_REPLICA),
+            target_replica: get_u128(bytes, REPLY_AT_TARGET_REPLICA),
+            seen_replica: get_u128(bytes, REPLY_AT_SEEN_REPLICA),
             wal_sequence_seen: get_u64(bytes, REPLY_AT_WAL_SEQUENCE_SEEN),
             text: String::from_utf8_lossy(text).into_owned(),
         })
     }
+}
+
+fn flags_of(replacement: bool, founder: bool) -> u16 {
+    (if replacement { FLAG_REPLACEMENT } else { 0 }) | (if founder { FLAG_FOUNDER } else { 0 })
 }
 
 /// The longest start of `text` that has at most `bytes_max` bytes and whole characters only.

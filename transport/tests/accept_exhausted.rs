@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
+use synod_transport::hello::{PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN};
 use synod_transport::{Hello, KIND_HELLO, Listener, Role, encode_frame};
 
 /// Far beyond what any step takes: reached only by a test that fails.
@@ -64,8 +65,8 @@ fn a_full_descriptor_table_delays_connections_but_loses_none() {
 fn hello() -> Hello {
     Hello {
         role: Role::Client,
-        version_min: 1,
-        version_max: 1,
+        version_min: PROTOCOL_VERSION_MIN,
+        version_max: PROTOCOL_VERSION_MAX,
         cluster: 0,
         node: 0,
         incarnation: 0,
@@ -74,6 +75,11 @@ fn hello() -> Hello {
         target_incarnation: 0,
         shard: 0,
         shard_count: 0,
+        replacement: false,
+        founder: false,
+        replica: 0,
+        target_replica: 0,
+        seen_replica: 0,
         wal_sequence_seen: 0,
     }
 }

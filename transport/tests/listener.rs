@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use synod_transport::hello::{PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN};
 use synod_transport::{
     DialError, HandshakeLimits, Hello, HelloReply, HelloStatus, KIND_HELLO, Listener, Role, ServingListener, dial,
     encode_frame, reply,
@@ -22,8 +23,8 @@ fn any_port() -> SocketAddr {
 fn hello() -> Hello {
     Hello {
         role: Role::Peer,
-        version_min: 1,
-        version_max: 1,
+        version_min: PROTOCOL_VERSION_MIN,
+        version_max: PROTOCOL_VERSION_MAX,
         cluster: 1,
         node: 2,
         incarnation: 3,
@@ -32,12 +33,30 @@ fn hello() -> Hello {
         target_incarnation: 6,
         shard: 0,
         shard_count: 1,
+        replacement: false,
+        founder: false,
+        replica: 0,
+        target_replica: 0,
+        seen_replica: 0,
         wal_sequence_seen: 7,
     }
 }
 
 fn answer(status: HelloStatus, text: &str) -> HelloReply {
-    HelloReply { status, node: 5, incarnation: 6, boot: 8, shard_count: 1, wal_sequence_seen: 9, text: text.into() }
+    HelloReply {
+        status,
+        node: 5,
+        incarnation: 6,
+        boot: 8,
+        shard_count: 1,
+        replacement: false,
+        founder: true,
+        replica: 10,
+        target_replica: 11,
+        seen_replica: 12,
+        wal_sequence_seen: 9,
+        text: text.into(),
+    }
 }
 
 /// A listener that hands on what it is given.

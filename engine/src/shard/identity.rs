@@ -3,10 +3,11 @@
 //! A connection belongs to a replica: the peer's log with its id. A group's configuration says under which number that
 //! replica votes; a replica that it does not name is addressed as an outsider, and none of its votes is counted.
 
-use synod_core::{Configuration, MemberId, ReplicaId, Slot};
+use synod_core::{Configuration, MemberId, ReplicaId};
 
 use super::{Part, QUIET_NS, Shard, VOTE_WAIT_NS};
 use crate::apply::ApplyState;
+use crate::peers::Genesis;
 use crate::wire::{self, kind};
 
 impl Shard {
@@ -25,8 +26,13 @@ impl Shard {
         self.peers.iter().position(|peer| peer.node == voter.node && peer.replica == voter.replica.0)
     }
 
-    /// Who votes at the beginning has become known.
-    pub(crate) fn found(&mut self, genesis: &Configuration) {
+    /// The shard's founders are known: the voters of all its groups at the beginning, this node's first replica among them.
+    /// Told once, when the shard is made or when contact with the last of them was mutual, and never changed. A shard that
+    /// is not told does not vote.
+    pub(crate) fn found(&mut self, genesis: &Genesis) {
+        let mut founders = genesis.clone();
+        founders.sort_unstable();
+        let genesis = Configuration::genesis(founders.into_iter().map(|(node, replica)| (node, ReplicaId(replica))));
         for at in 0..self.groups.len() as u32 {
             self.act(at, &[], |r, out| r.found(genesis.clone(), out));
         }
@@ -144,9 +150,4 @@ impl Shard {
             filling.mark = true;
         }
     }
-}
-
-/// The slot up to which a peer must have been served for a state to be worth sending.
-pub(super) fn is_trimmed(places: &[synod_wal::ops::RecordPlace], from: Slot, floor: Slot) -> bool {
-    places.is_empty() && from <= floor
 }

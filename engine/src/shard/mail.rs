@@ -46,6 +46,7 @@ impl Shard {
             Mail::Info { group, reply } => reply(self.group_at(group).map(|at| self.group_info(at))),
             Mail::InfoAll { reply } => reply(self.info()),
             Mail::Epoch { group, reply } => reply(self.group_at(group).and_then(|at| self.epoch_of(at))),
+            Mail::Genesis(genesis) => self.found(&genesis),
             Mail::Wake => self.producers.due = true,
             Mail::Run(run) => run(&mut LocalShard { shard: self, producer: None }),
             Mail::Reply { connection, request, reply } => self.reply(connection, request, &reply),

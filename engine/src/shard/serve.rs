@@ -33,7 +33,7 @@ impl Shard {
                 .map(|(_, place)| place.record())
                 .collect();
             if places.is_empty() {
-                tracing::warn!(group = group.names.id, slot = from.0, "a replica asks for what was trimmed here");
+                self.send_state(at, peer);
                 return;
             }
             self.read_disk(places, Purpose::Learn { group: at, peer });

@@ -1,13 +1,15 @@
-//! Who is let in: a pure function of the hello and of what the listener knows.
+//! Who is let in: a pure function of what a node says of itself and of what the other end knows.
 //!
 //! Invariants:
 //! - A peer passes only with the cluster, the node and the directory that are expected: an empty directory, a directory put
-//!   back from a backup and a second process with the same id all fail.
+//!   back from a backup and a second process with the same id all fail. A new directory passes only if it says that it was
+//!   made as a replacement, and the one it replaced never again.
+//! - Both ends judge by the same rules: the listener the hello, the dialer the answer.
 //! - Each refusal says what to do.
 
-use super::{Hello, HelloStatus, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Role};
+use super::{Hello, HelloReply, HelloStatus, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Role};
 
-/// Who the listener is.
+/// Who judges.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity<'a> {
     /// Its cluster.
@@ -16,21 +18,23 @@ pub struct Identity<'a> {
     pub node: u64,
     /// The incarnation of its directory.
     pub incarnation: u128,
-    /// Its boot count.
-    pub boot: u64,
+    /// Its directory was made to replace a lost one.
+    pub replacement: bool,
     /// How many shards it has.
     pub shard_count: u32,
     /// The node ids of the cluster, its own too or not.
     pub members: &'a [u64],
 }
 
-/// What the listener remembers of a peer from earlier connections.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What a node remembers of a peer, for good.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KnownPeer {
     /// The incarnation of its directory.
     pub incarnation: u128,
     /// The highest boot count seen of it.
     pub boot: u64,
+    /// The incarnations that this one replaced.
+    pub retired: Vec<u128>,
 }
 
 /// Why a hello is refused; goes into the reply.
@@ -46,7 +50,7 @@ pub struct Refusal {
 /// Judges a hello.
 ///
 /// A client must speak our version and name our cluster or 0. A peer must besides be a member, mean this node, and come
-/// from the directory that `known` remembers, with a boot count that did not go back.
+/// from the directory that `known` remembers, with a boot count that did not go back, or from one made to replace it.
 ///
 /// # Errors
 /// The first reason to refuse it.
@@ -91,16 +95,14 @@ fn judge_peer(hello: &Hello, me: &Identity<'_>, known: Option<&KnownPeer>) -> Re
     refuse_unless(me.members.contains(&hello.node), HelloStatus::UnknownNode, || {
         format!("node {} is no member of this cluster: add it before it is started", hello.node)
     })?;
-    let means_this_directory = hello.target_incarnation == 0 || hello.target_incarnation == me.incarnation;
+    // Who dials a replacement still knows the directory that was lost.
+    let means_this_directory =
+        me.replacement || hello.target_incarnation == 0 || hello.target_incarnation == me.incarnation;
     refuse_unless(means_this_directory, HelloStatus::OtherIncarnation, || {
-        format!(
-            "node {} has directory {:032x} now, you know it with {:032x}: if its data is lost, run `member replace` for node {}",
-            me.node, me.incarnation, hello.target_incarnation, me.node
-        )
+        other_directory(me.node, hello.target_incarnation, me.incarnation)
     })?;
-    if let Some(known) = known {
-        judge_known(hello, known)?;
-    }
+    let said = Said { node: hello.node, incarnation: hello.incarnation, boot: hello.boot, new: hello.replacement };
+    judge_known(&said, known)?;
     refuse_unless(hello.shard_count == me.shard_count, HelloStatus::ShardCountDiffers, || {
         format!(
             "you have {} shards, node {} has {}: start all nodes with the same number",
@@ -109,21 +111,53 @@ fn judge_peer(hello: &Hello, me: &Identity<'_>, known: Option<&KnownPeer>) -> Re
     })
 }
 
-fn judge_known(hello: &Hello, known: &KnownPeer) -> Result<(), Refusal> {
-    refuse_unless(hello.incarnation == known.incarnation, HelloStatus::OtherIncarnation, || {
+/// Judges what the listener at `target_node` answered, by the rules that it judges the dialer by.
+///
+/// # Errors
+/// The first reason not to use the connection.
+pub fn judge_answer(answer: &HelloReply, target_node: u64, known: Option<&KnownPeer>) -> Result<(), Refusal> {
+    refuse_unless(answer.node == target_node, HelloStatus::WrongNode, || {
+        format!("node {} answers at the address of node {target_node}: correct that address", answer.node)
+    })?;
+    let said = Said { node: answer.node, incarnation: answer.incarnation, boot: answer.boot, new: answer.replacement };
+    judge_known(&said, known)
+}
+
+/// What a peer says of its directory.
+struct Said {
+    node: u64,
+    incarnation: u128,
+    boot: u64,
+    /// Made to replace a lost one.
+    new: bool,
+}
+
+fn judge_known(said: &Said, known: Option<&KnownPeer>) -> Result<(), Refusal> {
+    let Some(known) = known else { return Ok(()) };
+    let Said { node, incarnation, boot, new } = *said;
+    refuse_unless(!known.retired.contains(&incarnation), HelloStatus::Replaced, || {
         format!(
-            "node {} is known with directory {:032x} and comes with {:032x}, which holds none of its votes: put the old \
-             directory back, or run `member replace` for node {}",
-            hello.node, known.incarnation, hello.incarnation, hello.node
+            "directory {incarnation:032x} of node {node} was replaced by {:032x}: stop it and never start it again",
+            known.incarnation
         )
     })?;
-    refuse_unless(known.boot <= hello.boot, HelloStatus::StaleBoot, || {
+    refuse_unless(new || incarnation == known.incarnation, HelloStatus::OtherIncarnation, || {
+        other_directory(node, known.incarnation, incarnation)
+    })?;
+    refuse_unless(incarnation != known.incarnation || known.boot <= boot, HelloStatus::StaleBoot, || {
         format!(
-            "node {} was seen at boot {} and comes with boot {}: its directory is an old copy that has forgotten votes; \
-             put the newest back, or run `member replace` for node {}",
-            hello.node, known.boot, hello.boot, hello.node
+            "node {node} was seen at boot {} and comes with boot {boot}: its directory is an old copy that has forgotten \
+             votes; put the newest back, or, if that is lost for good, run `synod init --replace` in an empty one",
+            known.boot
         )
     })
+}
+
+fn other_directory(node: u64, known: u128, found: u128) -> String {
+    format!(
+        "node {node} is known with directory {known:032x} and has {found:032x} now, which holds none of its votes: put \
+         the old directory back, or, if it is lost for good, run `synod init --replace` in an empty one"
+    )
 }
 
 fn refuse_unless(holds: bool, status: HelloStatus, text: impl FnOnce() -> String) -> Result<(), Refusal> {

@@ -15,6 +15,11 @@ fn hello() -> Hello {
         target_incarnation: 0,
         shard: 1,
         shard_count: 4,
+        replacement: true,
+        founder: true,
+        replica: 0x44,
+        target_replica: 0x55,
+        seen_replica: 0x66,
         wal_sequence_seen: 99,
     }
 }
@@ -24,17 +29,21 @@ fn golden_bytes_of_a_hello() {
     let bytes = hello().encode();
     let mut golden = [0; HELLO_BYTES];
     for (at, value) in [
-        (0, 1),     // role
-        (2, 1),     // version_min
-        (4, 1),     // version_max
-        (8, 1),     // shard
-        (12, 4),    // shard_count
-        (16, 0xc1), // cluster
-        (32, 0x22), // incarnation
-        (64, 2),    // node
-        (72, 7),    // boot
-        (80, 1),    // target_node
-        (88, 99),   // wal_sequence_seen
+        (0, 1),      // role
+        (2, 2),      // version_min
+        (4, 2),      // version_max
+        (6, 3),      // flags: replacement 1, founder 2
+        (8, 1),      // shard
+        (12, 4),     // shard_count
+        (16, 0xc1),  // cluster
+        (32, 0x22),  // incarnation
+        (64, 2),     // node
+        (72, 7),     // boot
+        (80, 1),     // target_node
+        (88, 99),    // wal_sequence_seen
+        (96, 0x44),  // replica
+        (112, 0x55), // target_replica
+        (128, 0x66), // seen_replica
     ] {
         golden[at] = value;
     }
@@ -49,11 +58,30 @@ fn golden_bytes_of_a_reply() {
         incarnation: 0x33,
         boot: 8,
         shard_count: 4,
+        replacement: false,
+        founder: true,
+        replica: 0x44,
+        target_replica: 0x55,
+        seen_replica: 0x66,
         wal_sequence_seen: 77,
         text: "no".into(),
     };
-    let mut golden = [0; 66];
-    for (at, value) in [(0, 2), (2, 2), (4, 4), (8, 3), (16, 8), (24, 77), (32, 0x33), (64, b'n'), (65, b'o')] {
+    let mut golden = [0; 114];
+    for (at, value) in [
+        (0, 2),      // status
+        (2, 2),      // text_len
+        (4, 4),      // shard_count
+        (8, 3),      // node
+        (16, 8),     // boot
+        (24, 77),    // wal_sequence_seen
+        (32, 0x33),  // incarnation
+        (48, 0x44),  // replica
+        (64, 0x55),  // target_replica
+        (80, 0x66),  // seen_replica
+        (96, 2),     // flags
+        (112, b'n'), // text
+        (113, b'o'),
+    ] {
         golden[at] = value;
     }
     assert_eq!(reply.encode(), golden);
@@ -96,15 +124,28 @@ fn a_text_is_cut_between_characters_and_read_lossily() {
 }
 
 fn reply_of(status: HelloStatus, text: String) -> HelloReply {
-    HelloReply { status, node: 1, incarnation: 2, boot: 3, shard_count: 4, wal_sequence_seen: 5, text }
+    HelloReply {
+        status,
+        node: 1,
+        incarnation: 2,
+        boot: 3,
+        shard_count: 4,
+        replacement: true,
+        founder: false,
+        replica: 5,
+        target_replica: 6,
+        seen_replica: 7,
+        wal_sequence_seen: 8,
+        text,
+    }
 }
 
 #[test]
 fn all_statuses_have_their_own_code() {
-    for code in 0..=10 {
+    for code in 0..=12 {
         assert_eq!(HelloStatus::of_code(code).unwrap() as u16, code);
     }
-    assert_eq!(HelloStatus::of_code(11), Err(HelloError::Status(11)));
+    assert_eq!(HelloStatus::of_code(13), Err(HelloError::Status(13)));
 }
 
 proptest! {
@@ -115,6 +156,8 @@ proptest! {
         ids in any::<(u128, u64, u128, u64)>(),
         target in any::<(u64, u128)>(),
         shards in (any::<u32>(), 1..=u32::MAX),
+        flags: (bool, bool),
+        replicas in any::<(u128, u128, u128)>(),
         wal_sequence_seen: u64,
     ) {
         let hello = Hello {
@@ -129,19 +172,35 @@ proptest! {
             target_incarnation: target.1,
             shard: shards.0 % shards.1,
             shard_count: shards.1,
+            replacement: flags.0,
+            founder: flags.1,
+            replica: replicas.0,
+            target_replica: replicas.1,
+            seen_replica: replicas.2,
             wal_sequence_seen,
         };
         prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
     }
 
     #[test]
-    fn replies_come_back_as_they_went(code in 0..=10_u16, ids in any::<(u64, u128, u64, u32, u64)>(), text in ".{0,100}") {
+    fn replies_come_back_as_they_went(
+        code in 0..=12_u16,
+        ids in any::<(u64, u128, u64, u32, u64)>(),
+        flags: (bool, bool),
+        replicas in any::<(u128, u128, u128)>(),
+        text in ".{0,100}",
+    ) {
         let reply = HelloReply {
             status: HelloStatus::of_code(code).unwrap(),
             node: ids.0,
             incarnation: ids.1,
             boot: ids.2,
             shard_count: ids.3,
+            replacement: flags.0,
+            founder: flags.1,
+            replica: replicas.0,
+            target_replica: replicas.1,
+            seen_replica: replicas.2,
             wal_sequence_seen: ids.4,
             text,
         };
@@ -149,7 +208,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_decode_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), small in 0..12_u8) {
+    fn any_bytes_decode_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), small in 0..14_u8) {
         let mut bytes = bytes;
         let _ = Hello::decode(&bytes);
         let _ = HelloReply::decode(&bytes);

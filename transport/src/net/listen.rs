@@ -292,6 +292,11 @@ fn refuse_busy(stream: &TcpStream, from: SocketAddr) {
         incarnation: 0,
         boot: 0,
         shard_count: 0,
+        replacement: false,
+        founder: false,
+        replica: 0,
+        target_replica: 0,
+        seen_replica: 0,
         wal_sequence_seen: 0,
         text: "too many handshakes at once: dial again in a moment".into(),
     };

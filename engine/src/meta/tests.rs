@@ -1,0 +1,142 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn meta() -> MetaV2 {
+    let log = |replica| LogIds { replica, first: replica, aside: 0 };
+    MetaV2 { cluster: 5, node: 2, incarnation: 9, boot: 0, logs: vec![log(11), log(12)], replacement: false }
+}
+
+fn open(path: &Path) -> Result<(Directory, DirectoryLock), DirectoryError> {
+    Directory::open(path, 5, 2, 2)
+}
+
+#[test]
+fn a_directory_is_one_nodes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node");
+    assert!(matches!(open(&path), Err(DirectoryError::NotInitialised(_))));
+    Directory::init(&path, &meta()).unwrap();
+    assert!(matches!(Directory::init(&path, &meta()), Err(DirectoryError::NotEmpty(_))));
+    let (first, lock) = open(&path).unwrap();
+    assert_eq!((first.boot(), first.incarnation(), first.log_ids(1).replica), (1, 9, 12));
+    assert!(first.is_founder(0));
+    assert!(matches!(open(&path), Err(DirectoryError::InUse(_))));
+    drop(lock);
+    assert!(matches!(Directory::open(&path, 6, 2, 2), Err(DirectoryError::Foreign { .. })));
+    assert!(matches!(Directory::open(&path, 5, 3, 2), Err(DirectoryError::Foreign { .. })));
+    assert!(matches!(Directory::open(&path, 5, 2, 1), Err(DirectoryError::Foreign { .. })));
+    assert_eq!(open(&path).unwrap().0.boot(), 2);
+}
+
+#[test]
+fn all_ids_of_a_new_directory_differ() {
+    let (a, b) = (MetaV2::draw(5, 2, 3, false), MetaV2::draw(5, 2, 3, true));
+    let ids = |meta: &MetaV2| meta.logs.iter().map(|log| log.replica).chain([meta.incarnation]).collect::<Vec<_>>();
+    let all: std::collections::BTreeSet<u128> = ids(&a).into_iter().chain(ids(&b)).collect();
+    assert_eq!(all.len(), 8);
+    assert!(!all.contains(&0));
+}
+
+#[test]
+fn a_replacement_founds_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    Directory::init(dir.path(), &MetaV2 { replacement: true, ..meta() }).unwrap();
+    let (directory, _lock) = open(dir.path()).unwrap();
+    assert!(directory.is_replacement() && !directory.is_founder(0));
+}
+
+/// Makes shard 0 a log with something in it, opened and marked.
+fn with_a_log(path: &Path) {
+    Directory::init(path, &meta()).unwrap();
+    fs::create_dir(path.join("shard-0")).unwrap();
+    fs::write(path.join("shard-0/1"), b"old").unwrap();
+    note_opened(path, 0).unwrap();
+    mark_suspect(path, 0, "its votes are unsure").unwrap();
+    assert_eq!(suspect_reason(path, 0).unwrap().as_deref(), Some("its votes are unsure"));
+}
+
+fn check_renewed(path: &Path) {
+    let (directory, _lock) = open(path).unwrap();
+    let ids = directory.log_ids(0);
+    assert!(ids.first == 11 && ids.replica != 11 && ids.aside == 0, "{ids:?}");
+    assert!(!directory.is_founder(0) && directory.is_founder(1));
+    assert_eq!(fs::read(path.join("shard-0.damaged-000000000000000b/1")).unwrap(), b"old");
+    assert!(!path.join("shard-0").exists());
+    assert!(!was_opened(path, 0).unwrap() && suspect_reason(path, 0).unwrap().is_none());
+    assert_eq!(directory.log_ids(1), meta().logs[1]);
+}
+
+#[test]
+fn a_log_is_set_aside_whole_whatever_crashes() {
+    for steps in 1..=RENEWAL.len() {
+        let dir = tempfile::tempdir().unwrap();
+        with_a_log(dir.path());
+        let mut meta = read_meta(dir.path()).unwrap();
+        RENEWAL[..steps].iter().for_each(|step| step(dir.path(), &mut meta, 0).unwrap());
+        let renewed = read_meta(dir.path()).unwrap().logs[0].replica;
+        check_renewed(dir.path());
+        assert_eq!(read_meta(dir.path()).unwrap().logs[0].replica, renewed, "the id was drawn once");
+    }
+}
+
+#[test]
+fn a_new_log_is_not_set_aside_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    with_a_log(dir.path());
+    let renewed = open(dir.path()).unwrap().0.renew_replica(0).unwrap();
+    check_renewed(dir.path());
+    fs::create_dir(dir.path().join("shard-0")).unwrap();
+    fs::write(dir.path().join("shard-0/1"), b"new").unwrap();
+    let (directory, _lock) = open(dir.path()).unwrap();
+    assert_eq!(directory.log_ids(0).replica, renewed);
+    assert_eq!(fs::read(dir.path().join("shard-0/1")).unwrap(), b"new");
+    // And once more: both logs that were set aside stay.
+    assert_ne!(directory.renew_replica(0).unwrap(), renewed);
+    let aside = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().contains(".damaged-");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().map(Result::unwrap).filter(aside).count(), 2);
+}
+
+#[test]
+fn a_log_that_is_gone_is_renewed_too() {
+    let dir = tempfile::tempdir().unwrap();
+    Directory::init(dir.path(), &meta()).unwrap();
+    let (directory, _lock) = open(dir.path()).unwrap();
+    assert_ne!(directory.renew_replica(1).unwrap(), 12);
+    assert_eq!(directory.log_ids(1).aside, 0);
+}
+
+#[test]
+fn every_bit_of_the_meta_file_counts() {
+    let bytes = encode_meta(&meta());
+    assert_eq!(decode_meta(&bytes), Ok(meta()));
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(decode_meta(&flipped).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn the_head_of_the_meta_file_is_golden() {
+    assert_eq!(encode_meta(&meta())[..8], *b"SYNODMET");
+    assert_eq!(encode_meta(&meta())[12..16], [2, 0, 0, 0]);
+}
+
+#[test]
+fn the_format_of_an_older_release_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    Directory::init(dir.path(), &meta()).unwrap();
+    // The first format had zeros where the number of the format is now.
+    fs::write(dir.path().join(META), sealed::seal(MAGIC, 0, &[1; 64])).unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert!(matches!(error, DirectoryError::Format(_)) && error.to_string().contains("release that wrote it"));
+}
+
+proptest! {
+    #[test]
+    fn random_meta_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), sealed: bool) {
+        let bytes = if sealed { sealed::seal(MAGIC, FORMAT, &bytes) } else { bytes };
+        let _ = decode_meta(&bytes);
+    }
+}

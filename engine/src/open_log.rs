@@ -1,0 +1,156 @@
+//! A shard's log at a start: it is recovered, or refused, or set aside for a new one. The whole policy is here.
+
+use std::sync::Arc;
+
+use synod_wal::disk::FileSource;
+use synod_wal::recover::Recovery;
+
+use crate::assemble::{AssembleError, ShardPlace, assemble};
+use crate::config::Config;
+use crate::limits::MIB;
+use crate::meta::{self, Directory};
+use crate::node::MachineFactory;
+use crate::peers::Peers;
+use crate::random::random_u128;
+use crate::seen::Seen;
+use crate::shard::Shard;
+
+/// Whether a log that must not be voted with makes room for a new one, whose replica is no voter. As long as such a
+/// replica cannot come back as a learner, the node refuses to start instead.
+pub(crate) const RENEW: bool = true;
+
+/// What a log is opened with.
+pub(crate) struct Opening<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) directory: &'a Directory,
+    pub(crate) peers: &'a Peers,
+    pub(crate) seen: &'a Arc<Seen>,
+    pub(crate) machines: Option<&'a MachineFactory>,
+}
+
+impl Opening<'_> {
+    /// Recovers a shard's log. One that is damaged, lost or suspect is set aside and begun anew, if `renew` says so: the
+    /// new one has a replica id that founds nothing.
+    ///
+    /// # Errors
+    /// Why this node cannot start with this log, and what to do.
+    pub(crate) fn recover_or_renew(&self, shard: usize, renew: bool) -> Result<(Shard, Recovery), String> {
+        match self.recover(shard) {
+            Err(AssembleError::Damaged(reason)) if renew => {
+                let old = self.directory.log_ids(shard).replica;
+                let new = self.directory.renew_replica(shard).map_err(|error| error.to_string())?;
+                tracing::error!(
+                    shard,
+                    old = format!("{old:032x}"),
+                    new = format!("{new:032x}"),
+                    reason,
+                    "this log must not be voted with again: it is set aside, beside the others, and an empty one takes \
+                     its place. The new replica has no vote until the groups' configurations name it"
+                );
+                self.recover(shard).map_err(|error| error.to_string())
+            }
+            recovered => recovered.map_err(|error| error.to_string()),
+        }
+    }
+
+    fn recover(&self, shard: usize) -> Result<(Shard, Recovery), AssembleError> {
+        let log = meta::log_dir(self.directory.path(), shard);
+        let failed = |error: std::io::Error| AssembleError::Refused(format!("{}: {error}", log.display()));
+        if let Some(reason) = meta::suspect_reason(self.directory.path(), shard).map_err(failed)? {
+            return Err(AssembleError::Damaged(format!(
+                "the log in {} must not be voted with: {reason}. Replace this node by a new one (`synod init --replace` \
+                 in an empty directory) and keep the files for inspection",
+                log.display()
+            )));
+        }
+        std::fs::create_dir_all(&log).map_err(failed)?;
+        // Recovery does not know the directory's name.
+        std::fs::read_dir(&log).map_err(failed)?;
+        let place = ShardPlace {
+            shard,
+            replica: self.directory.log_ids(shard).replica,
+            segment_bytes: self.config.segment_mib * MIB,
+            seed: random_u128() as u64,
+            genesis: self.peers.genesis(shard),
+            seen: Arc::clone(self.seen),
+        };
+        let (shard_machine, recovery) = assemble(self.config, &place, &mut FileSource::new(&log), self.machines)?;
+        if recovery.segments.is_empty() && meta::was_opened(self.directory.path(), shard).map_err(failed)? {
+            return Err(AssembleError::Damaged(format!(
+                "the log in {} is lost, and with it this node's votes: put its files back, or replace this node by a \
+                 new one; do not start it empty",
+                log.display()
+            )));
+        }
+        Ok((shard_machine, recovery))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Member;
+    use crate::meta::{DirectoryLock, MetaV2};
+    use crate::peers::Owner;
+
+    struct Node {
+        config: Config,
+        directory: Directory,
+        peers: Peers,
+        _lock: DirectoryLock,
+    }
+
+    fn node(path: &Path) -> Node {
+        let member = Member { node: 1, address: "127.0.0.1:1".parse().unwrap() };
+        let config = Config::new(5, 1, path, vec![member]);
+        Directory::init(path, &MetaV2::draw(5, 1, 1, false)).unwrap();
+        let (directory, _lock) = Directory::open(path, 5, 1, 1).unwrap();
+        let founders = Some(vec![directory.log_ids(0).first]);
+        let owner = Owner { node: 1, members: vec![1], incarnation: directory.incarnation(), founders, shards: 1 };
+        let peers = Peers::open(path, owner).unwrap();
+        Node { config, directory, peers, _lock }
+    }
+
+    impl Node {
+        fn open(&self, renew: bool) -> Result<(Shard, Recovery), String> {
+            let (seen, machines) = (&Arc::default(), None);
+            let Self { config, directory, peers, .. } = self;
+            Opening { config, directory, peers, seen, machines }.recover_or_renew(0, renew)
+        }
+    }
+
+    /// After `spoil` the log is refused with `word`, or begun anew, as one likes.
+    fn check_spoilt(spoil: impl FnOnce(&Path), word: &str) {
+        let dir = tempfile::tempdir().unwrap();
+        let node = node(&dir.path().join("node"));
+        let path = node.directory.path().to_owned();
+        node.open(true).unwrap();
+        let first = node.directory.log_ids(0).replica;
+        assert!(node.directory.is_founder(0), "a new log is not renewed");
+        meta::note_opened(&path, 0).unwrap();
+        spoil(&path);
+        let Err(error) = node.open(false) else { panic!("it should say {word}") };
+        assert!(error.contains(word), "{error}");
+        assert_eq!(node.directory.log_ids(0).replica, first, "a refusal changes nothing");
+
+        let (_, recovery) = node.open(true).unwrap();
+        assert!(recovery.segments.is_empty());
+        assert!(node.directory.log_ids(0).replica != first && !node.directory.is_founder(0));
+        assert_eq!(node.peers.genesis(0), Some(vec![(1, first)]), "the founders stay as they were");
+        let aside = path.join(format!("shard-0.damaged-{:016x}", first as u64));
+        assert!(aside.is_dir());
+    }
+
+    #[test]
+    fn a_lost_log_is_refused_or_begun_anew() {
+        check_spoilt(|path| fs::remove_dir_all(path.join("shard-0")).unwrap(), "is lost");
+    }
+
+    #[test]
+    fn a_suspect_log_is_refused_or_begun_anew() {
+        check_spoilt(|path| meta::mark_suspect(path, 0, "a peer has seen more").unwrap(), "a peer has seen more");
+    }
+}
