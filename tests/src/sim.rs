@@ -6,6 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+mod agenda;
 mod faults;
 mod links;
 pub mod load;

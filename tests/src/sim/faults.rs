@@ -60,7 +60,7 @@ impl World {
                     let bytes = disk.bytes();
                     disk.limit_bytes(bytes);
                 }
-                self.after(4 * stall, Event::Room { node });
+                self.after(2 * stall, Event::Room { node });
             }
             _ => {}
         }

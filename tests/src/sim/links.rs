@@ -1,7 +1,5 @@
 //! How connections come up, carry bytes and end, as their ends see it.
 
-use std::cmp::Reverse;
-
 use super::network::ConnId;
 use super::plan::{MS, US, around};
 use super::world::{Event, World};
@@ -74,13 +72,10 @@ impl World {
     }
 
     pub(super) fn send_all(&mut self, node: usize, shard: usize) {
-        for link in 0..self.network.links.len() {
-            let state = &self.network.links[link];
-            if state.shard != shard {
-                continue;
-            }
-            let Some(end) = state.nodes.iter().position(|at| *at == node) else { continue };
-            if let Some(conn) = state.believes[end] {
+        let ends = self.network.ends(node, shard);
+        for at in 0..ends {
+            let (link, end) = self.network.end(node, shard, at);
+            if let Some(conn) = self.network.links[link].believes[end] {
                 self.pump(node, shard, conn, end);
             }
         }
@@ -123,7 +118,7 @@ impl World {
             self.after(after, Event::Closed { conn, end: 1 - end });
             return Ok(());
         }
-        let mut decoder = std::mem::take(&mut state.decoders[1 - end]);
+        let mut decoder = state.decoders[1 - end].take().expect("nobody else decodes");
         let mut rest = &bytes[..];
         let mut bad = None;
         while !rest.is_empty() && bad.is_none() {
@@ -145,7 +140,7 @@ impl World {
                 .flatten();
         }
         if let Some(state) = self.network.conns.get_mut(&conn) {
-            state.decoders[1 - end] = decoder;
+            state.decoders[1 - end] = Some(decoder);
         }
         if let Some(error) = bad {
             return Err(format!("node {} sent node {} no frame: {error}", from + 1, to + 1));
@@ -206,15 +201,11 @@ impl World {
                 let mut at = self.now_ns;
                 for bytes in held {
                     at += 1 + self.dice.below(US as usize) as u64;
-                    self.next_event += 1;
-                    self.events.insert(self.next_event, Event::Deliver { conn, end, bytes });
-                    self.queue.push(Reverse((at, self.next_event)));
+                    self.agenda.put(at, Event::Deliver { conn, end, bytes });
                 }
                 state.directions[end].last_ns = state.directions[end].last_ns.max(at);
                 if std::mem::take(&mut state.close_held[1 - end]) {
-                    self.next_event += 1;
-                    self.events.insert(self.next_event, Event::Closed { conn, end });
-                    self.queue.push(Reverse((at + 1, self.next_event)));
+                    self.agenda.put(at + 1, Event::Closed { conn, end });
                 }
             }
         }

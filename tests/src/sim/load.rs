@@ -6,7 +6,7 @@ use synod::simulation::SimShard;
 use synod::{Entries, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
 
 use super::observe::Observer;
-use super::plan::{Plan, around};
+use super::plan::Plan;
 use crate::check::history::{self, AppendId};
 use crate::disk::Dice;
 
@@ -244,10 +244,5 @@ impl Load {
         } else {
             observer.appended(flying.group, now_ns, flying.append, noted);
         }
-    }
-
-    /// A client's pause until its next step.
-    pub fn pause(&self, plan: &Plan, dice: &mut Dice) -> u64 {
-        around(dice, plan.think_ns)
     }
 }

@@ -44,7 +44,7 @@ pub struct Conn {
     /// From the first end to the second, and back.
     pub directions: [Direction; 2],
     /// What each end has received and not yet decoded.
-    pub decoders: [Decoder; 2],
+    pub decoders: [Option<Decoder>; 2],
     /// A partition holds back the news of its end from this end.
     pub close_held: [bool; 2],
 }
@@ -58,6 +58,9 @@ pub struct Network {
     /// From node to node: nothing gets through.
     blocked: BTreeSet<(usize, usize)>,
     next: ConnId,
+    /// Per node and shard its links, each with this node's end of it.
+    ends: Vec<Vec<(usize, usize)>>,
+    shards: usize,
 }
 
 impl Network {
@@ -71,7 +74,23 @@ impl Network {
                 }
             }
         }
-        Self { links, conns: BTreeMap::new(), blocked: BTreeSet::new(), next: 1 }
+        let mut ends = vec![Vec::new(); nodes * shards];
+        for (at, link) in links.iter().enumerate() {
+            for end in 0..2 {
+                ends[link.nodes[end] * shards + link.shard].push((at, end));
+            }
+        }
+        Self { links, conns: BTreeMap::new(), blocked: BTreeSet::new(), next: 1, ends, shards }
+    }
+
+    /// How many links a node's shard has.
+    pub fn ends(&self, node: usize, shard: usize) -> usize {
+        self.ends[node * self.shards + shard].len()
+    }
+
+    /// One of a shard's links, and which end of it the shard is.
+    pub fn end(&self, node: usize, shard: usize, at: usize) -> (usize, usize) {
+        self.ends[node * self.shards + shard][at]
     }
 
     /// Whether bytes get from one node to another.
@@ -95,7 +114,7 @@ impl Network {
         let conn = Conn {
             link,
             directions: Default::default(),
-            decoders: [Decoder::new(), Decoder::new()],
+            decoders: [Some(Decoder::new()), Some(Decoder::new())],
             close_held: [false; 2],
         };
         self.conns.insert(id, conn);

@@ -2,15 +2,13 @@
 //! power cuts.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
 use synod::simulation::{SimPlace, SimShard, votes};
-use synod::{GroupId, MachineFactory, StateMachine};
+use synod::GroupId;
 use synod_core::planted::{Bug, is};
 use synod_wal::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use synod_wal::{DiskDone, DiskOp, Expect, Verdict, WriteData, recover};
 
-use super::observe::Machine;
 use super::plan::{S, US, around, pick};
 use super::world::{Event, Process, World};
 use crate::disk::{Dice, OpId, OpKind, Outcome};
@@ -53,10 +51,12 @@ impl World {
             return Err(format!("node {} stopped: {reason}", node + 1));
         }
         let ops = process.shards[shard].take_disk_ops();
-        for op in ops {
-            self.submit(node, shard, op);
+        if !ops.is_empty() {
+            for op in ops {
+                self.submit(node, shard, op);
+            }
+            self.schedule_disk(node, shard);
         }
-        self.schedule_disk(node, shard);
         self.send_all(node, shard);
         self.after_turn(node)
     }
@@ -71,10 +71,7 @@ impl World {
         if self.nodes[node].process.is_some() || self.nodes[node].given_up {
             return Ok(());
         }
-        let held: BTreeMap<GroupId, _> =
-            (1..=self.plan.groups).map(|group| (group, self.observer.held(node, group))).collect();
-        let machines: MachineFactory =
-            Arc::new(move |group| Some(Box::new(Machine::new(Arc::clone(&held[&group]))) as Box<dyn StateMachine>));
+        let machines = self.observer.machines(node);
         let mut shards = Vec::new();
         for shard in 0..self.plan.shards {
             let state = &mut self.nodes[node];
@@ -94,7 +91,7 @@ impl World {
             if !matches!(recovery.verdict, Verdict::Clean) {
                 self.mark("torn tail");
             }
-            self.restarted(node, shard, &sim)?;
+            self.restarted(node, shard, &sim, recovery.next_sequence - 1)?;
             self.nodes[node].acknowledged[shard] = recovery.next_sequence - 1;
             shards.push(sim);
         }
@@ -126,22 +123,31 @@ impl World {
     }
 
     /// Compares what a shard has recovered with the votes that were durable.
-    pub(super) fn restarted(&mut self, node: usize, shard: usize, sim: &SimShard) -> Result<(), String> {
+    pub(super) fn restarted(
+        &mut self,
+        node: usize,
+        shard: usize,
+        sim: &SimShard,
+        last: u64,
+    ) -> Result<(), String> {
         let groups = (1..=self.plan.groups).filter(|group| *group as usize % self.plan.shards == shard);
         let names: BTreeMap<u128, GroupId> =
             groups.map(|group| (sim.uid(group).expect("it is there"), group)).collect();
+        self.uids.extend(&names);
         // What was on its way when the process ended may have become durable all the same.
         let state = &mut self.nodes[node];
         let expect =
             Expect { shard: shard as u32, incarnation: state.incarnation, segment_bytes: self.plan.segment_bytes };
         let acknowledged = state.acknowledged[shard];
         let mut late = Vec::new();
-        recover(&mut state.disks[shard], expect, &mut |_, sequence, header, _| {
-            if sequence > acknowledged {
-                late.extend(synod::simulation::vote_of(header));
-            }
-        })
-        .map_err(|error| format!("node {}: {error}", node + 1))?;
+        if acknowledged < last {
+            recover(&mut state.disks[shard], expect, &mut |_, sequence, header, _| {
+                if sequence > acknowledged {
+                    late.extend(synod::simulation::vote_of(header));
+                }
+            })
+            .map_err(|error| format!("node {}: {error}", node + 1))?;
+        }
         for (uid, vote) in late {
             self.observer.voted(node, names[&uid], vote)?;
         }
@@ -282,14 +288,8 @@ impl World {
             }
             let (_, votes) = process.votes[shard].pop_front().expect("it is the front");
             for (uid, vote) in votes {
-                let group = self.group_of(node, shard, uid);
-                self.observer.voted(node, group, vote)?;
+                self.observer.voted(node, self.uids[&uid], vote)?;
             }
         }
-    }
-
-    pub(super) fn group_of(&self, node: usize, shard: usize, uid: u128) -> GroupId {
-        let sim = &self.nodes[node].process.as_ref().expect("it runs").shards[shard];
-        (1..=self.plan.groups).find(|group| sim.uid(*group) == Some(uid)).expect("a record is of a group of its shard")
     }
 }

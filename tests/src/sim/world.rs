@@ -3,18 +3,22 @@
 //! Invariants: all that happens is an event of the queue, ordered by (time, number); all choices come from the plan's
 //! seed; events of a process that has ended are dropped.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use synod::simulation::{SimShard, Voted};
 use synod::{Config, GroupId, Member};
 
+use super::agenda::Agenda;
 use super::load::{Load, Step};
 use super::network::{ConnId, Network};
 use super::observe::Observer;
 use super::plan::{MS, Plan, S, around};
 use crate::disk::{Dice, OpId, SimDisk};
 
+/// The pause between a client's operations once a quorum is well is at most this: what is due is to be done soon.
+const THINK_WELL_NS: u64 = 10 * MS;
+/// So often it is looked at what is settled and can be forgotten, in events.
+const SETTLE_EVENTS: u64 = 4096;
 /// How long a healed quorum may take to commit again.
 const LIVENESS_NS: u64 = 60 * S;
 
@@ -94,10 +98,10 @@ pub struct World {
     pub(super) plan: Plan,
     pub(super) dice: Dice,
     pub(super) now_ns: u64,
-    pub(super) queue: BinaryHeap<Reverse<(u64, u64)>>,
-    pub(super) events: BTreeMap<u64, Event>,
-    pub(super) next_event: u64,
+    pub(super) agenda: Agenda,
     pub(super) nodes: Vec<Node>,
+    /// The groups by their uids, once a node has started.
+    pub(super) uids: HashMap<u128, GroupId>,
     pub(super) network: Network,
     pub(super) load: Load,
     pub(super) observer: Observer,
@@ -149,10 +153,9 @@ impl World {
             plan,
             dice,
             now_ns: 1,
-            queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
-            next_event: 0,
+            agenda: Agenda::default(),
             nodes,
+            uids: HashMap::new(),
             load,
             report: Report::default(),
             print,
@@ -263,19 +266,14 @@ impl World {
     // ---- the clock ----
 
     pub(super) fn after(&mut self, ns: u64, event: Event) {
-        self.next_event += 1;
-        self.events.insert(self.next_event, event);
-        self.queue.push(Reverse((self.now_ns + ns, self.next_event)));
+        self.agenda.put(self.now_ns + ns, event);
     }
 
     /// Runs on, and forgets now and then what is settled.
     pub(super) fn run_for(&mut self, ns: u64) -> Result<(), String> {
         let end = self.now_ns + ns;
-        while self.now_ns < end {
-            self.run_until(end.min(self.now_ns + 200 * MS))?;
-            self.settle()?;
-        }
-        Ok(())
+        self.run_until(end)?;
+        self.settle()
     }
 
     pub(super) fn settle(&mut self) -> Result<(), String> {
@@ -294,12 +292,11 @@ impl World {
     }
 
     pub(super) fn run_until(&mut self, end_ns: u64) -> Result<(), String> {
-        while let Some(Reverse((at_ns, number))) = self.queue.peek().copied()
-            && at_ns <= end_ns
-        {
-            self.queue.pop();
+        while let Some((at_ns, event)) = self.agenda.next_by(end_ns) {
             self.now_ns = at_ns;
-            let event = self.events.remove(&number).expect("every number has its event");
+            if self.report.events.is_multiple_of(SETTLE_EVENTS) {
+                self.settle()?;
+            }
             self.report.events += 1;
             self.note(&event);
             self.happen(event)?;
@@ -358,7 +355,7 @@ impl World {
             Event::Turn { node, shard, .. } => self.turn(node, shard),
             Event::Tick { node, shard, life } => {
                 self.with_shard(node, shard, SimShard::tick);
-                let after = self.plan.tick_ns + self.dice.below(MS as usize / 2) as u64;
+                let after = self.plan.tick_ns * 7 / 8 + self.dice.below(self.plan.tick_ns as usize / 4) as u64;
                 self.after(after, Event::Tick { node, shard, life });
                 Ok(())
             }
@@ -421,8 +418,11 @@ impl World {
             }
             self.load.take_outcomes(self.now_ns, &self.plan, &mut self.dice, &mut self.observer);
         }
-        let pause = self.load.pause(&self.plan, &mut self.dice);
-        self.after(pause, Event::Client { at });
+        let mean = if self.faults_on { self.plan.think_ns } else { self.plan.think_ns.min(THINK_WELL_NS) };
+        let pause = around(&mut self.dice, mean);
+        let quiet = self.plan.safety_ns / 4..self.plan.safety_ns / 4 + self.plan.quiet_ns;
+        let next = if quiet.contains(&self.now_ns) { quiet.end - self.now_ns + pause } else { pause };
+        self.after(next, Event::Client { at });
         Ok(())
     }
 }
