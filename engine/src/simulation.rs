@@ -71,6 +71,25 @@ pub fn votes(records: &[u8]) -> impl Iterator<Item = (u128, Voted)> + '_ {
     Records::new(records).map_while(Result::ok).filter_map(|(header, ..)| vote_of(&header))
 }
 
+/// How full a queue is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bound {
+    /// What is counted.
+    pub name: &'static str,
+    /// How much of it there is.
+    pub value: u64,
+    /// How much there may be.
+    pub max: u64,
+}
+
+/// All coverage marks of core, log and shard: by name, how often each was hit in this process.
+pub fn marks() -> Vec<(String, u64)> {
+    let core = synod_core::marks::hits().map(|(mark, hits)| (format!("core {mark:?}"), hits));
+    let wal = synod_wal::marks::hits().map(|(mark, hits)| (format!("wal {mark:?}"), hits));
+    let shard = crate::marks::hits().map(|(mark, hits)| (format!("shard {mark:?}"), hits));
+    core.chain(wal).chain(shard).collect()
+}
+
 /// One shard.
 pub struct SimShard {
     shard: Shard,
@@ -231,6 +250,16 @@ impl SimShard {
         };
         let values = (log.chosen().0 + 1..=log.last().0).filter_map(value).collect();
         Some(HeldVotes { promised: replica.promised().pack(), chosen: log.chosen().0, values })
+    }
+
+    /// Why a log that refuses proposals does not let its oldest segment go.
+    pub fn why_kept(&self) -> Option<String> {
+        self.shard.why_kept()
+    }
+
+    /// How full its queues are, after a turn.
+    pub fn census(&self) -> [Bound; 13] {
+        self.shard.census()
     }
 
     /// Every frame of the log up to this sequence is durable.

@@ -11,6 +11,7 @@ use crate::election::Candidate;
 use crate::ids::{Ballot, MemberId, Slot};
 use crate::leader::Leader;
 use crate::log::{Entry, Log};
+use crate::marks::{Mark, mark};
 use crate::message::{Message, Vote};
 use crate::planted::{Bug, is};
 use crate::value::{Payload, Value};
@@ -203,7 +204,7 @@ impl<P: Payload> Replica<P> {
                 }
                 if self.following.is_some_and(|f| f.ballot == ballot) {
                     self.low = self.low.max(low.min(self.log().chosen()));
-                    self.settle_follower(out);
+                    self.settle_follower(chosen, out);
                 }
             }
             Message::LearnRequest { from: slot } => {
@@ -214,6 +215,7 @@ impl<P: Payload> Replica<P> {
             Message::Learned { slot, through, value } => self.on_learned(from, slot, through, value, out),
             Message::Resign { ballot } => {
                 if self.following.is_some_and(|f| f.ballot == ballot) {
+                    mark(Mark::ResignHeard);
                     self.leader_lost(out);
                 }
             }
@@ -259,6 +261,7 @@ impl<P: Payload> Replica<P> {
             Timer::Progress => self.on_progress_timeout(out),
             Timer::Learn => {
                 let learning = self.learning.take().expect("the learn timer runs while learning");
+                mark(Mark::LearnElsewhere);
                 // Ask another: this one may be gone.
                 let next = self.peer_after(learning.from);
                 self.learn(next, learning.target, out);
@@ -269,6 +272,7 @@ impl<P: Payload> Replica<P> {
     /// The leader that this replica follows is gone: its node is silent or has restarted, or it resigned.
     pub fn leader_lost(&mut self, out: Out<'_, P>) {
         if self.following.take().is_some() {
+            mark(Mark::LeaderLost);
             self.learning = None;
             out.push(Action::RestartTimer);
         }
@@ -277,6 +281,7 @@ impl<P: Payload> Replica<P> {
     /// This node can no longer reach a quorum. A leader steps down.
     pub fn quorum_lost(&mut self, out: Out<'_, P>) {
         if let Role::Leader(leader) = &self.role {
+            mark(Mark::QuorumLost);
             let ballot = leader.ballot;
             self.resign(ballot, out);
         }
@@ -311,8 +316,11 @@ impl<P: Payload> Replica<P> {
 
     pub(crate) fn persist(&mut self, record: Record<P>, out: Out<'_, P>) -> RecordSeq {
         self.records.0 += 1;
-        let chosen = self.log().chosen();
+        let mut chosen = self.log().chosen();
         self.chosen_recorded = chosen;
+        if is(Bug::UnchosenIsRecordedChosen) {
+            chosen = self.log().last();
+        }
         out.push(Action::Persist { seq: self.records, chosen, record });
         self.records
     }
@@ -340,6 +348,7 @@ impl<P: Payload> Replica<P> {
         match &self.role {
             Role::Leader(leader) if leader.ballot >= ballot => return,
             Role::Leader(leader) => {
+                mark(Mark::LeaderFollows);
                 // A leader that learns of a higher ballot's values leads no longer.
                 out.push(Action::SteppedDown { ballot: leader.ballot });
             }
@@ -362,7 +371,10 @@ impl<P: Payload> Replica<P> {
         while up_to < chosen && up_to.next() >= first {
             match self.log().get(up_to.next()) {
                 Some(entry) if entry.accepted >= ballot || is(Bug::LowerBallotIsCommitted) => up_to = up_to.next(),
-                _ => break,
+                _ => {
+                    mark(Mark::CommitNotHeld);
+                    break;
+                }
             }
         }
         self.choose(up_to, out);
@@ -397,9 +409,13 @@ impl<P: Payload> Replica<P> {
         }
         if slot == next {
             // (slot, origin) names a value: what is held already need not be written again.
-            if self.log().get(slot).is_none_or(|entry| entry.value.origin != value.origin) {
+            let compares = !is(Bug::HeldValuesAreNotCompared);
+            if self.log().get(slot).is_none_or(|entry| compares && entry.value.origin != value.origin) {
+                mark(Mark::LearnedWritten);
                 self.acceptor.log.put(slot, Entry { accepted: Ballot::ZERO, value: value.clone() });
                 self.persist(Record::Learned { slot, value }, out);
+            } else {
+                mark(Mark::LearnedHeld);
             }
             self.choose(slot, out);
         }
@@ -408,6 +424,7 @@ impl<P: Payload> Replica<P> {
         }
         self.learning = None;
         if self.log().chosen() < learning.target {
+            mark(Mark::LearnGoesOn);
             self.learn(from, learning.target, out);
             return;
         }
@@ -423,11 +440,19 @@ impl<P: Payload> Replica<P> {
     }
 
     /// For a quiet group: makes the chosen prefix durable, so that the log below can go one day.
-    fn settle_follower(&mut self, out: Out<'_, P>) {
+    fn settle_follower(&mut self, chosen: Slot, out: Out<'_, P>) {
         if let Some(following) = self.following
             && self.chosen_recorded < self.log().chosen()
         {
             let seq = self.persist(Record::Chosen, out);
+            self.acknowledge(following.ballot, following.first, seq, out);
+        } else if let Some(following) = self.following
+            && self.log().chosen() == chosen
+            && self.low < chosen
+        {
+            // It was told already, but that may be lost: without it the logs of all could never be trimmed.
+            mark(Mark::SettledAgain);
+            let seq = self.last_record();
             self.acknowledge(following.ballot, following.first, seq, out);
         }
     }
@@ -445,7 +470,7 @@ impl<P: Payload> Replica<P> {
 impl Config {
     /// How many voters make a quorum, in either phase.
     pub fn quorum(&self) -> usize {
-        self.voters.len() / 2 + 1
+        self.voters.len() / 2 + usize::from(!is(Bug::QuorumsDoNotMeet) || self.voters.len() == 1)
     }
 
     pub(crate) fn index_of(&self, member: MemberId) -> usize {

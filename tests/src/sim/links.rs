@@ -1,7 +1,7 @@
 //! How connections come up, carry bytes and end, as their ends see it.
 
 use super::network::ConnId;
-use super::plan::{MS, US, around};
+use super::plan::{MS, around};
 use super::world::{Event, World};
 
 impl World {
@@ -94,10 +94,16 @@ impl World {
         if bytes.is_empty() {
             return;
         }
+        let Some(state) = self.network.conns.get(&conn) else { return };
+        let nodes = self.network.links[state.link].nodes;
+        let mean = self.plan.delay_ns + self.network.lag_ns(nodes[end], nodes[1 - end]);
         let Some(state) = self.network.conns.get_mut(&conn) else { return };
         let direction = &mut state.directions[end];
         direction.bytes += bytes.len();
-        let arrives = (self.now_ns + around(&mut self.dice, self.plan.delay_ns)).max(direction.last_ns + 1);
+        if direction.dead {
+            return;
+        }
+        let arrives = (self.now_ns + around(&mut self.dice, mean)).max(direction.last_ns + 1);
         direction.last_ns = arrives;
         self.after(arrives - self.now_ns, Event::Deliver { conn, end, bytes });
     }
@@ -105,6 +111,9 @@ impl World {
     pub(super) fn deliver(&mut self, conn: ConnId, end: usize, bytes: Vec<u8>) -> Result<(), String> {
         let Some(state) = self.network.conns.get_mut(&conn) else { return Ok(()) };
         let link = state.link;
+        if state.directions[end].dead {
+            return Ok(());
+        }
         let nodes = self.network.links[link].nodes;
         let (from, to, shard) = (nodes[end], nodes[1 - end], self.network.links[link].shard);
         if !self.network.passes(from, to) || !self.network.conns[&conn].directions[end].held.is_empty() {
@@ -160,7 +169,18 @@ impl World {
         if self.network.links[link].believes[end] == Some(conn) {
             let delay = around(&mut self.dice, self.plan.delay_ns);
             self.after(delay, Event::Closed { conn, end });
-            self.closed(conn, end);
+            self.closed_here(conn, end);
+        }
+    }
+
+    /// A connection dies unheard: in both directions, in one, or so that only one end learns of it.
+    pub(super) fn half_open(&mut self, conn: ConnId, end: usize) {
+        let way = self.dice.below(3);
+        let Some(state) = self.network.conns.get_mut(&conn) else { return };
+        state.directions[end].dead = true;
+        state.directions[1 - end].dead |= way > 0;
+        if way > 1 && self.network.links[self.network.conns[&conn].link].believes[end] == Some(conn) {
+            self.closed_here(conn, end);
         }
     }
 
@@ -169,10 +189,36 @@ impl World {
         let Some(state) = self.network.conns.get(&conn) else { return };
         let link = state.link;
         let nodes = self.network.links[link].nodes;
+        if state.directions[1 - end].dead && self.nodes[nodes[end]].process.is_some() {
+            // It never hears of it.
+            return;
+        }
         if !self.network.passes(nodes[1 - end], nodes[end]) {
             self.network.conns.get_mut(&conn).expect("it is there").close_held[end] = true;
             return;
         }
+        self.closed_here(conn, end);
+    }
+
+    /// Both ends learn that a connection of this node is dead.
+    pub(super) fn bury_connections(&mut self, node: usize) {
+        let of_node = |link: usize| self.network.links[link].nodes.contains(&node);
+        let dead = self
+            .network
+            .conns
+            .iter()
+            .filter(|(_, conn)| of_node(conn.link) && conn.directions.iter().any(|direction| direction.dead));
+        let dead: Vec<ConnId> = dead.map(|(conn, _)| *conn).collect();
+        for conn in dead {
+            self.closed_here(conn, 0);
+            self.closed_here(conn, 1);
+        }
+    }
+
+    fn closed_here(&mut self, conn: ConnId, end: usize) {
+        let Some(state) = self.network.conns.get(&conn) else { return };
+        let link = state.link;
+        let nodes = self.network.links[link].nodes;
         if self.network.links[link].believes[end] == Some(conn) {
             self.network.links[link].believes[end] = None;
             let shard = self.network.links[link].shard;
@@ -197,15 +243,13 @@ impl World {
                 if (nodes[end], nodes[1 - end]) != (from, to) {
                     continue;
                 }
-                let held = std::mem::take(&mut state.directions[end].held);
-                let mut at = self.now_ns;
-                for bytes in held {
-                    at += 1 + self.dice.below(US as usize) as u64;
-                    self.agenda.put(at, Event::Deliver { conn, end, bytes });
+                // All at once, so that nothing that is on its way already comes between.
+                let bytes = std::mem::take(&mut state.directions[end].held).concat();
+                if !bytes.is_empty() {
+                    self.agenda.put(self.now_ns, Event::Deliver { conn, end, bytes });
                 }
-                state.directions[end].last_ns = state.directions[end].last_ns.max(at);
                 if std::mem::take(&mut state.close_held[1 - end]) {
-                    self.agenda.put(at + 1, Event::Closed { conn, end });
+                    self.agenda.put(self.now_ns + 1, Event::Closed { conn, end });
                 }
             }
         }

@@ -35,6 +35,8 @@ pub struct Direction {
     pub bytes: usize,
     /// Bytes that a partition holds back, in order.
     pub held: Vec<Vec<u8>>,
+    /// Nothing that goes in comes out, and nobody is told.
+    pub dead: bool,
 }
 
 /// A connection.
@@ -57,6 +59,8 @@ pub struct Network {
     pub conns: BTreeMap<ConnId, Conn>,
     /// From node to node: nothing gets through.
     blocked: BTreeSet<(usize, usize)>,
+    /// From node to node: what bytes take longer.
+    lag_ns: BTreeMap<(usize, usize), u64>,
     next: ConnId,
     /// Per node and shard its links, each with this node's end of it.
     ends: Vec<Vec<(usize, usize)>>,
@@ -80,7 +84,7 @@ impl Network {
                 ends[link.nodes[end] * shards + link.shard].push((at, end));
             }
         }
-        Self { links, conns: BTreeMap::new(), blocked: BTreeSet::new(), next: 1, ends, shards }
+        Self { links, conns: BTreeMap::new(), blocked: BTreeSet::new(), lag_ns: BTreeMap::new(), next: 1, ends, shards }
     }
 
     /// How many links a node's shard has.
@@ -104,6 +108,20 @@ impl Network {
             self.blocked.insert((from, to));
         } else {
             self.blocked.remove(&(from, to));
+        }
+    }
+
+    /// What bytes take longer from one node to another, on average.
+    pub fn lag_ns(&self, from: usize, to: usize) -> u64 {
+        if self.lag_ns.is_empty() { 0 } else { self.lag_ns.get(&(from, to)).copied().unwrap_or(0) }
+    }
+
+    /// Makes one direction slow, or, with 0, quick again.
+    pub fn set_lag(&mut self, from: usize, to: usize, lag_ns: u64) {
+        if lag_ns > 0 {
+            self.lag_ns.insert((from, to), lag_ns);
+        } else {
+            self.lag_ns.remove(&(from, to));
         }
     }
 

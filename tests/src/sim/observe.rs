@@ -161,6 +161,17 @@ impl Observer {
         self.oracle.settled(group)
     }
 
+    /// Every machine syncs now and then, also when nothing more comes.
+    pub fn sync_machines(&mut self) {
+        for held in self.held.values() {
+            let mut held = held.lock().expect("no holder panics");
+            if let [_, .., last] = held.boundaries[..] {
+                held.boundaries.clear();
+                held.boundaries.push(last);
+            }
+        }
+    }
+
     /// A node's process ends. What its machines hold beyond their last sync is there or not.
     pub fn crashed(&mut self, node: usize, mut choose: impl FnMut(usize) -> usize) {
         self.delivered[node].lock().expect("no holder panics").clear();
@@ -185,9 +196,7 @@ impl Observer {
     pub fn delivered(&mut self, node: usize) -> Result<(), String> {
         let mut delivered = self.delivered[node].lock().expect("no holder panics");
         for (group, index, entry) in delivered.drain(..) {
-            self.streams
-                .deliver(group, node as u64, index, &entry, None)
-                .map_err(|violation| violation.to_string())?;
+            self.streams.deliver(group, node as u64, index, &entry, None).map_err(|violation| violation.to_string())?;
             let log = &mut self.logs[group as usize - 1];
             if index > log.len() as u64 {
                 log.push(payload(&entry));

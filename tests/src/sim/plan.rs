@@ -66,6 +66,10 @@ plan! {
     segment_bytes: u64,
     /// Log kept although nobody needs it, in MiB.
     retain_mib: u64,
+    /// Values that a shard keeps in memory, in MiB; 0: as few as it can.
+    cache_mib: usize,
+    /// The log that a shard should not exceed, in MiB; 0: as usual.
+    wal_mib_max: u64,
     /// Clients.
     clients: usize,
     /// Proposals that a client without a session keeps in flight.
@@ -96,22 +100,45 @@ plan! {
     partition_ns: u64,
     /// Mean duration of a partition.
     partition_for_ns: u64,
+    /// Mean time between the nodes being cut off one by one, and healed in another order.
+    swizzle_ns: u64,
     /// Mean time between broken connections.
     break_ns: u64,
+    /// Mean time between connections that die unheard, at one end or both.
+    half_open_ns: u64,
+    /// Mean time between directions that become very slow.
+    lag_ns: u64,
     /// Mean time between pauses of some node.
     pause_ns: u64,
     /// Mean time between disks that hang.
     hang_ns: u64,
-    /// Mean duration of pauses and hangs.
+    /// Mean time between disks that get very slow.
+    slow_disk_ns: u64,
+    /// Mean duration of pauses, hangs, lags, slow disks and frozen clocks.
     stall_ns: u64,
     /// Mean time between disks that fail one operation.
     disk_error_ns: u64,
     /// Mean time between disks that get full for a while.
     full_ns: u64,
+    /// Mean time between clocks that stand still, jump ahead, or run off otherwise.
+    clock_ns: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
-pub const FAULTS: [&str; 7] = ["crash", "partition", "break", "pause", "hang", "disk-error", "full"];
+pub const FAULTS: [&str; 12] = [
+    "crash",
+    "partition",
+    "swizzle",
+    "break",
+    "half-open",
+    "lag",
+    "pause",
+    "hang",
+    "slow-disk",
+    "disk-error",
+    "full",
+    "clock",
+];
 
 /// How fast a run's time goes by.
 struct Pace {
@@ -126,9 +153,9 @@ impl Pace {
     /// minutes go by: what matters in them is what a long time brings, not what a millisecond does.
     fn draw(dice: &mut Dice, nodes: usize, shards: usize) -> Self {
         let (tick_ns, safety_ns, scale) = match dice.below(10) {
-            0..3 => (5 * MS, pick(dice, &[S, 2 * S, 4 * S]), 1),
-            3..5 => (pick(dice, &[10 * MS, 20 * MS]), pick(dice, &[5 * S, 10 * S, 20 * S]), 2),
-            _ => (pick(dice, &[100 * MS, 200 * MS, 250 * MS]), pick(dice, &[60 * S, 180 * S, 300 * S]), 12),
+            0..2 => (5 * MS, pick(dice, &[S, 2 * S, 4 * S]), 1),
+            2..4 => (pick(dice, &[10 * MS, 20 * MS]), pick(dice, &[5 * S, 10 * S, 20 * S]), 2),
+            _ => (pick(dice, &[150 * MS, 250 * MS, 300 * MS]), pick(dice, &[120 * S, 240 * S, 400 * S]), 12),
         };
         // Every tick sends heartbeats to all, which answer: a bound on what that costs.
         let events_per_tick = (nodes * shards * (2 + 4 * (nodes - 1))) as u64;
@@ -138,7 +165,7 @@ impl Pace {
 }
 
 /// About so many events of a run may come from ticks.
-const TICK_EVENTS_MAX: u64 = 30_000;
+const TICK_EVENTS_MAX: u64 = 25_000;
 
 impl Plan {
     /// The plan of a seed.
@@ -148,25 +175,30 @@ impl Plan {
         let nodes = pick(d, &[3, 3, 3, 3, 3, 5, 5, 1, 2, 4, 7]);
         let shards = pick(d, &[1, 1, 1, 2, 3]);
         let groups = pick(d, &[1, 1, 2, 4, 8, 24]).max(shards as u64);
+        // Now and then large entries, which fill what small ones never do.
+        let large = d.below(24) == 0;
         let Pace { tick_ns, safety_ns, scale } = Pace::draw(d, nodes, shards);
-        // Each kind of fault in about half of the runs, from once or twice to relentless.
-        let mut mean = || if d.below(2) == 0 { 0 } else { safety_ns / pick(d, &[2, 4, 10, 25]) };
-        let [crash_ns, partition_ns, break_ns, pause_ns, hang_ns] = [mean(), mean(), mean(), mean(), mean()];
-        let [disk_error_ns, full_ns] = [mean() * 2, mean() * 2];
+        // Each kind of fault in two of five runs, from once or twice to relentless.
+        let mut mean = || if d.below(5) < 3 { 0 } else { safety_ns / pick(d, &[2, 4, 10, 25]) };
+        let [crash_ns, partition_ns, swizzle_ns, break_ns] = [mean(), mean(), mean() * 2, mean()];
+        let [half_open_ns, lag_ns, pause_ns, hang_ns] = [mean(), mean(), mean(), mean()];
+        let [slow_disk_ns, disk_error_ns, full_ns, clock_ns] = [mean(), mean() * 2, mean() * 2, mean()];
         let clients = 1 + d.below(6);
         // Enough operations to matter, not so many that the run takes for ever.
-        let operations = pick(d, &[150, 400, 400, 1200]);
+        let operations = pick(d, &[150, 300, 300, 900]);
         let think_ns = pick(d, &[100 * US, MS, 10 * MS]).max(safety_ns * clients as u64 / operations);
         Self {
             seed,
             nodes,
             shards,
             groups,
-            segment_bytes: pick(d, &[256 << 10, 512 << 10, 1 << 20]),
+            segment_bytes: if large { 2 << 20 } else { pick(d, &[256 << 10, 512 << 10, 1 << 20]) },
             retain_mib: pick(d, &[0, 0, 1]),
             clients,
             window: 1 + d.below(8),
-            entry_bytes_max: pick(d, &[16, 100, 1000]),
+            cache_mib: pick(d, &[0, 1, 1]),
+            wal_mib_max: if large { 0 } else { pick(d, &[0, 0, 0, 0, 0, 0, 0, 4]) },
+            entry_bytes_max: if large { 60_000 } else { pick(d, &[16, 100, 1000]) },
             think_ns,
             safety_ns,
             quiet_ns: pick(d, &[0, 0, safety_ns / 2]),
@@ -179,12 +211,60 @@ impl Plan {
             down_ns: pick(d, &[10 * MS, 300 * MS, 2 * S]) * scale,
             partition_ns,
             partition_for_ns: pick(d, &[50 * MS, 500 * MS, 4 * S]) * scale,
+            swizzle_ns,
             break_ns,
+            half_open_ns,
+            lag_ns,
             pause_ns,
             hang_ns,
+            slow_disk_ns,
             stall_ns: pick(d, &[20 * MS, 700 * MS, 5 * S]) * scale,
             disk_error_ns,
             full_ns,
+            clock_ns,
+        }
+    }
+
+    /// A short and rough plan, for the hunt for planted bugs: few groups and small segments, so that much happens to each.
+    pub fn draw_rough(seed: u64) -> Self {
+        let mut dice = Dice::new(!seed);
+        let d = &mut dice;
+        // Half of them see longer outages, in as many ticks.
+        let (tick_ns, safety_ns, scale) = pick(d, &[(5 * MS, S, 1), (10 * MS, 2 * S, 1), (50 * MS, 10 * S, 6)]);
+        let mut mean = || if d.below(5) < 2 { 0 } else { safety_ns / pick(d, &[4, 10, 25]) };
+        let [crash_ns, partition_ns, swizzle_ns, break_ns] = [mean(), mean(), mean() * 2, mean()];
+        let [half_open_ns, lag_ns, pause_ns, hang_ns] = [mean() * 2, mean(), mean(), mean()];
+        let [slow_disk_ns, disk_error_ns] = [mean(), mean() * 2];
+        Self {
+            seed,
+            nodes: pick(d, &[3, 3, 3, 5]),
+            shards: 1,
+            groups: pick(d, &[1, 1, 2, 3]),
+            cache_mib: pick(d, &[0, 1]),
+            segment_bytes: pick(d, &[64 << 10, 256 << 10]),
+            clients: 2 + d.below(4),
+            window: 1 + d.below(8),
+            entry_bytes_max: 16,
+            think_ns: pick(d, &[5 * MS, 20 * MS]) * scale,
+            safety_ns,
+            delay_ns: pick(d, &[100 * US, MS, 10 * MS, 40 * MS]),
+            disk_ns: pick(d, &[200 * US, 2 * MS, 10 * MS, 40 * MS]),
+            tick_ns,
+            crash_ns,
+            power_percent: pick(d, &[0, 50, 100]),
+            down_ns: pick(d, &[10 * MS, 100 * MS, 300 * MS]) * scale,
+            partition_ns,
+            partition_for_ns: pick(d, &[50 * MS, 200 * MS, 600 * MS]) * scale,
+            swizzle_ns,
+            break_ns,
+            half_open_ns,
+            lag_ns,
+            pause_ns,
+            hang_ns,
+            slow_disk_ns,
+            stall_ns: pick(d, &[50 * MS, 200 * MS, 700 * MS]) * scale,
+            disk_error_ns,
+            ..Self::default()
         }
     }
 
@@ -193,9 +273,11 @@ impl Plan {
         let counts = [self.nodes as u64, self.shards as u64, self.groups, self.clients as u64, self.window as u64];
         let times = [self.think_ns, self.safety_ns, self.delay_ns, self.disk_ns, self.tick_ns, self.segment_bytes];
         if counts.into_iter().chain(times).any(|number| number == 0) {
-            return Err("a plan needs nodes, shards, groups, clients, window, think_ns, safety_ns, delay_ns, disk_ns, \
+            return Err(
+                "a plan needs nodes, shards, groups, clients, window, think_ns, safety_ns, delay_ns, disk_ns, \
                         tick_ns and segment_bytes"
-                .into());
+                    .into(),
+            );
         }
         if self.groups < self.shards as u64 {
             return Err("a plan needs a group for each shard".into());
@@ -208,11 +290,16 @@ impl Plan {
         Some(match fault {
             "crash" => &mut self.crash_ns,
             "partition" => &mut self.partition_ns,
+            "swizzle" => &mut self.swizzle_ns,
             "break" => &mut self.break_ns,
+            "half-open" => &mut self.half_open_ns,
+            "lag" => &mut self.lag_ns,
             "pause" => &mut self.pause_ns,
             "hang" => &mut self.hang_ns,
+            "slow-disk" => &mut self.slow_disk_ns,
             "disk-error" => &mut self.disk_error_ns,
             "full" => &mut self.full_ns,
+            "clock" => &mut self.clock_ns,
             _ => return None,
         })
     }
