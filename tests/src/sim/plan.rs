@@ -151,8 +151,9 @@ struct Pace {
 impl Pace {
     /// Quick runs tick as production does and are short. The others tick more seldom, with the same timeouts, and see
     /// minutes go by: what matters in them is what a long time brings, not what a millisecond does.
-    fn draw(dice: &mut Dice, nodes: usize, shards: usize) -> Self {
+    fn draw(dice: &mut Dice, nodes: usize, shards: usize, large: bool) -> Self {
         let (tick_ns, safety_ns, scale) = match dice.below(10) {
+            _ if large => (5 * MS, S, 1),
             0..2 => (5 * MS, pick(dice, &[S, 2 * S, 4 * S]), 1),
             2..4 => (pick(dice, &[10 * MS, 20 * MS]), pick(dice, &[5 * S, 10 * S, 20 * S]), 2),
             _ => (pick(dice, &[150 * MS, 250 * MS, 300 * MS]), pick(dice, &[120 * S, 240 * S, 400 * S]), 12),
@@ -165,7 +166,7 @@ impl Pace {
 }
 
 /// About so many events of a run may come from ticks.
-const TICK_EVENTS_MAX: u64 = 25_000;
+const TICK_EVENTS_MAX: u64 = 27_000;
 
 impl Plan {
     /// The plan of a seed.
@@ -175,9 +176,9 @@ impl Plan {
         let nodes = pick(d, &[3, 3, 3, 3, 3, 5, 5, 1, 2, 4, 7]);
         let shards = pick(d, &[1, 1, 1, 2, 3]);
         let groups = pick(d, &[1, 1, 2, 4, 8, 24]).max(shards as u64);
-        // Now and then large entries, which fill what small ones never do.
-        let large = d.below(24) == 0;
-        let Pace { tick_ns, safety_ns, scale } = Pace::draw(d, nodes, shards);
+        // Now and then large entries in a hurry, which fill what small ones never do.
+        let large = d.below(32) == 0;
+        let Pace { tick_ns, safety_ns, scale } = Pace::draw(d, nodes, shards, large);
         // Each kind of fault in two of five runs, from once or twice to relentless.
         let mut mean = || if d.below(5) < 3 { 0 } else { safety_ns / pick(d, &[2, 4, 10, 25]) };
         let [crash_ns, partition_ns, swizzle_ns, break_ns] = [mean(), mean(), mean() * 2, mean()];
@@ -187,6 +188,7 @@ impl Plan {
         // Enough operations to matter, not so many that the run takes for ever.
         let operations = pick(d, &[150, 300, 300, 900]);
         let think_ns = pick(d, &[100 * US, MS, 10 * MS]).max(safety_ns * clients as u64 / operations);
+        let lag_ns = if large { safety_ns / 4 } else { lag_ns };
         Self {
             seed,
             nodes,
@@ -198,7 +200,7 @@ impl Plan {
             window: 1 + d.below(8),
             cache_mib: pick(d, &[0, 1, 1]),
             wal_mib_max: if large { 0 } else { pick(d, &[0, 0, 0, 0, 0, 0, 0, 4]) },
-            entry_bytes_max: if large { 60_000 } else { pick(d, &[16, 100, 1000]) },
+            entry_bytes_max: if large { 200_000 } else { pick(d, &[16, 100, 1000]) },
             think_ns,
             safety_ns,
             quiet_ns: pick(d, &[0, 0, safety_ns / 2]),
