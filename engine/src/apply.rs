@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use synod_core::planted::{Bug, is};
-use synod_wal::record::body_crc;
 use synod_core::{Ballot, Body, Configuration, Epoch, Slot, Value};
+use synod_wal::record::body_crc;
 
 use crate::configuration;
 use crate::limits::SESSIONS_MAX;

@@ -47,6 +47,7 @@ mod handle;
 pub mod limits;
 mod machine;
 mod mailbox;
+mod marks;
 mod meta;
 mod metrics;
 mod node;

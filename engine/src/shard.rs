@@ -26,6 +26,7 @@ use crate::client::protocol::Request;
 use crate::configuration;
 use crate::limits::*;
 use crate::mailbox::PeerHello;
+use crate::marks::{Mark, mark};
 use crate::metrics::{Phases, RecordWeighted, SlotTimes};
 use crate::outcome::{Committed, Epoch, GroupId, Outcome, ProposeError, Rejection};
 use crate::payload::{BatchHeader, Payload, Place};
@@ -33,6 +34,8 @@ use crate::persist::record_header;
 use crate::seen::Seen;
 use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming, RECORDS, kind};
 
+#[cfg(feature = "simulation")]
+mod census;
 pub(crate) mod clients;
 pub(crate) mod frames;
 pub(crate) mod group;
@@ -300,13 +303,14 @@ impl Shard {
                 let group = &self.groups[at as usize];
                 let early = match &vote {
                     Vote::Prepare { .. } => is(Bug::PrepareLeavesEarly),
-                    _ => is(Bug::VotesLeaveEarly),
+                    Vote::Accepted { .. } => is(Bug::AcceptLeavesEarly),
+                    Vote::Promise { .. } | Vote::Report { .. } => is(Bug::PromiseLeavesEarly),
                 };
                 if seq > group.durable
                     && !early
                     && let Some(waits) = self.frames.waits(group.last_frame)
                 {
-                    waits.votes.push((peer, at, vote));
+                    waits.push_vote(peer, at, vote);
                 } else {
                     self.send_vote(peer, at, &vote, 0);
                 }
@@ -359,9 +363,9 @@ impl Shard {
         let held = match record {
             synod_core::Record::Accept { slot, ballot, value, .. } => Some((*slot, *ballot, value)),
             synod_core::Record::Learned { slot, value } => Some((*slot, synod_core::Ballot::ZERO, value)),
-            synod_core::Record::Promise { .. }
-            | synod_core::Record::Chosen
-            | synod_core::Record::Installed { .. } => None,
+            synod_core::Record::Promise { .. } | synod_core::Record::Chosen | synod_core::Record::Installed { .. } => {
+                None
+            }
         };
         let mut own = own;
         let payload = held.and_then(|(_, _, value)| match &value.body {
@@ -471,7 +475,13 @@ impl Shard {
         let group = &mut self.groups[at as usize];
         self.in_pipe -= group.pending.len();
         for pending in group.pending.drain(..) {
-            let failed = pending.runs.into_iter().map(|run| (run, at, Err(ProposeError::Unknown)));
+            mark(Mark::FlightUnknown);
+            let error = if is(Bug::UnknownIsToldRefused) {
+                ProposeError::Rejected(Rejection::Stopping)
+            } else {
+                ProposeError::Unknown
+            };
+            let failed = pending.runs.into_iter().map(|run| (run, at, Err(error)));
             self.completions.extend(failed);
         }
         self.reject_open(at);
@@ -483,6 +493,7 @@ impl Shard {
         self.dirty_bytes -= group.open_bytes;
         group.open_bytes = 0;
         for batch in group.open.drain(..) {
+            mark(Mark::OpenRejected);
             let error = ProposeError::Rejected(Rejection::NotLeader { leader });
             self.completions.extend(batch.runs.into_iter().map(|run| (run, at, Err(error))));
         }
@@ -526,6 +537,7 @@ impl Shard {
         let Some(at) = self.peers.iter().position(|p| p.node == node) else { return };
         let PeerHello { boot, replica, seen } = peer;
         if self.peers[at].boot != 0 && self.peers[at].boot != boot {
+            mark(Mark::PeerRestarted);
             // Whatever it led, it leads no longer.
             self.peer_lost(at);
         }
@@ -687,12 +699,14 @@ impl Shard {
         };
         for at in 0..self.peers.len() {
             if !self.peers[at].lost && self.now_ns > self.peers[at].heard_ns + PEER_LOST_NS {
+                mark(Mark::PeerLost);
                 self.peers[at].lost = true;
                 self.peer_lost(at);
             }
             if let Some(connection) = self.peers[at].connection
                 && self.now_ns > self.peers[at].heard_ns + PEER_SILENT_NS
             {
+                mark(Mark::PeerSilent);
                 tracing::warn!(peer = self.peers[at].node, "a peer is silent: closing its connection");
                 self.peers[at].heard_ns = self.now_ns;
                 self.notices.push(Notice::Close(connection));
@@ -704,6 +718,7 @@ impl Shard {
             self.timers.pop_first();
             self.groups[at as usize].timer.1 = None;
             if self.wal_stuck() || !self.may_vote() {
+                mark(Mark::TimerPutOff);
                 self.arm_timer(at, true);
                 continue;
             }
@@ -726,6 +741,8 @@ impl Shard {
             for peer in 0..self.peers.len() {
                 self.push_frame(peer, HEARTBEAT, &heartbeat.encode());
             }
+        } else {
+            mark(Mark::LogStuck);
         }
         let alive = 1 + self.peers.iter().filter(|p| self.now_ns < p.answered_ns + QUORUM_LOST_NS).count();
         let voters = self.peers.len() + 1;
@@ -754,6 +771,7 @@ impl Shard {
         beating.append(&mut self.beating);
         self.beating = beating;
         self.release_segments();
+        self.renew_summaries();
     }
 
     /// The disk has answered.
@@ -892,6 +910,12 @@ impl Shard {
             || self.writer.starved().is_some()
             || self.index_bytes() > 2 * self.index_bytes_max
         {
+            if self.writer.bytes_over_limit() {
+                mark(Mark::LogOverLimit);
+            }
+            if self.writer.starved().is_some() {
+                mark(Mark::DiskFull);
+            }
             Err(Rejection::Overloaded)
         } else {
             Ok(())
@@ -921,8 +945,10 @@ impl Shard {
 
     /// Whether an ordered handle may still propose: its epoch is the group's, and it was never refused.
     pub(crate) fn handle_is_open(&mut self, handle: u64, at: u32, epoch: Epoch) -> bool {
-        let open = self.epoch_of(at) == Some(epoch) && !self.closed_handles.contains(&handle);
+        let open =
+            self.epoch_of(at) == Some(epoch) && !self.closed_handles.contains(&handle) || is(Bug::HandlesStayOpen);
         if !open {
+            mark(Mark::HandleRefused);
             self.close_handle(handle);
         }
         open
@@ -1003,8 +1029,10 @@ impl Shard {
                 continue;
             }
             if !fits {
+                mark(Mark::OutboxFull);
                 self.pause_peer(at);
             } else if self.peers[at].full && self.peers[at].outbox.queued_bytes() < PEER_OUTBOX_BYTES_MAX / 2 {
+                mark(Mark::OutboxDrained);
                 self.peers[at].full = false;
                 for group in 0..self.groups.len() as u32 {
                     let member = self.address(group, at);
@@ -1078,6 +1106,9 @@ impl Shard {
                 return false;
             };
             if !group.replica.can_propose() || !self.frames.fits(batch.entries.body_bytes()) {
+                if group.replica.can_propose() {
+                    mark(Mark::FrameFull);
+                }
                 return true;
             }
             let batch = group.open.pop_front().expect("it is the front");
@@ -1137,6 +1168,11 @@ impl Shard {
         let entry = group.replica.log().get(slot).expect("what is chosen and not applied is in memory");
         let value: Value<Payload> = entry.value.clone();
         let effect = group.apply.apply(slot, &value);
+        match effect {
+            Effect::Void => mark(Mark::BatchVoid),
+            Effect::Duplicate => mark(Mark::BatchDuplicate),
+            _ => {}
+        }
         if let (Effect::Entries { first_index }, Body::Batch(payload)) = (effect, &value.body) {
             group.indexes.push_back((slot, first_index));
             if let Err(reason) = payload.with_body(|body| group.feed_machine(slot, first_index, body)) {
@@ -1202,8 +1238,36 @@ impl Shard {
             self.frames.push(&header, &[&body]);
         }
         if let Some(filling) = self.frames.filling.back_mut() {
-            filling.summaries = true;
+            if std::mem::replace(&mut filling.summaries, true) {
+                // Those before them in the same frame say less.
+                self.summaries_flying.pop_back();
+            }
             self.summaries_flying.push_back((0, filling.id, slots));
+        }
+    }
+
+    /// A log that takes no proposals never opens a next segment, whose summaries would let older ones go: they are written
+    /// again where the log is.
+    fn renew_summaries(&mut self) {
+        let refuses = self.writer.bytes_over_limit() || self.writer.starved().is_some();
+        if !refuses || !self.summaries_flying.is_empty() || self.writer.open_generation().is_none() {
+            return;
+        }
+        let (Some(oldest), Some((_, newest))) = (self.writer.oldest(), self.summaries.back()) else { return };
+        let slots: HashMap<u128, u64> = self.index.segment_slots(oldest.generation).collect();
+        let mut helps = false;
+        for (group, newest) in self.groups.iter().zip(newest) {
+            let slot = slots.get(&group.names.uid).map_or(Slot::ZERO, |slot| Slot(*slot));
+            let gone = group.gone.max(slot);
+            if slot > group.replica.low() || gone > group.consumed() {
+                // Somebody else keeps the segment.
+                return;
+            }
+            helps |= *newest < gone;
+        }
+        if helps && oldest.sealed {
+            mark(Mark::SummariesRenewed);
+            self.write_summaries();
         }
     }
 
@@ -1222,6 +1286,7 @@ impl Shard {
             && oldest.sealed
             && self.may_release(oldest.generation)
         {
+            mark(Mark::SegmentReleased);
             let trims: Vec<(u128, u64)> = self.index.segment_slots(oldest.generation).collect();
             for (uid, slot) in trims {
                 self.index.trim(uid, slot);
@@ -1254,7 +1319,9 @@ impl Shard {
             let slot = slots.get(&group.names.uid).map_or(Slot::ZERO, |slot| Slot(*slot));
             let gone = group.gone.max(slot);
             let summary = newer.iter().map(|slots| slots[at]).find(|of| *of >= gone);
-            slot <= group.replica.low() && (gone == Slot::ZERO || summary.is_some_and(|of| of <= group.consumed()))
+            (slot <= group.replica.low() || is(Bug::SegmentsGoUnasked))
+                && (gone == Slot::ZERO
+                    || summary.is_some_and(|of| of <= group.consumed() || is(Bug::MachinesAreForgotten)))
         })
     }
 
@@ -1265,9 +1332,11 @@ impl Shard {
         {
             let applied = |(at, slot): &(u32, Slot)| *slot <= self.groups[*at as usize].apply.slot;
             // What sits in frames that are not durable yet stays, and so does what is not applied.
-            if self.cached.len() <= self.frames.flying.len() || !oldest.iter().all(applied) {
+            let durable = self.cached.len() > self.frames.flying.len() || is(Bug::ValuesLeaveEarly);
+            if !durable || !oldest.iter().all(applied) {
                 return;
             }
+            mark(Mark::CacheReleased);
             for (at, slot) in self.cached.pop_front().expect("it is the front") {
                 let replica = &mut self.groups[at as usize].replica;
                 if slot > replica.log().floor() {

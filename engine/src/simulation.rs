@@ -11,13 +11,14 @@ use synod_wal::ops::{DiskDone, DiskOp};
 use synod_wal::record::{RecordHeader, Records};
 use synod_wal::recover::{Recovery, SegmentSource};
 
-use crate::assemble::{ShardPlace, assemble};
+use crate::assemble::{AssembleError, ShardPlace, assemble};
 use crate::batch::Entries;
 use crate::client::protocol::GroupInfoV1;
 use crate::config::Config;
 use crate::mailbox::{Mail, PeerHello};
 use crate::node::MachineFactory;
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
+use crate::seen::Seen;
 use crate::shard::{Notice, Shard};
 
 /// What a record of the log says about a vote, for an observer of durable state.
@@ -73,18 +74,62 @@ pub fn votes(records: &[u8]) -> impl Iterator<Item = (u128, Voted)> + '_ {
     Records::new(records).map_while(Result::ok).filter_map(|(header, ..)| vote_of(&header))
 }
 
+/// How full a queue is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bound {
+    /// What is counted.
+    pub name: &'static str,
+    /// How much of it there is.
+    pub value: u64,
+    /// How much there may be.
+    pub max: u64,
+}
+
+/// All coverage marks of core, log and shard: by name, how often each was hit in this process.
+pub fn marks() -> Vec<(String, u64)> {
+    let core = synod_core::marks::hits().map(|(mark, hits)| (format!("core {mark:?}"), hits));
+    let wal = synod_wal::marks::hits().map(|(mark, hits)| (format!("wal {mark:?}"), hits));
+    let shard = crate::marks::hits().map(|(mark, hits)| (format!("shard {mark:?}"), hits));
+    core.chain(wal).chain(shard).collect()
+}
+
+/// Why a log makes no shard.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NoShard {
+    /// What was acknowledged may be lost: the log must be set aside, and a new replica take its place.
+    #[error("{0}")]
+    Damaged(String),
+    /// It cannot be used as it is.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What the handshake says of a peer's shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SimPeer {
+    /// Names the start of its process.
+    pub boot: u64,
+    /// The replica that its log is.
+    pub replica: u128,
+    /// How far it has seen votes rest on the log that it speaks to: see [`SimShard::seen`].
+    pub seen: u64,
+}
+
 /// One shard.
 pub struct SimShard {
     shard: Shard,
+    seen: Arc<Seen>,
 }
 
 /// Which shard of which directory a [`SimShard`] is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SimPlace {
     /// Its number on the node.
     pub shard: usize,
-    /// The directory's incarnation.
-    pub incarnation: u128,
+    /// The replica that the log is.
+    pub replica: u128,
+    /// The replicas that the shard began with, by node; none for one that came to replace another.
+    pub founders: Option<Vec<(NodeId, u128)>>,
     /// Size of a segment, in bytes; it may be smaller than a configuration allows.
     pub segment_bytes: u64,
     /// For the choice of timeouts.
@@ -101,12 +146,15 @@ impl SimShard {
         place: SimPlace,
         source: &mut dyn SegmentSource,
         machines: Option<&MachineFactory>,
-    ) -> Result<(Self, Recovery), String> {
-        let SimPlace { shard, incarnation, segment_bytes, seed } = place;
-        let place =
-            ShardPlace { shard, replica: incarnation, segment_bytes, seed, genesis: None, seen: Arc::default() };
-        let (shard, recovery) = assemble(config, &place, source, machines).map_err(|error| error.to_string())?;
-        Ok((Self { shard }, recovery))
+    ) -> Result<(Self, Recovery), NoShard> {
+        let SimPlace { shard, replica, founders, segment_bytes, seed } = place;
+        let seen: Arc<Seen> = Arc::default();
+        let place = ShardPlace { shard, replica, segment_bytes, seed, genesis: founders, seen: Arc::clone(&seen) };
+        let (shard, recovery) = assemble(config, &place, source, machines).map_err(|error| match error {
+            AssembleError::Damaged(reason) => NoShard::Damaged(reason),
+            AssembleError::Refused(reason) => NoShard::Refused(reason),
+        })?;
+        Ok((Self { shard, seen }, recovery))
     }
 
     /// Sets the shard's clock, in nanoseconds, never 0: before every event.
@@ -134,9 +182,29 @@ impl SimShard {
         self.shard.on_disk(done).map_err(|error| error.to_string())
     }
 
-    /// A connection to a peer's shard is up; `boot` names the start of the peer's process.
-    pub fn peer_connected(&mut self, node: NodeId, connection: u64, boot: u64) {
-        self.shard.peer_connected(node, connection, PeerHello { boot, replica: 0, seen: 0 });
+    /// A connection to a peer's shard is up.
+    pub fn peer_connected(&mut self, node: NodeId, connection: u64, peer: SimPeer) {
+        let SimPeer { boot, replica, seen } = peer;
+        self.shard.peer_connected(node, connection, PeerHello { boot, replica, seen });
+    }
+
+    /// How far votes were seen to rest on a replica's log.
+    pub fn seen(&self, node: NodeId, replica: u128) -> u64 {
+        self.seen
+            .of(self.shard.shard_number(), node)
+            .filter(|(of, _)| *of == replica)
+            .map_or(0, |(_, sequence)| sequence)
+    }
+
+    /// Whether the log has turned out to have lost votes.
+    pub fn is_suspect(&self) -> bool {
+        self.shard.suspect
+    }
+
+    /// The version of the configuration that governs a group, and whether this replica votes under it.
+    pub fn configuration(&self, group: GroupId) -> Option<(u64, bool)> {
+        let replica = &self.shard.groups[self.shard.group_at(group)? as usize].replica;
+        Some((replica.configuration().version, replica.votes()))
     }
 
     /// A connection is gone.
@@ -234,6 +302,16 @@ impl SimShard {
         };
         let values = (log.chosen().0 + 1..=log.last().0).filter_map(value).collect();
         Some(HeldVotes { promised: replica.promised().pack(), chosen: log.chosen().0, values })
+    }
+
+    /// Why a log that refuses proposals does not let its oldest segment go.
+    pub fn why_kept(&self) -> Option<String> {
+        self.shard.why_kept()
+    }
+
+    /// How full its queues are, after a turn.
+    pub fn census(&self) -> [Bound; 13] {
+        self.shard.census()
     }
 
     /// Every frame of the log up to this sequence is durable.

@@ -7,8 +7,8 @@
 use synod_core::{Ballot, Body, Message, Slot, Value, Vote};
 use synod_wal::record::{RecordHeader, body_crc};
 
-use crate::batch::Batch;
 use crate::apply::ApplyState;
+use crate::batch::Batch;
 use crate::configuration;
 use crate::payload::{BatchHeader, Payload, Place};
 

@@ -6,6 +6,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+mod agenda;
+mod clock;
 mod faults;
 mod links;
 pub mod load;
@@ -17,6 +19,15 @@ pub mod world;
 
 use plan::{FAULTS, Plan, S};
 use world::{Report, World};
+
+/// The plans that failed once: those of `tests/seeds.txt`, which tells why.
+///
+/// # Panics
+/// When a line there is no plan.
+pub fn kept() -> Vec<Plan> {
+    let lines = include_str!("../seeds.txt").lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines.map(|line| line.parse().unwrap_or_else(|error| panic!("tests/seeds.txt: {error}: {line}"))).collect()
+}
 
 /// Runs a plan; a panic of the code under test is a failure like any other.
 ///
@@ -32,10 +43,10 @@ pub fn run(plan: &Plan, print: bool) -> Result<Report, String> {
     })
 }
 
-/// A failing plan made smaller: fewer kinds of faults and less time, as long as it still fails. Gives the plan, what was
-/// switched off, and the failure.
-pub fn shrink(plan: &Plan, failure: String) -> (Plan, Vec<&'static str>, String) {
-    let (mut best, mut without, mut failure) = (plan.clone(), Vec::new(), failure);
+/// A failing plan made smaller: fewer kinds of faults and less time, as long as it still fails. Gives the plan and the
+/// failure.
+pub fn shrink(plan: &Plan, failure: String) -> (Plan, String) {
+    let (mut best, mut failure) = (plan.clone(), failure);
     for fault in FAULTS {
         let mut smaller = best.clone();
         let mean = smaller.mean_ns(fault).expect("a kind of fault");
@@ -43,17 +54,16 @@ pub fn shrink(plan: &Plan, failure: String) -> (Plan, Vec<&'static str>, String)
             && let Err(still) = run(&smaller, false)
         {
             (best, failure) = (smaller, still);
-            without.push(fault);
         }
     }
     let mut safety_ns = best.safety_ns / 2;
     while safety_ns >= S / 4 {
-        let smaller = Plan { safety_ns, ..best.clone() };
+        let smaller = Plan { safety_ns, quiet_ns: best.quiet_ns.min(safety_ns / 2), ..best.clone() };
         match run(&smaller, false) {
             Err(still) => (best, failure) = (smaller, still),
             Ok(_) => break,
         }
         safety_ns /= 2;
     }
-    (best, without, failure)
+    (best, failure)
 }

@@ -14,6 +14,7 @@ use std::io;
 use thiserror::Error;
 
 use crate::{
+    marks::{Mark, mark},
     ops::RecordPlace,
     record::RecordHeader,
     segment::{End, SegmentError, SegmentHeader, wal_tag},
@@ -278,10 +279,12 @@ fn find_live(
                 return Err(RecoverError::UnknownVersion { file, version });
             }
             Err(SegmentError::Blank) => {
+                mark(Mark::UnusedFound);
                 unused.push((generation, "its header page is blank"));
                 continue;
             }
             Err(_) => {
+                mark(Mark::HeaderNotIntact);
                 unused.push((generation, "its header page is not intact"));
                 continue;
             }
@@ -294,6 +297,7 @@ fn find_live(
             });
         }
         if header.generation < generation {
+            mark(Mark::HeaderOfOlder);
             unused.push((generation, "its header page is one of an older segment"));
             continue;
         }

@@ -20,6 +20,7 @@ use thiserror::Error;
 use crate::{
     PAGE_BYTES,
     frame::{FRAME_BYTES_MAX, FrameMeta, SharedFrame},
+    marks::{Mark, mark},
     ops::{DiskDone, DiskError, DiskOp, WriteData},
     recover::{Recovery, SegmentInfo},
     segment::{End, SEGMENT_BYTES, SEGMENT_BYTES_MIN, SegmentHeader, wal_tag},
@@ -245,6 +246,9 @@ impl Writer {
         if segment_bytes - segment.bytes_used < frame_bytes_max as u64 {
             self.state = State::Rolling;
         }
+        if !self.in_flight.is_empty() {
+            mark(Mark::SecondFrame);
+        }
         let ticket = self.ticket();
         let alone = alone && self.in_flight.is_empty() && bytes <= PAGE_BYTES;
         self.in_flight.push_back(InFlight { ticket, sequence, durable: false });
@@ -274,7 +278,10 @@ impl Writer {
         match result {
             Err(cause) if self.poison.is_none() => match done {
                 DiskDone::Prepared { generation, .. } if self.wait_for_room(generation, &cause) => return Ok(()),
-                _ => self.poison = Some(cause),
+                _ => {
+                    mark(Mark::Poisoned);
+                    self.poison = Some(cause);
+                }
             },
             _ => {}
         }
@@ -307,6 +314,7 @@ impl Writer {
             // It needed no room: this is something else.
             return false;
         }
+        mark(Mark::NoRoom);
         spare.state = Preparation::Failed;
         self.starved = Some(cause.clone());
         let none = self.spares.values().all(|spare| spare.state == Preparation::Failed);
@@ -323,6 +331,7 @@ impl Writer {
     pub fn retry_prepare(&mut self, ops: &mut Vec<DiskOp>) {
         for (generation, spare) in &mut self.spares {
             if spare.state == Preparation::Failed && self.poison.is_none() {
+                mark(Mark::PreparedAgain);
                 spare.state = Preparation::UnderWay;
                 ops.push(DiskOp::Prepare { generation: *generation, recycle: None });
             }
@@ -425,6 +434,9 @@ impl Writer {
         let frame = self.in_flight.iter_mut().find(|frame| frame.ticket == ticket).expect("a write in flight");
         assert!(!frame.durable, "a write is answered once");
         frame.durable = true;
+        if self.in_flight.front().is_some_and(|first| !first.durable) {
+            mark(Mark::WrittenOutOfOrder);
+        }
         let before = self.durable_through;
         while let Some(first) = self.in_flight.front().filter(|frame| frame.durable) {
             assert_eq!(first.sequence, self.durable_through + 1, "durability is told in order");
@@ -455,6 +467,9 @@ impl Writer {
     /// Opens the next segment if one is wanted, nothing is in flight, and its file is ready.
     fn roll(&mut self, ops: &mut Vec<DiskOp>) {
         if self.state != State::Rolling || !self.in_flight.is_empty() {
+            if self.state == State::Rolling {
+                mark(Mark::RollWaits);
+            }
             return;
         }
         assert_eq!(self.durable_through, self.last_sequence, "the end that a header states is durable");
@@ -495,11 +510,13 @@ impl Writer {
     fn reuse(&mut self, generation: u64, ops: &mut Vec<DiskOp>) {
         // Never set aside: a file kept while a newer one is deleted would leave a gap for recovery.
         if let Some((wanted, spare)) = self.spares.iter_mut().find(|(_, spare)| spare.state == Preparation::Failed) {
+            mark(Mark::ReusedForFailed);
             *spare = Spare { recycled: true, state: Preparation::UnderWay };
             ops.push(DiskOp::Prepare { generation: *wanted, recycle: Some(generation) });
         } else if self.spares.len() < self.config.spare_segments + SPARE_SURPLUS {
             self.prepare(Some(generation), ops);
         } else {
+            mark(Mark::Discarded);
             ops.push(DiskOp::Discard { generation });
         }
     }

@@ -7,6 +7,7 @@
 use crate::action::{Action, Record, RecordSeq};
 use crate::ids::{Ballot, MemberId, Slot};
 use crate::log::{Entry, Log};
+use crate::marks::{Mark, mark};
 use crate::message::{Message, Vote};
 use crate::planted::{Bug, is};
 use crate::replica::{Out, Replica, Role};
@@ -71,6 +72,7 @@ impl<P: Payload> Replica<P> {
             return;
         }
         if ballot < self.promised() {
+            mark(Mark::PrepareBelowPromise);
             let promised = self.promised();
             out.push(Action::Send { to: from, message: Message::Reject { ballot, promised } });
             return;
@@ -80,12 +82,20 @@ impl<P: Payload> Replica<P> {
             self.step_down_below(ballot, out);
             self.acceptor.promised = ballot;
             self.persist(Record::Promise { ballot }, out);
+        } else {
+            mark(Mark::PrepareAgain);
         }
         // The report holds all that was appended before; it leaves behind the last record, so all of it is durable.
         let seq = self.last_record();
-        let (chosen, last) = (self.log().chosen(), self.log().last());
+        let (chosen, mut last) = (self.log().chosen(), self.log().last());
+        if is(Bug::ReportsAreCutShort) {
+            last = last.min(chosen.next());
+        }
         let reports = (last.0 - chosen.0) as u32;
         out.push(Action::SendAfter { seq, to: from, vote: Vote::Promise { ballot, attempt, chosen, reports } });
+        if reports > 0 {
+            mark(Mark::PromiseReportsValues);
+        }
         for slot in (chosen.0 + 1..=last.0).map(Slot) {
             let Entry { accepted, value } = self.log().get(slot).expect("the log is contiguous").clone();
             out.push(Action::SendAfter {
@@ -115,6 +125,7 @@ impl<P: Payload> Replica<P> {
             return;
         }
         if ballot < self.promised() {
+            mark(Mark::AcceptBelowPromise);
             let promised = self.promised();
             out.push(Action::Send { to: from, message: Message::Reject { ballot, promised } });
             return;
@@ -122,19 +133,25 @@ impl<P: Payload> Replica<P> {
         self.follow(from, ballot, first, out);
         if self.log().chosen().next() < first {
             // What was chosen before this ballot is missing here; the leader does not propose it again.
+            mark(Mark::AcceptBeforeLearning);
             self.learn(from, first.prev(), out);
             return;
         }
         let up_to = self.acceptor.run_up_to(ballot, first);
         if slot <= up_to {
+            mark(Mark::AcceptAgain);
             let seq = self.last_record();
             self.acknowledge(ballot, first, seq, out);
         } else if slot == up_to.next() {
+            if slot <= self.log().last() {
+                mark(Mark::AcceptOverOlder);
+            }
             self.acceptor.accept(ballot, slot, value.clone());
             self.acceptor.gap = None;
             let seq = self.persist(Record::Accept { slot, ballot, first, value }, out);
             self.acknowledge(ballot, first, seq, out);
         } else if self.acceptor.gap != Some((ballot, up_to)) {
+            mark(Mark::AcceptLeavesGap);
             self.acceptor.gap = Some((ballot, up_to));
             out.push(Action::Send { to: from, message: Message::Expected { ballot, next: up_to.next() } });
         }
@@ -156,10 +173,14 @@ impl<P: Payload> Replica<P> {
         match &self.role {
             Role::Leader(leader) => {
                 assert!(leader.ballot < ballot);
+                mark(Mark::LeaderDeposed);
                 out.push(Action::SteppedDown { ballot: leader.ballot });
                 self.role = Role::Follower;
             }
-            Role::Candidate(_) => self.role = Role::Follower,
+            Role::Candidate(_) => {
+                mark(Mark::CandidateDeposed);
+                self.role = Role::Follower;
+            }
             Role::Follower => {}
         }
         if self.following.is_some_and(|f| f.ballot < ballot) {

@@ -676,3 +676,22 @@ fn leader_hears_nobody_but_heartbeats() {
     assert_eq!(w.node(2).replica.leader(), None);
     w.elect(2, &[2, 3]);
 }
+
+/// Without the last acknowledgement of a quiet group no voter could ever trim its log.
+#[test]
+fn lost_last_acknowledgement_is_told_again() {
+    let mut w = World::new(3);
+    w.elect(1, &ALL);
+    w.propose(1);
+    w.settle(&ALL);
+    w.act(1, |r, out| {
+        r.heartbeat(true, out);
+    });
+    w.settle_but(&ALL, |packet| packet.0 == member(3) && accepted(&packet.2).is_some());
+    assert!(!w.net.is_empty(), "3 says that its log bears all that is chosen");
+    w.net.clear();
+    let chosen = w.chosen(1);
+    assert!(w.node(1).replica.low() < chosen, "and that was lost");
+    w.announce(1, &ALL);
+    assert_eq!(w.node(1).replica.low(), chosen);
+}

@@ -15,6 +15,7 @@
 use alloc::vec::Vec;
 
 use crate::ids::{MemberId, ReplicaId};
+use crate::planted::{Bug, is};
 use crate::replica::VOTERS_MAX;
 
 /// One voter.
@@ -119,7 +120,7 @@ impl Electorate {
 
     /// How many voters make a quorum, in either phase.
     pub(crate) fn quorum(&self) -> usize {
-        self.voters.len() / 2 + 1
+        self.voters.len() / 2 + usize::from(!is(Bug::QuorumsDoNotMeet) || self.voters.len() == 1)
     }
 
     pub(crate) fn index_of(&self, member: MemberId) -> usize {

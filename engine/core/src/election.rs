@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use crate::action::{Action, Record, RecordSeq};
 use crate::ids::{Ballot, MemberId, Slot};
 use crate::leader::Leader;
+use crate::marks::{Mark, mark};
 use crate::message::{Message, Vote};
 use crate::planted::{Bug, is};
 use crate::replica::{Out, Replica, Role};
@@ -84,6 +85,7 @@ impl<P: Payload> Replica<P> {
             && let Stage::Phase1 { own, attempt, promises, .. } = &mut candidate.stage
             && *attempt < ATTEMPTS_MAX
         {
+            mark(Mark::Phase1TriedAgain);
             *attempt += 1;
             promises.iter_mut().for_each(|p| *p = None);
             let version = self.configuration.version;
@@ -104,9 +106,11 @@ impl<P: Payload> Replica<P> {
         let (ballot, version) = (candidate.ballot, self.configuration.version);
         match &candidate.stage {
             Stage::PreVote { .. } => {
+                mark(Mark::PreVoteOverNewConnection);
                 out.push(Action::Send { to: member, message: Message::PreVote { ballot, version } });
             }
             Stage::Phase1 { own, attempt, .. } => {
+                mark(Mark::PrepareOverNewConnection);
                 let vote = Vote::Prepare { ballot, attempt: *attempt, version };
                 out.push(Action::SendAfter { seq: *own, to: member, vote });
             }
@@ -115,11 +119,13 @@ impl<P: Payload> Replica<P> {
 
     pub(crate) fn on_pre_vote(&mut self, from: MemberId, ballot: Ballot, out: Out<'_, P>) {
         if let Role::Leader(leader) = &self.role {
+            mark(Mark::PreVoteAtLeader);
             // Whoever asks does not know that there is a leader: tell it.
             let message = leader.commit_message(self.log().chosen(), self.low);
             out.push(Action::Send { to: from, message });
         }
         if self.following.is_some_and(|following| following.ballot.member == from) {
+            mark(Mark::PreVoteFromLeader);
             // Who asks for votes leads no longer; that it stepped down was lost on the way.
             self.leader_lost(out);
         }
@@ -147,6 +153,7 @@ impl<P: Payload> Replica<P> {
             *voters |= 1 << index;
             self.conclude_pre_vote(out);
         } else if promised.round <= self.round_seen.saturating_add(Ballot::ROUND_JUMP_MAX) {
+            mark(Mark::PreVoteRefused);
             // The next try starts above what is promised there.
             self.round_seen = self.round_seen.max(promised.round);
         }
@@ -172,11 +179,12 @@ impl<P: Payload> Replica<P> {
         self.following = None;
         self.acceptor.promised = ballot;
         self.round_seen = ballot.round;
-        let own = self.persist(Record::Promise { ballot }, out);
+        let unrecorded = is(Bug::BallotIsNotRecorded);
+        let own = if unrecorded { self.last_record() } else { self.persist(Record::Promise { ballot }, out) };
         let promises = self.electorate.voters.iter().map(|_| None).collect();
         self.role = Role::Candidate(Candidate {
             ballot,
-            stage: Stage::Phase1 { own, own_durable: false, attempt: 1, promises },
+            stage: Stage::Phase1 { own, own_durable: is(Bug::PrepareLeavesEarly) || unrecorded, attempt: 1, promises },
         });
         let version = self.configuration.version;
         for to in self.electorate.peers() {
@@ -198,6 +206,7 @@ impl<P: Payload> Replica<P> {
         let Role::Candidate(candidate) = &mut self.role else { return };
         let Stage::Phase1 { attempt: now, promises, .. } = &mut candidate.stage else { return };
         if (candidate.ballot != ballot || *now != attempt) && !is(Bug::StalePromisesCount) {
+            mark(Mark::PromiseStale);
             return;
         }
         promises[index] = Some(Promise { chosen, expected: reports, reports: Vec::new() });
@@ -220,6 +229,7 @@ impl<P: Payload> Replica<P> {
         let Stage::Phase1 { attempt: now, promises, .. } = &mut candidate.stage else { return };
         let stale = (candidate.ballot != ballot || *now != attempt) && !is(Bug::StalePromisesCount);
         if stale || accepted >= ballot || value.origin > accepted {
+            mark(Mark::ReportStale);
             return;
         }
         let Some(promise) = &mut promises[index] else { return };
@@ -238,14 +248,15 @@ impl<P: Payload> Replica<P> {
         let Role::Candidate(candidate) = &self.role else { return };
         let Stage::Phase1 { own_durable: true, promises, .. } = &candidate.stage else { return };
         let prefix = self.log().chosen();
-        let mut counted = 1; // Its own, which is durable.
+        // Its own, which is durable.
+        let mut counted = if is(Bug::SamePromiseCountsTwice) { 2 } else { 1 };
         let mut behind = None;
         for (index, promise) in promises.iter().enumerate() {
             let Some(promise) = promise else { continue };
-            if promise.reports.len() as u32 != promise.expected {
+            if promise.reports.len() as u32 != promise.expected && !is(Bug::PartialReportsCount) {
                 continue;
             }
-            if promise.chosen > prefix {
+            if promise.chosen > prefix && !is(Bug::PromisesAheadCount) {
                 // All up to there is chosen: it must be learned, never filled. Until then this promise does not count.
                 behind = Some((self.electorate.voters[index], promise.chosen));
             } else {
@@ -254,6 +265,7 @@ impl<P: Payload> Replica<P> {
         }
         if counted < self.electorate.quorum() {
             if let Some((member, target)) = behind {
+                mark(Mark::PromiseAhead);
                 self.learn(member, target, out);
             }
             return;
@@ -261,6 +273,9 @@ impl<P: Payload> Replica<P> {
         let ballot = candidate.ballot;
         assert!(ballot == self.promised(), "a candidate that promised another is none");
         let adopted = self.adopt(promises, prefix);
+        if !adopted.is_empty() {
+            mark(Mark::ValuesAdopted);
+        }
         self.learning = None;
         self.lead(Leader::new(ballot, prefix.next(), self.electorate.voters.len()), adopted, out);
     }
@@ -269,14 +284,21 @@ impl<P: Payload> Replica<P> {
     /// among the promises that count; a slot that is empty in all of them is filled with a no-op.
     fn adopt(&self, promises: &[Option<Promise<P>>], prefix: Slot) -> Vec<Value<P>> {
         let mut best: BTreeMap<Slot, (Ballot, &Value<P>)> = BTreeMap::new();
-        for slot in (prefix.0 + 1..=self.log().last().0).map(Slot) {
+        let own_last = if is(Bug::OwnValuesAreForgotten) { prefix } else { self.log().last() };
+        for slot in (prefix.0 + 1..=own_last.0).map(Slot) {
             let entry = self.log().get(slot).expect("the log is contiguous");
             best.insert(slot, (entry.accepted, &entry.value));
         }
-        let counted = promises.iter().flatten().filter(|p| p.chosen <= prefix && p.reports.len() as u32 == p.expected);
+        let counted = promises.iter().flatten().filter(|p| {
+            (p.chosen <= prefix || is(Bug::PromisesAheadCount))
+                && (p.reports.len() as u32 == p.expected || is(Bug::PartialReportsCount))
+        });
         for (slot, accepted, value) in counted.flat_map(|p| &p.reports) {
             let better = best.get(slot).is_none_or(|(of, _)| (of < accepted) != is(Bug::LowestBallotIsAdopted));
             if *slot > prefix && better {
+                if best.contains_key(slot) {
+                    mark(Mark::HigherBallotAdopted);
+                }
                 best.insert(*slot, (*accepted, value));
             }
         }

@@ -11,7 +11,9 @@ use alloc::vec::Vec;
 use crate::action::{Action, Record, RecordSeq};
 use crate::configuration::Configuration;
 use crate::ids::{Ballot, MemberId, Slot};
+use crate::marks::{Mark, mark};
 use crate::message::Message;
+use crate::planted::{Bug, is};
 use crate::replica::{Out, Replica, Role, VOTERS_MAX};
 use crate::value::{Body, Payload, Value};
 
@@ -102,7 +104,7 @@ impl Leader {
             *slot = peer.acked;
         }
         acked.sort_unstable_by(|a, b| b.cmp(a));
-        acked[quorum - 1]
+        acked[if is(Bug::SameVoteCountsTwice) { quorum.saturating_sub(2) } else { quorum - 1 }]
     }
 }
 
@@ -134,7 +136,9 @@ impl<P: Payload> Replica<P> {
     pub fn can_propose(&self) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let unchosen = self.log().last().0 - self.log().chosen().0;
-        leader.takes_proposals() && unchosen < self.config.window_slots && leader.unchosen_bytes < self.config.window_bytes
+        leader.takes_proposals()
+            && unchosen < self.config.window_slots
+            && leader.unchosen_bytes < self.config.window_bytes
     }
 
     /// Proposes a batch in the next slot.
@@ -158,7 +162,11 @@ impl<P: Payload> Replica<P> {
         self.acceptor.accept(ballot, slot, value.clone());
         let seq = self.persist(Record::Accept { slot, ballot, first, value }, out);
         let chosen = self.log().chosen();
+        let me = self.electorate.index_of(self.electorate.own());
         self.leader_mut().own.push_back((seq, slot, chosen));
+        if is(Bug::OwnVoteCountsEarly) {
+            self.leader_mut().peers[me].acked = slot;
+        }
         for index in 0..self.electorate.voters.len() {
             self.pump(index, out);
         }
@@ -178,12 +186,14 @@ impl<P: Payload> Replica<P> {
             return;
         }
         if peer.next < first || peer.next <= log.floor() {
+            mark(Mark::PeerCatchesUp);
             // Tell it what is chosen; it asks for what it lacks.
             peer.flow = Flow::CatchingUp;
             out.push(Action::Send { to, message: leader.commit_message(chosen, low) });
             return;
         }
-        while peer.next <= leader.proposed {
+        let last = if is(Bug::UnproposedIsSent) { log.last() } else { leader.proposed };
+        while peer.next <= last {
             let slot = peer.next;
             let value = log.get(slot).expect("the log is contiguous").value.clone();
             peer.next = slot.next();
@@ -216,6 +226,7 @@ impl<P: Payload> Replica<P> {
         let Role::Leader(leader) = &mut self.role else { return };
         let peer = &leader.peers[index];
         if leader.ballot == ballot && peer.flow != Flow::Paused && next < peer.next {
+            mark(Mark::ExpectedRewinds);
             self.rewind(index, next, out);
         }
     }
@@ -226,6 +237,7 @@ impl<P: Payload> Replica<P> {
         let Role::Leader(leader) = &mut self.role else { return };
         // An acknowledgement of another ballot says nothing of this one.
         if leader.ballot != ballot || up_to > leader.proposed {
+            mark(Mark::AckStale);
             return;
         }
         let peer = &mut leader.peers[index];
@@ -236,6 +248,7 @@ impl<P: Payload> Replica<P> {
         self.update_low();
         self.count_votes(out);
         if resume && matches!(self.role, Role::Leader(_)) {
+            mark(Mark::PeerResumes);
             self.rewind(index, next, out);
         }
     }
@@ -288,8 +301,12 @@ impl<P: Payload> Replica<P> {
         }
         self.round_seen = self.round_seen.max(promised.round);
         match &self.role {
-            Role::Leader(leader) if leader.ballot == ballot => self.resign(ballot, out),
+            Role::Leader(leader) if leader.ballot == ballot => {
+                mark(Mark::LeaderRejected);
+                self.resign(ballot, out);
+            }
             Role::Candidate(_) if self.promised() == ballot => {
+                mark(Mark::CandidateRejected);
                 self.role = Role::Follower;
                 out.push(Action::RestartTimer);
             }
@@ -313,9 +330,11 @@ impl<P: Payload> Replica<P> {
         leader.stalls = if progress { 0 } else { leader.stalls + 1 };
         out.push(Action::RestartTimer);
         if leader.stalls > STALLS_MAX {
+            mark(Mark::LeaderGivesUp);
             let ballot = leader.ballot;
             self.resign(ballot, out);
         } else if !progress {
+            mark(Mark::ProgressStalled);
             // Something was lost on the way: send it again.
             for index in 0..self.electorate.voters.len() {
                 let leader = self.leader_mut();
@@ -333,6 +352,9 @@ impl<P: Payload> Replica<P> {
     pub fn heartbeat(&mut self, again: bool, out: Out<'_, P>) -> bool {
         let (chosen, low) = (self.log().chosen(), self.low);
         let Role::Leader(leader) = &mut self.role else { return true };
+        if again {
+            mark(Mark::AnnouncedAgain);
+        }
         if again || leader.announced != (chosen, low) {
             leader.announced = (chosen, low);
             let message = leader.commit_message(chosen, low);

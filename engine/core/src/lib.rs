@@ -36,6 +36,7 @@ pub mod epoch;
 pub mod ids;
 pub mod leader;
 pub mod log;
+pub mod marks;
 pub mod message;
 pub mod planted;
 pub mod reconfigure;

@@ -3,64 +3,103 @@
 //!
 //! Each is a rule of the protocol left out, where an implementation may well forget it.
 
-/// A bug to plant.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Bug {
-    /// Votes leave before their records are durable.
-    VotesLeaveEarly = 1,
-    /// A candidate asks for promises before its own is durable, so a restart may begin the ballot again.
+macro_rules! bugs {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// A bug to plant.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Bug {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        /// All bugs.
+        pub const BUGS: &[Bug] = &[$(Bug::$name,)+];
+    };
+}
+
+bugs! {
+    /// A promise leaves before its record is durable.
+    PromiseLeavesEarly,
+    /// An acceptance is acknowledged before its record is durable.
+    AcceptLeavesEarly,
+    /// A candidate asks and leads before its own promise is durable, so a restart may begin the ballot again.
     PrepareLeavesEarly,
+    /// A candidate does not write down the ballot that it begins.
+    BallotIsNotRecorded,
+    /// A leader's own vote counts before its record is durable.
+    OwnVoteCountsEarly,
     /// To accept does not promise.
     AcceptPromisesNothing,
     /// A new leader adopts the value accepted at the lowest ballot.
     LowestBallotIsAdopted,
     /// A new leader adopts only the first open slot and fills nothing behind it.
     OnlyFirstSlotIsAdopted,
-    /// A cumulative acknowledgement runs over slots held from older ballots.
-    OldSlotsAreAcknowledged,
-    /// Commit knowledge is believed over a value accepted at a lower ballot.
-    LowerBallotIsCommitted,
+    /// A new leader forgets what it has accepted itself.
+    OwnValuesAreForgotten,
+    /// A promise reports only the first slots that are open.
+    ReportsAreCutShort,
+    /// A promise counts before its report is whole.
+    PartialReportsCount,
+    /// A promise counts although it says that more is chosen than the candidate knows.
+    PromisesAheadCount,
     /// Promises of other attempts and ballots count.
     StalePromisesCount,
+    /// One acceptor's promise counts twice.
+    SamePromiseCountsTwice,
+    /// One acceptor's acknowledgement counts twice.
+    SameVoteCountsTwice,
+    /// Two quorums may have no voter in common.
+    QuorumsDoNotMeet,
+    /// A cumulative acknowledgement runs over slots held from older ballots.
+    OldSlotsAreAcknowledged,
+    /// A leader sends at its ballot what it holds from older ones and has not proposed yet.
+    UnproposedIsSent,
+    /// Commit knowledge is believed over a value accepted at a lower ballot.
+    LowerBallotIsCommitted,
+    /// A value to learn is taken for the one that is held in its slot.
+    HeldValuesAreNotCompared,
+    /// Records bear all that is accepted as chosen.
+    UnchosenIsRecordedChosen,
     /// Every batch takes effect, void or not.
     VoidTakesEffect,
     /// A session takes any higher sequence, and any again.
     SessionsTakeAll,
+    /// An ordered handle goes on after a refusal.
+    HandlesStayOpen,
+    /// What was proposed when a leader steps down is told refused.
+    UnknownIsToldRefused,
+    /// A state machine gets again what it holds.
+    MachinesAreFedAgain,
     /// Recovery forgets promises.
     PromisesAreForgotten,
+    /// Summaries do not bear the promise, so it goes with the segment that holds it.
+    SummariesForgetPromises,
+    /// Segments go although voters may still ask for what is in them.
+    SegmentsGoUnasked,
+    /// Segments go although state machines may still need what is in them.
+    MachinesAreForgotten,
+    /// Values leave memory before they can be read from the disk.
+    ValuesLeaveEarly,
     /// The tail that recovery kept is not flushed. For the simulator to carry out.
     TailIsNotFlushed,
+    /// A write that failed is taken for done. For the simulator to carry out, as a driver that tries again would.
+    FailedWritesCount,
+    /// A frame of a recycled file's former life counts. For the log to carry out.
+    StaleFramesCount,
+    /// The checksum of a frame's body is not compared. For the log to carry out.
+    BodiesAreNotChecked,
     /// A configuration is proposed while other slots are in flight.
     ConfigurationOvertakes,
     /// Votes are asked for and given across configurations.
     OldConfigurationsVote,
 }
 
-/// All bugs.
-pub const BUGS: [Bug; 14] = [
-    Bug::VotesLeaveEarly,
-    Bug::PrepareLeavesEarly,
-    Bug::AcceptPromisesNothing,
-    Bug::LowestBallotIsAdopted,
-    Bug::OnlyFirstSlotIsAdopted,
-    Bug::OldSlotsAreAcknowledged,
-    Bug::LowerBallotIsCommitted,
-    Bug::StalePromisesCount,
-    Bug::VoidTakesEffect,
-    Bug::SessionsTakeAll,
-    Bug::PromisesAreForgotten,
-    Bug::TailIsNotFlushed,
-    Bug::ConfigurationOvertakes,
-    Bug::OldConfigurationsVote,
-];
-
 #[cfg(feature = "planted")]
-static PLANTED: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
+static PLANTED: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(u32::MAX);
 
 /// Plants a bug in the whole process, or takes it out again.
 #[cfg(feature = "planted")]
 pub fn plant(bug: Option<Bug>) {
-    PLANTED.store(bug.map_or(0, |bug| bug as u32), core::sync::atomic::Ordering::Relaxed);
+    PLANTED.store(bug.map_or(u32::MAX, |bug| bug as u32), core::sync::atomic::Ordering::Relaxed);
 }
 
 /// Whether this bug is planted.

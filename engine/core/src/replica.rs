@@ -6,12 +6,13 @@
 use alloc::vec::Vec;
 
 use crate::acceptor::Acceptor;
-use crate::configuration::{Configuration, Electorate};
 use crate::action::{Action, Record, RecordSeq};
+use crate::configuration::{Configuration, Electorate};
 use crate::election::Candidate;
 use crate::ids::{Ballot, MemberId, ReplicaId, Slot};
 use crate::leader::Leader;
 use crate::log::{Entry, Log};
+use crate::marks::{Mark, mark};
 use crate::message::{Message, Vote};
 use crate::planted::{Bug, is};
 use crate::value::{Payload, Value};
@@ -53,13 +54,7 @@ pub struct Recovered<P> {
 
 impl<P> Default for Recovered<P> {
     fn default() -> Self {
-        Self {
-            promised: Ballot::ZERO,
-            floor: Slot::ZERO,
-            configuration: None,
-            chosen: Slot::ZERO,
-            entries: Vec::new(),
-        }
+        Self { promised: Ballot::ZERO, floor: Slot::ZERO, configuration: None, chosen: Slot::ZERO, entries: Vec::new() }
     }
 }
 
@@ -235,11 +230,12 @@ impl<P: Payload> Replica<P> {
                 }
                 if self.following.is_some_and(|f| f.ballot == ballot) {
                     self.low = self.low.max(low.min(self.log().chosen()));
-                    self.settle_follower(out);
+                    self.settle_follower(chosen, out);
                 }
             }
             Message::Resign { ballot } => {
                 if self.following.is_some_and(|f| f.ballot == ballot) {
+                    mark(Mark::ResignHeard);
                     self.leader_lost(out);
                 }
             }
@@ -289,6 +285,7 @@ impl<P: Payload> Replica<P> {
             Timer::Election => self.on_election_timeout(out),
             Timer::Progress => self.on_progress_timeout(out),
             Timer::Learn => {
+                mark(Mark::LearnElsewhere);
                 // Ask another: this one may be gone.
                 let learning = self.learning.take();
                 match learning {
@@ -305,6 +302,7 @@ impl<P: Payload> Replica<P> {
     /// The leader that this replica follows is gone: its node is silent or has restarted, or it resigned.
     pub fn leader_lost(&mut self, out: Out<'_, P>) {
         if self.following.take().is_some() {
+            mark(Mark::LeaderLost);
             self.learning = None;
             out.push(Action::RestartTimer);
         }
@@ -313,6 +311,7 @@ impl<P: Payload> Replica<P> {
     /// This node can no longer reach a quorum. A leader steps down.
     pub fn quorum_lost(&mut self, out: Out<'_, P>) {
         if let Role::Leader(leader) = &self.role {
+            mark(Mark::QuorumLost);
             let ballot = leader.ballot;
             self.resign(ballot, out);
         }
@@ -357,8 +356,11 @@ impl<P: Payload> Replica<P> {
 
     pub(crate) fn persist(&mut self, record: Record<P>, out: Out<'_, P>) -> RecordSeq {
         self.records.0 += 1;
-        let chosen = self.log().chosen();
+        let mut chosen = self.log().chosen();
         self.chosen_recorded = chosen;
+        if is(Bug::UnchosenIsRecordedChosen) {
+            chosen = self.log().last();
+        }
         out.push(Action::Persist { seq: self.records, chosen, record });
         self.records
     }
@@ -386,6 +388,7 @@ impl<P: Payload> Replica<P> {
         match &self.role {
             Role::Leader(leader) if leader.ballot >= ballot => return,
             Role::Leader(leader) => {
+                mark(Mark::LeaderFollows);
                 // A leader that learns of a higher ballot's values leads no longer.
                 out.push(Action::SteppedDown { ballot: leader.ballot });
             }
@@ -408,7 +411,10 @@ impl<P: Payload> Replica<P> {
         while up_to < chosen && up_to.next() >= first {
             match self.log().get(up_to.next()) {
                 Some(entry) if entry.accepted >= ballot || is(Bug::LowerBallotIsCommitted) => up_to = up_to.next(),
-                _ => break,
+                _ => {
+                    mark(Mark::CommitNotHeld);
+                    break;
+                }
             }
         }
         self.choose(up_to, out);
@@ -446,9 +452,13 @@ impl<P: Payload> Replica<P> {
         }
         if slot == next {
             // (slot, origin) names a value: what is held already need not be written again.
-            if self.log().get(slot).is_none_or(|entry| entry.value.origin != value.origin) {
+            let compares = !is(Bug::HeldValuesAreNotCompared);
+            if self.log().get(slot).is_none_or(|entry| compares && entry.value.origin != value.origin) {
+                mark(Mark::LearnedWritten);
                 self.acceptor.log.put(slot, Entry { accepted: Ballot::ZERO, value: value.clone() });
                 self.persist(Record::Learned { slot, value }, out);
+            } else {
+                mark(Mark::LearnedHeld);
             }
             self.choose(slot, out);
         }
@@ -457,6 +467,7 @@ impl<P: Payload> Replica<P> {
         }
         self.learning = None;
         if self.log().chosen() < learning.target || !self.votes() {
+            mark(Mark::LearnGoesOn);
             self.learn(from, learning.target.max(self.log().chosen().next()), out);
             return;
         }
@@ -472,11 +483,19 @@ impl<P: Payload> Replica<P> {
     }
 
     /// For a quiet group: makes the chosen prefix durable, so that the log below can go one day.
-    fn settle_follower(&mut self, out: Out<'_, P>) {
+    fn settle_follower(&mut self, chosen: Slot, out: Out<'_, P>) {
         if let Some(following) = self.following
             && self.chosen_recorded < self.log().chosen()
         {
             let seq = self.persist(Record::Chosen, out);
+            self.acknowledge(following.ballot, following.first, seq, out);
+        } else if let Some(following) = self.following
+            && self.log().chosen() == chosen
+            && self.low < chosen
+        {
+            // It was told already, but that may be lost: without it the logs of all could never be trimmed.
+            mark(Mark::SettledAgain);
+            let seq = self.last_record();
             self.acknowledge(following.ballot, following.first, seq, out);
         }
     }

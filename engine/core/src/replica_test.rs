@@ -89,7 +89,7 @@ impl Node {
                     state.chosen = state.chosen.max(*slot);
                 }
                 Record::Chosen => {}
-                Record::Installed { .. } => unreachable!("nothing is trimmed here")
+                Record::Installed { .. } => unreachable!("nothing is trimmed here"),
             }
         }
         state.entries = entries.into_values().collect();

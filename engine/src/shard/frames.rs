@@ -3,7 +3,7 @@
 //! Invariants: frames are appended to the log in the order in which they were filled; a vote leaves only when the
 //! frame with its group's last record at that time, and so all before it, is durable.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 
 use synod_core::{Ballot, RecordSeq, Slot, Vote};
@@ -12,6 +12,7 @@ use synod_wal::frame::{Frame, RecordSpan, SharedFrame};
 use synod_wal::record::{RecordHeader, record_bytes};
 
 use super::links::Part;
+use crate::marks::{Mark, mark};
 use crate::payload::Payload;
 
 /// The smallest buffer that a frame starts with; it grows as records come.
@@ -49,6 +50,41 @@ pub(crate) struct Waits {
     /// Votes: (peer, group, vote).
     pub(crate) votes: Vec<(u8, u32, Vote<Payload>)>,
 }
+
+impl Waits {
+    /// Adds a vote. While a disk hangs, candidates and leaders ask again and again: before the list grows, what newer
+    /// votes replace goes.
+    pub(crate) fn push_vote(&mut self, peer: u8, group: u32, vote: Vote<Payload>) {
+        if self.votes.len() == self.votes.capacity() && self.votes.len() >= VOTES_MIN {
+            self.drop_replaced();
+        }
+        self.votes.push((peer, group, vote));
+    }
+
+    /// Keeps each group's last promise to a peer with its reports, its last acknowledgement, and its last Prepare.
+    fn drop_replaced(&mut self) {
+        let before = self.votes.len();
+        let mut seen = HashSet::new();
+        let mut kept: Vec<_> = std::mem::take(&mut self.votes).into_iter().rev().collect();
+        kept.retain(|(peer, group, vote)| match vote {
+            Vote::Promise { .. } => seen.insert((*peer, *group, 0)),
+            // Reports follow their promise, so the last ones come before it here.
+            Vote::Report { .. } => !seen.contains(&(*peer, *group, 0)),
+            Vote::Accepted { .. } => seen.insert((*peer, *group, 1)),
+            Vote::Prepare { .. } => seen.insert((*peer, *group, 2)),
+        });
+        kept.reverse();
+        if kept.len() < before {
+            mark(Mark::VotesReplaced);
+        }
+        // Room for as many again, so that this is done seldom.
+        kept.reserve(kept.len());
+        self.votes = kept;
+    }
+}
+
+/// A list of votes that is shorter is left alone.
+const VOTES_MIN: usize = 256;
 
 /// A frame in flight.
 #[derive(Debug)]
@@ -134,5 +170,39 @@ impl Frames {
             return Some(&mut flying.waits);
         }
         self.filling.iter_mut().find(|f| f.id == id).map(|f| &mut f.waits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use synod_core::{Ballot, MemberId};
+
+    use super::*;
+
+    #[test]
+    fn votes_that_wait_for_a_disk_that_hangs_are_bounded() {
+        let mut waits = Waits::default();
+        let ballot = |round| Ballot { round, member: MemberId(2) };
+        let report = |round| Vote::Report {
+            ballot: ballot(round),
+            attempt: 1,
+            slot: Slot(1),
+            accepted: ballot(1),
+            value: synod_core::Value { origin: ballot(1), body: synod_core::Body::Noop },
+        };
+        for round in 2..5000 {
+            waits.push_vote(0, 7, Vote::Accepted { ballot: ballot(1), up_to: Slot(round), stable: Slot(0) });
+            waits.push_vote(0, 7, Vote::Promise { ballot: ballot(round), attempt: 1, chosen: Slot(0), reports: 1 });
+            waits.push_vote(0, 7, report(round));
+        }
+        assert!(waits.votes.len() <= 2 * VOTES_MIN, "{} votes wait", waits.votes.len());
+        waits.drop_replaced();
+        let last = [
+            Vote::Accepted { ballot: ballot(1), up_to: Slot(4999), stable: Slot(0) },
+            Vote::Promise { ballot: ballot(4999), attempt: 1, chosen: Slot(0), reports: 1 },
+            report(4999),
+        ];
+        let left: Vec<String> = waits.votes.iter().map(|(.., vote)| format!("{vote:?}")).collect();
+        assert_eq!(left, last.map(|vote: Vote<Payload>| format!("{vote:?}")));
     }
 }

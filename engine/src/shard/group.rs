@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use synod_core::planted::{Bug, is};
 use synod_core::{Ballot, RecordSeq, Replica, Slot, Timer};
 use synod_wal::record::RecordHeader;
 
@@ -134,7 +135,7 @@ impl Group {
             .map(Slot)
             .filter_map(|slot| log.get(slot).map(|entry| (slot, entry.accepted, entry.value.origin)));
         let summary = Summary {
-            promised: self.replica.promised(),
+            promised: if is(Bug::SummariesForgetPromises) { Ballot::ZERO } else { self.replica.promised() },
             chosen: log.chosen(),
             apply: self.apply.clone(),
             accepted: accepted.collect(),
@@ -181,7 +182,7 @@ impl Group {
         }
         // A machine that keeps its own data may stand before the log, which a power cut has shortened: what was chosen by
         // others' votes may be applied before it is durable here.
-        if self.machine_next == first {
+        if self.machine_next == first || synod_core::planted::is(synod_core::planted::Bug::MachinesAreFedAgain) {
             machine
                 .apply(&CommittedBatch { slot: slot.0, first_index: first, entries })
                 .map_err(|error| failed(&error))?;

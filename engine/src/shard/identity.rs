@@ -144,7 +144,8 @@ impl Shard {
     /// last frame that rots is told from one that was torn.
     pub(super) fn mark_quiet_log(&mut self) {
         let (since, marked) = self.quiet_since;
-        if !marked && self.now_ns > since + QUIET_NS && self.frames.flying.is_empty() && self.frames.filling.is_empty() {
+        if !marked && self.now_ns > since + QUIET_NS && self.frames.flying.is_empty() && self.frames.filling.is_empty()
+        {
             let header = wire::plain_header(kind::MARK, 0, [0; 7]);
             let (filling, _) = self.frames.push(&header, &[]);
             filling.mark = true;

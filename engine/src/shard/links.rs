@@ -136,6 +136,12 @@ impl Peer {
         true
     }
 
+    /// Bytes that no wire frame holds yet.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn unsent_bytes(&self) -> usize {
+        self.control.len() + self.acks.len() + self.bulk_bytes
+    }
+
     fn flush_control(&mut self, now_us: u64) {
         if !self.control.is_empty() {
             let header = self_checked(self.control.len());

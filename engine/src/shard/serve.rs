@@ -10,6 +10,7 @@ use super::{Shard, read_back};
 use crate::batch::{Batch, Entries};
 use crate::client::protocol::{GroupInfoV1, ReplyV1};
 use crate::limits::{LEARN_BYTES_MAX, READ_BYTES_MAX};
+use crate::marks::{Mark, mark};
 use crate::outcome::GroupId;
 use crate::payload::Place;
 use crate::wire::{self, ValueFields, kind, value_with};
@@ -36,9 +37,11 @@ impl Shard {
                 self.send_state(at, peer);
                 return;
             }
+            mark(Mark::LearnFromLog);
             self.read_disk(places, Purpose::Learn { group: at, peer });
             return;
         }
+        mark(Mark::LearnFromMemory);
         let mut through = from;
         let mut bytes = 0;
         for slot in (from.0..=log.chosen().0).map(Slot) {
@@ -216,9 +219,11 @@ impl Shard {
         );
         let start = group.indexes.partition_point(|(_, first)| *first <= group.machine_next) - 1;
         if group.indexes[start].0 > group.replica.log().floor() {
+            mark(Mark::MachineFromMemory);
             self.feed_from_memory(at, start);
             return;
         }
+        mark(Mark::MachineFromLog);
         group.feeding = true;
         let (slots, places) = self.places_from(at, start, READ_BYTES_MAX);
         self.read_disk(places, Purpose::Machine { group: at, slots });

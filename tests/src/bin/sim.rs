@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use synod_sim::sim::plan::{MS, Plan, S};
-use synod_sim::sim::{run, shrink, world::Report};
+use synod::simulation::marks;
+use synod_sim::sim::plan::{FAULTS, Plan, S};
+use synod_sim::sim::{kept, run, shrink, world::Report};
 
 /// Runs simulated clusters and judges them. Every seed draws a cluster, a load and a mix of faults of its own; a failing
 /// one is made smaller and printed as a command that replays it.
@@ -22,35 +23,35 @@ struct Args {
     #[arg(long, default_value_t = 1)]
     from: u64,
     /// Run only this seed.
-    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    #[arg(long, conflicts_with_all = ["seeds", "from", "plan"])]
     seed: Option<u64>,
-    /// Print the plan and the events (not the turns and ticks) of the seed.
-    #[arg(long, requires = "seed")]
-    print: bool,
-    /// Kinds of faults to leave out: crash, partition, break, pause, hang, disk-error, full.
-    #[arg(long, value_delimiter = ',')]
-    without: Vec<String>,
-    /// How long everything may fail, in simulated milliseconds, instead of what the seed draws.
+    /// Run only this plan: the line that a failure prints, or one of `tests/seeds.txt`.
+    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    plan: Option<Plan>,
+    /// Print the plan and the events (not the turns and ticks) of the seed or plan.
     #[arg(long)]
-    safety_ms: Option<u64>,
+    print: bool,
+    /// Kinds of faults to leave out, as they are called in the summary of a run.
+    #[arg(long, value_delimiter = ',', value_parser = clap::builder::PossibleValuesParser::new(FAULTS))]
+    without: Vec<String>,
     /// Threads; by default one per core.
     #[arg(long)]
     threads: Option<usize>,
+    /// Fail when a rare branch of the product was never taken.
+    #[arg(long)]
+    require_marks: bool,
     /// Every so many seeds one is run twice, and must happen again event by event.
     #[arg(long, default_value_t = 100)]
     twice_every: u64,
 }
 
 impl Args {
-    fn plan(&self, seed: u64) -> Result<Plan, String> {
+    fn plan(&self, seed: u64) -> Plan {
         let mut plan = Plan::draw(seed);
         for fault in &self.without {
-            *plan.mean_ns(fault).ok_or_else(|| format!("there is no fault called {fault}"))? = 0;
+            *plan.mean_ns(fault).expect("one of the possible values") = 0;
         }
-        if let Some(ms) = self.safety_ms {
-            plan.safety_ns = ms * MS;
-        }
-        Ok(plan)
+        plan
     }
 }
 
@@ -61,6 +62,7 @@ struct Sum {
     simulated_ns: u64,
     committed: u64,
     marks: BTreeMap<&'static str, (u64, u64)>,
+    peaks: BTreeMap<&'static str, (u64, u64)>,
     failures: Vec<(u64, String)>,
 }
 
@@ -76,6 +78,10 @@ impl Sum {
                     let (all, seeds) = self.marks.entry(mark).or_default();
                     (*all, *seeds) = (*all + count, *seeds + 1);
                 }
+                for (name, (peak, max)) in report.peaks {
+                    let (most, bound) = self.peaks.entry(name).or_default();
+                    (*most, *bound) = ((*most).max(peak), (*bound).max(max));
+                }
             }
             Err(failure) => self.failures.push((seed, failure)),
         }
@@ -84,28 +90,23 @@ impl Sum {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Err(error) = args.plan(1) {
-        eprintln!("sim: {error}");
-        return ExitCode::from(2);
-    }
-    match args.seed {
-        Some(seed) => one(&args, seed),
+    match args.plan.clone().or_else(|| args.seed.map(|seed| args.plan(seed))) {
+        Some(plan) => one(&args, &plan),
         None => many(&args),
     }
 }
 
-fn one(args: &Args, seed: u64) -> ExitCode {
-    let plan = args.plan(seed).expect("checked");
+fn one(args: &Args, plan: &Plan) -> ExitCode {
     if args.print {
         println!("{plan:#?}");
     }
-    match run(&plan, args.print) {
+    match run(plan, args.print) {
         Ok(report) => {
             println!("{report:#?}");
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            println!("seed {seed} fails: {failure}");
+            println!("it fails: {failure}");
             ExitCode::FAILURE
         }
     }
@@ -115,8 +116,13 @@ fn many(args: &Args) -> ExitCode {
     // Panics are failures of seeds, told at the end.
     std::panic::set_hook(Box::new(|_| {}));
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-    let (next, over, sum) = (AtomicU64::new(args.from), AtomicBool::new(false), Mutex::new(Sum::default()));
     let began = Instant::now();
+    let again: Vec<_> =
+        kept().into_iter().filter_map(|plan| run(&plan, false).err().map(|failure| (plan, failure))).collect();
+    for (plan, failure) in &again {
+        println!("a plan that failed before fails again: {failure}\n  sim --print --plan '{plan}'");
+    }
+    let (next, over, sum) = (AtomicU64::new(args.from), AtomicBool::new(false), Mutex::new(Sum::default()));
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| work(args, &next, &sum))).collect();
         scope.spawn(|| {
@@ -129,7 +135,8 @@ fn many(args: &Args) -> ExitCode {
         over.store(true, Ordering::Relaxed);
     });
     let sum = sum.into_inner().expect("no holder panics");
-    tell(args, &sum, began.elapsed())
+    let told = tell(args, &sum, began.elapsed());
+    if again.is_empty() { told } else { ExitCode::FAILURE }
 }
 
 fn work(args: &Args, next: &AtomicU64, sum: &Mutex<Sum>) {
@@ -138,7 +145,7 @@ fn work(args: &Args, next: &AtomicU64, sum: &Mutex<Sum>) {
         if seed >= args.from + args.seeds {
             return;
         }
-        let plan = args.plan(seed).expect("checked");
+        let plan = args.plan(seed);
         let mut result = run(&plan, false);
         if seed.is_multiple_of(args.twice_every)
             && let Ok(report) = &result
@@ -176,24 +183,38 @@ fn tell(args: &Args, sum: &Sum, took: Duration) -> ExitCode {
         sum.committed,
         took.as_secs_f64()
     );
+    println!("what happened:");
     for (mark, (count, seeds)) in &sum.marks {
-        println!("{mark:<32} {count:>10} in {seeds} seeds");
+        println!("  {mark:<32} {count:>10} in {seeds} seeds");
+    }
+    println!("the fullest queues, and their bounds:");
+    for (name, (peak, max)) in &sum.peaks {
+        println!("  {name:<32} {peak:>10} of {max}");
+    }
+    println!("rare branches, how often they were taken:");
+    let marks = marks();
+    let row = |row: &[(String, u64)]| {
+        row.iter().map(|(mark, hits)| format!("{mark:<32} {hits:>10}")).collect::<Vec<_>>().join("    ")
+    };
+    marks.chunks(2).for_each(|pair| println!("  {}", row(pair)));
+    let never: Vec<&str> = marks.iter().filter(|(_, hits)| *hits == 0).map(|(mark, _)| mark.as_str()).collect();
+    if !never.is_empty() {
+        println!("never taken: {}", never.join(", "));
     }
     let mut failures: Vec<_> = sum.failures.iter().collect();
     failures.sort_unstable();
     for (seed, failure) in failures.iter().take(5) {
-        let plan = args.plan(*seed).expect("checked");
-        let (smaller, mut without, failure) = shrink(&plan, failure.clone());
-        let given: Vec<&str> = args.without.iter().map(String::as_str).collect();
-        without.extend(given);
+        let (smaller, failure) = shrink(&args.plan(*seed), failure.clone());
         println!("seed {seed} fails: {failure}");
-        let without = if without.is_empty() { String::new() } else { format!(" --without {}", without.join(",")) };
-        let safety = smaller.safety_ns / MS;
-        println!("  cargo run --release -p synod-sim --bin sim -- --seed {seed} --print{without} --safety-ms {safety}");
+        println!("  cargo run --release -p synod-sim --bin sim -- --print --plan '{smaller}'");
     }
-    if failures.is_empty() {
-        return ExitCode::SUCCESS;
+    if !failures.is_empty() {
+        println!("{} seeds fail", failures.len());
+        return ExitCode::FAILURE;
     }
-    println!("{} seeds fail", failures.len());
-    ExitCode::FAILURE
+    if args.require_marks && !never.is_empty() {
+        println!("{} rare branches were never taken: run more seeds, or draw plans that get there", never.len());
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }

@@ -63,6 +63,11 @@ const HELLO_SPECIMEN: Hello = Hello {
     target_incarnation: 11,
     shard: 0,
     shard_count: 2,
+    replacement: false,
+    founder: true,
+    replica: 33,
+    target_replica: 44,
+    seen_replica: 44,
     wal_sequence_seen: 8,
 };
 
@@ -78,6 +83,11 @@ static REPLIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         incarnation: 11,
         boot: 4,
         shard_count: 2,
+        replacement: false,
+        founder: true,
+        replica: 44,
+        target_replica: 33,
+        seen_replica: 33,
         wal_sequence_seen: 7,
         text: text.into(),
     };
@@ -156,8 +166,8 @@ fn hello(bytes: &[u8]) -> bool {
     let Ok(hello) = Hello::decode(bytes) else { return false };
     assert!((HELLO_BYTES..=HELLO_BYTES_MAX).contains(&bytes.len()));
     assert_eq!(Hello::decode(&hello.encode()).as_ref(), Ok(&hello));
-    let me = Identity { cluster: 5, node: 1, incarnation: 11, boot: 4, shard_count: 2, members: &[1, 2, 3] };
-    for known in [None, Some(&KnownPeer { incarnation: 22, boot: 3 })] {
+    let me = Identity { cluster: 5, node: 1, incarnation: 11, replacement: false, shard_count: 2, members: &[1, 2, 3] };
+    for known in [None, Some(&KnownPeer { incarnation: 22, boot: 3, retired: vec![21] })] {
         match judge(&hello, &me, known) {
             Ok(()) => {
                 let cluster = hello.cluster == 5 || (hello.role == Role::Client && hello.cluster == 0);

@@ -180,8 +180,12 @@ impl Turn {
                 }
                 Action::Chosen { .. } => self.chosen_from = Some(chosen.next()),
                 Action::ServeLearn { to, from } => self.serve(to, from),
-                Action::Elected { .. } | Action::SteppedDown { .. } | Action::Follows { .. } | Action::RestartTimer => {
-                }
+                Action::Elected { .. }
+                | Action::SteppedDown { .. }
+                | Action::Follows { .. }
+                | Action::Reconfigured
+                | Action::CaughtUp { .. }
+                | Action::RestartTimer => {}
             }
         }
     }

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
-use synod_core::{Ballot, Config, MemberId, Record, RecordSeq, Recovered, Replica, Slot, Value, Vote};
+use synod_core::{
+    Ballot, Config, Configuration, MemberId, Record, RecordSeq, Recovered, Replica, ReplicaId, Slot, Value, Vote,
+};
 
 use super::oracle::{Effects, effects};
 use super::packet::{Batch, digest};
@@ -61,8 +63,14 @@ pub(super) fn index(member: MemberId) -> usize {
 
 impl Voter {
     pub(super) fn start(me: usize, disk: Recovered<Batch>) -> Self {
-        let voters = (0..VOTERS).map(member).collect();
-        let config = Config { me: member(me), voters, window_slots: 64, window_bytes: 1 << 20 };
+        let replica = |of: usize| ReplicaId(of as u128 + 1);
+        let config = Config {
+            replica: replica(me),
+            genesis: Configuration::genesis((0..VOTERS).map(|of| (of as u64, replica(of)))),
+            peers: VOTERS - 1,
+            window_slots: 64,
+            window_bytes: 1 << 20,
+        };
         Self {
             replica: Replica::new(config, disk.clone()),
             disk,
@@ -89,6 +97,7 @@ impl Voter {
                 disk.chosen = disk.chosen.max(*slot);
             }
             Record::Chosen => {}
+            Record::Installed { .. } => unreachable!("nothing is trimmed here"),
         }
         disk.chosen = disk.chosen.max(chosen);
         record

@@ -1,7 +1,11 @@
 //! What goes wrong, when it does, and how it is made well again.
 
+use super::clock::JUMP_NS;
 use super::plan::around;
 use super::world::{Event, World};
+
+/// A clock may run off by so many millionths.
+const DRIFT_PPM_MAX: u64 = 50_000;
 
 impl World {
     pub(super) fn plan_fault(&mut self, kind: &'static str) {
@@ -24,11 +28,11 @@ impl World {
                 let all = self.dice.below(12) == 0;
                 let power = (self.dice.below(100) as u64) < self.plan.power_percent;
                 for node in if all { 0..self.plan.nodes } else { node..node + 1 } {
-                    if self.nodes[node].process.is_some() {
-                        self.crash(node, power);
-                        let down = around(&mut self.dice, self.plan.down_ns);
-                        self.after(down, Event::Start { node });
-                    }
+                    self.crash_for_a_while(node, power);
+                }
+                if self.dice.below(6) == 0 {
+                    // It comes up and crashes, again and again.
+                    self.nodes[node].crash_again = 1 + self.dice.below(4);
                 }
             }
             "partition" => self.partition(),
@@ -43,6 +47,32 @@ impl World {
                     self.close(node, conn);
                 }
             }
+            "swizzle" => {
+                self.mark("swizzle");
+                for node in 0..self.plan.nodes {
+                    if self.dice.below(4) > 0 {
+                        let after = around(&mut self.dice, self.plan.partition_for_ns);
+                        let for_ns = around(&mut self.dice, self.plan.partition_for_ns);
+                        self.after(after, Event::Cut { node, for_ns });
+                    }
+                }
+            }
+            "half-open" if !self.network.conns.is_empty() => {
+                self.mark("connection half open");
+                let at = self.dice.below(self.network.conns.len());
+                let conn = *self.network.conns.keys().nth(at).expect("it is below the length");
+                let end = self.dice.below(2);
+                self.half_open(conn, end);
+            }
+            "lag" => {
+                let to = self.dice.below(self.plan.nodes);
+                if to != node {
+                    self.mark("direction slow");
+                    let lag = around(&mut self.dice, self.plan.stall_ns);
+                    self.network.set_lag(node, to, lag);
+                    self.after(stall, Event::Unlag { from: node, to });
+                }
+            }
             "pause" if self.nodes[node].process.is_some() && !self.nodes[node].paused => {
                 self.mark("node paused");
                 self.nodes[node].paused = true;
@@ -53,6 +83,12 @@ impl World {
                 self.nodes[node].hung = true;
                 self.after(stall, Event::Unhang { node });
             }
+            "slow-disk" => {
+                self.mark("disk slow");
+                self.nodes[node].slow_ns = 1 + around(&mut self.dice, self.plan.stall_ns / 4);
+                self.after(stall, Event::Quicken { node });
+            }
+            "clock" => self.clock(node, stall),
             "disk-error" => self.nodes[node].fail_next = true,
             "full" => {
                 self.nodes[node].full = true;
@@ -60,7 +96,7 @@ impl World {
                     let bytes = disk.bytes();
                     disk.limit_bytes(bytes);
                 }
-                self.after(4 * stall, Event::Room { node });
+                self.after(2 * stall, Event::Room { node });
             }
             _ => {}
         }
@@ -71,8 +107,8 @@ impl World {
         self.mark("partition");
         let nodes = self.plan.nodes;
         let cut = 1 + self.dice.below((1usize << nodes) - 1);
-        let lone = self.dice.below(nodes);
-        let shape = self.dice.below(4);
+        let (lone, other) = (self.dice.below(nodes), self.dice.below(nodes));
+        let shape = self.dice.below(8);
         let mut blocked = Vec::new();
         for from in 0..nodes {
             for to in 0..nodes {
@@ -85,6 +121,14 @@ impl World {
                         1 => side(from) == 0 && side(to) == 1,
                         // One node cannot be heard.
                         2 => from == lone,
+                        // One node cannot hear.
+                        3 => to == lone,
+                        // A ring: each has its neighbours only.
+                        4 => (from + 1) % nodes != to && (to + 1) % nodes != from,
+                        // Two sides, and one node that sees both.
+                        5 => side(from) != side(to) && from != lone && to != lone,
+                        // One pair.
+                        6 => (from.min(to), from.max(to)) == (lone.min(other), lone.max(other)),
                         // Any directions.
                         _ => self.dice.below(3) == 0,
                     };
@@ -98,6 +142,55 @@ impl World {
         self.after(after, Event::Heal { blocked });
     }
 
+    /// Cuts a node off from all, for a while.
+    pub(super) fn cut_off(&mut self, node: usize, for_ns: u64) {
+        let mut blocked = Vec::new();
+        for other in (0..self.plan.nodes).filter(|other| *other != node) {
+            for (from, to) in [(node, other), (other, node)] {
+                if self.network.passes(from, to) {
+                    self.network.set_blocked(from, to, true);
+                    blocked.push((from, to));
+                }
+            }
+        }
+        self.after(for_ns, Event::Heal { blocked });
+    }
+
+    /// Crashes a node that runs, to be started again.
+    pub(super) fn crash_for_a_while(&mut self, node: usize, power: bool) {
+        if self.nodes[node].process.is_some() {
+            self.crash(node, power);
+            let down = around(&mut self.dice, self.plan.down_ns);
+            self.after(down, Event::Start { node });
+        }
+    }
+
+    /// A clock stands still, jumps ahead, or runs off otherwise; or all machines were suspended, with what is on its way
+    /// between them.
+    fn clock(&mut self, node: usize, stall: u64) {
+        let now_ns = self.now_ns;
+        match self.dice.below(4) {
+            0 => {
+                self.mark("clock frozen");
+                self.nodes[node].clock.freeze(now_ns, true);
+                self.after(stall, Event::Thaw { node });
+            }
+            1 => {
+                self.mark("clock jumped");
+                let by = around(&mut self.dice, JUMP_NS).min(JUMP_NS);
+                self.nodes[node].clock.jump(now_ns, by);
+            }
+            2 => {
+                self.mark("all suspended");
+                self.nodes.iter_mut().for_each(|node| node.clock.jump(now_ns, JUMP_NS));
+            }
+            _ => {
+                self.mark("clock runs off otherwise");
+                self.nodes[node].clock.run_off(now_ns, &mut self.dice, DRIFT_PPM_MAX);
+            }
+        }
+    }
+
     /// From now on a quorum is well; the others are down, or stay cut off in one direction or both, for good.
     pub(super) fn give_up_a_minority(&mut self) {
         self.faults_on = false;
@@ -107,11 +200,20 @@ impl World {
             order.swap(at, self.dice.below(at + 1));
         }
         let minority = (self.plan.nodes - 1) / 2;
-        for node in order.into_iter().take(self.dice.below(minority + 1)) {
+        // A node that is away keeps the others from trimming, so a log that may not grow stops in the end.
+        let most = if self.plan.wal_mib_max > 0 { 0 } else { minority };
+        for node in order.into_iter().take(self.dice.below(most + 1)) {
             self.mark("node given up");
             self.nodes[node].given_up = true;
-            match self.dice.below(4) {
+            match self.dice.below(6) {
                 0 => self.crash(node, true),
+                // One that was refusing for want of room would never look for room again, and lead all the same.
+                4 if self.plan.full_ns == 0 => {
+                    // It would never notice that a connection is dead, and the replica behind it falls behind for good.
+                    self.bury_connections(node);
+                    self.nodes[node].clock.freeze(self.now_ns, true);
+                }
+                5 if self.plan.full_ns == 0 => self.nodes[node].hung = true,
                 way => {
                     for other in (0..self.plan.nodes).filter(|other| *other != node) {
                         self.network.set_blocked(node, other, way != 1);
@@ -136,8 +238,14 @@ impl World {
         }
         for node in 0..self.plan.nodes {
             self.nodes[node].fail_next = false;
+            self.nodes[node].crash_again = 0;
+            self.nodes[node].clock.freeze(self.now_ns, false);
+            for other in 0..self.plan.nodes {
+                self.network.set_lag(node, other, 0);
+            }
+            self.nodes[node].hung = false;
+            self.quicken(node);
             self.after(1, Event::Resume { node });
-            self.after(1, Event::Unhang { node });
             self.after(1, Event::Room { node });
         }
     }

@@ -1,10 +1,10 @@
 //! How connections come up, carry bytes and end, as their ends see it.
 
-use std::cmp::Reverse;
+use synod::simulation::SimPeer;
 
 use super::network::ConnId;
-use super::plan::{MS, US, around};
-use super::world::{Event, World};
+use super::plan::{MS, around};
+use super::world::{Event, Node, World};
 
 impl World {
     pub(super) fn redial(&mut self, link: usize) {
@@ -34,18 +34,26 @@ impl World {
         self.after(after, Event::Accept { link, conn, lives });
     }
 
+    /// What a node says to another in a handshake.
+    fn hello(&self, from: usize, to: usize, shard: usize) -> SimPeer {
+        let Node { boot, incarnation, .. } = self.nodes[from];
+        let process = self.nodes[from].process.as_ref();
+        let seen = process.map_or(0, |p| p.shards[shard].seen(to as u64 + 1, self.nodes[to].incarnation));
+        SimPeer { boot, replica: incarnation, seen }
+    }
+
     pub(super) fn accept(&mut self, link: usize, conn: ConnId, lives: [u64; 2]) {
         let nodes = self.network.links[link].nodes;
         if self.nodes[nodes[0]].life == lives[0] {
             let (node, shard) = (nodes[0], self.network.links[link].shard);
-            let (peer, boot) = (nodes[1] as u64 + 1, self.nodes[nodes[1]].boot);
+            let (peer, hello) = (nodes[1] as u64 + 1, self.hello(nodes[1], node, shard));
             if let Some(old) = self.network.links[link].believes[0].replace(conn) {
                 self.mark("connection replaced");
                 let after = around(&mut self.dice, self.plan.delay_ns);
                 self.after(after, Event::Closed { conn: old, end: 0 });
                 self.network.forget_dead(old);
             }
-            self.with_shard(node, shard, |sim| sim.peer_connected(peer, conn, boot));
+            self.with_shard(node, shard, |sim| sim.peer_connected(peer, conn, hello));
         }
         let after = around(&mut self.dice, self.plan.delay_ns);
         if let Some(state) = self.network.conns.get_mut(&conn) {
@@ -68,19 +76,16 @@ impl World {
             return self.redial(link);
         }
         let (node, shard) = (nodes[1], self.network.links[link].shard);
-        let (peer, boot) = (nodes[0] as u64 + 1, self.nodes[nodes[0]].boot);
+        let (peer, hello) = (nodes[0] as u64 + 1, self.hello(nodes[0], node, shard));
         self.network.links[link].believes[1] = Some(conn);
-        self.with_shard(node, shard, |sim| sim.peer_connected(peer, conn, boot));
+        self.with_shard(node, shard, |sim| sim.peer_connected(peer, conn, hello));
     }
 
     pub(super) fn send_all(&mut self, node: usize, shard: usize) {
-        for link in 0..self.network.links.len() {
-            let state = &self.network.links[link];
-            if state.shard != shard {
-                continue;
-            }
-            let Some(end) = state.nodes.iter().position(|at| *at == node) else { continue };
-            if let Some(conn) = state.believes[end] {
+        let ends = self.network.ends(node, shard);
+        for at in 0..ends {
+            let (link, end) = self.network.end(node, shard, at);
+            if let Some(conn) = self.network.links[link].believes[end] {
                 self.pump(node, shard, conn, end);
             }
         }
@@ -99,10 +104,16 @@ impl World {
         if bytes.is_empty() {
             return;
         }
+        let Some(state) = self.network.conns.get(&conn) else { return };
+        let nodes = self.network.links[state.link].nodes;
+        let mean = self.plan.delay_ns + self.network.lag_ns(nodes[end], nodes[1 - end]);
         let Some(state) = self.network.conns.get_mut(&conn) else { return };
         let direction = &mut state.directions[end];
         direction.bytes += bytes.len();
-        let arrives = (self.now_ns + around(&mut self.dice, self.plan.delay_ns)).max(direction.last_ns + 1);
+        if direction.dead {
+            return;
+        }
+        let arrives = (self.now_ns + around(&mut self.dice, mean)).max(direction.last_ns + 1);
         direction.last_ns = arrives;
         self.after(arrives - self.now_ns, Event::Deliver { conn, end, bytes });
     }
@@ -110,6 +121,9 @@ impl World {
     pub(super) fn deliver(&mut self, conn: ConnId, end: usize, bytes: Vec<u8>) -> Result<(), String> {
         let Some(state) = self.network.conns.get_mut(&conn) else { return Ok(()) };
         let link = state.link;
+        if state.directions[end].dead {
+            return Ok(());
+        }
         let nodes = self.network.links[link].nodes;
         let (from, to, shard) = (nodes[end], nodes[1 - end], self.network.links[link].shard);
         if !self.network.passes(from, to) || !self.network.conns[&conn].directions[end].held.is_empty() {
@@ -123,7 +137,7 @@ impl World {
             self.after(after, Event::Closed { conn, end: 1 - end });
             return Ok(());
         }
-        let mut decoder = std::mem::take(&mut state.decoders[1 - end]);
+        let mut decoder = state.decoders[1 - end].take().expect("nobody else decodes");
         let mut rest = &bytes[..];
         let mut bad = None;
         while !rest.is_empty() && bad.is_none() {
@@ -145,7 +159,7 @@ impl World {
                 .flatten();
         }
         if let Some(state) = self.network.conns.get_mut(&conn) {
-            state.decoders[1 - end] = decoder;
+            state.decoders[1 - end] = Some(decoder);
         }
         if let Some(error) = bad {
             return Err(format!("node {} sent node {} no frame: {error}", from + 1, to + 1));
@@ -165,7 +179,18 @@ impl World {
         if self.network.links[link].believes[end] == Some(conn) {
             let delay = around(&mut self.dice, self.plan.delay_ns);
             self.after(delay, Event::Closed { conn, end });
-            self.closed(conn, end);
+            self.closed_here(conn, end);
+        }
+    }
+
+    /// A connection dies unheard: in both directions, in one, or so that only one end learns of it.
+    pub(super) fn half_open(&mut self, conn: ConnId, end: usize) {
+        let way = self.dice.below(3);
+        let Some(state) = self.network.conns.get_mut(&conn) else { return };
+        state.directions[end].dead = true;
+        state.directions[1 - end].dead |= way > 0;
+        if way > 1 && self.network.links[self.network.conns[&conn].link].believes[end] == Some(conn) {
+            self.closed_here(conn, end);
         }
     }
 
@@ -174,10 +199,36 @@ impl World {
         let Some(state) = self.network.conns.get(&conn) else { return };
         let link = state.link;
         let nodes = self.network.links[link].nodes;
+        if state.directions[1 - end].dead && self.nodes[nodes[end]].process.is_some() {
+            // It never hears of it.
+            return;
+        }
         if !self.network.passes(nodes[1 - end], nodes[end]) {
             self.network.conns.get_mut(&conn).expect("it is there").close_held[end] = true;
             return;
         }
+        self.closed_here(conn, end);
+    }
+
+    /// Both ends learn that a connection of this node is dead.
+    pub(super) fn bury_connections(&mut self, node: usize) {
+        let of_node = |link: usize| self.network.links[link].nodes.contains(&node);
+        let dead = self
+            .network
+            .conns
+            .iter()
+            .filter(|(_, conn)| of_node(conn.link) && conn.directions.iter().any(|direction| direction.dead));
+        let dead: Vec<ConnId> = dead.map(|(conn, _)| *conn).collect();
+        for conn in dead {
+            self.closed_here(conn, 0);
+            self.closed_here(conn, 1);
+        }
+    }
+
+    fn closed_here(&mut self, conn: ConnId, end: usize) {
+        let Some(state) = self.network.conns.get(&conn) else { return };
+        let link = state.link;
+        let nodes = self.network.links[link].nodes;
         if self.network.links[link].believes[end] == Some(conn) {
             self.network.links[link].believes[end] = None;
             let shard = self.network.links[link].shard;
@@ -202,19 +253,13 @@ impl World {
                 if (nodes[end], nodes[1 - end]) != (from, to) {
                     continue;
                 }
-                let held = std::mem::take(&mut state.directions[end].held);
-                let mut at = self.now_ns;
-                for bytes in held {
-                    at += 1 + self.dice.below(US as usize) as u64;
-                    self.next_event += 1;
-                    self.events.insert(self.next_event, Event::Deliver { conn, end, bytes });
-                    self.queue.push(Reverse((at, self.next_event)));
+                // All at once, so that nothing that is on its way already comes between.
+                let bytes = std::mem::take(&mut state.directions[end].held).concat();
+                if !bytes.is_empty() {
+                    self.agenda.put(self.now_ns, Event::Deliver { conn, end, bytes });
                 }
-                state.directions[end].last_ns = state.directions[end].last_ns.max(at);
                 if std::mem::take(&mut state.close_held[1 - end]) {
-                    self.next_event += 1;
-                    self.events.insert(self.next_event, Event::Closed { conn, end });
-                    self.queue.push(Reverse((at + 1, self.next_event)));
+                    self.agenda.put(self.now_ns + 1, Event::Closed { conn, end });
                 }
             }
         }

@@ -6,9 +6,12 @@ use synod::simulation::SimShard;
 use synod::{Entries, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
 
 use super::observe::Observer;
-use super::plan::{Plan, around};
+use super::plan::{Plan, S};
 use crate::check::history::{self, AppendId};
 use crate::disk::Dice;
+
+/// A client waits so long for an outcome when it can go on no further otherwise.
+const PATIENCE_NS: u64 = 3 * S;
 
 /// How a client proposes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +34,7 @@ struct Flying {
     /// The node that has it.
     node: usize,
     entry: Vec<u8>,
+    since_ns: u64,
     /// In a session: its number there.
     sequence: u64,
 }
@@ -46,7 +50,8 @@ struct Client {
     /// A session's proposal whose outcome is not known: it is said again.
     again: Option<Flying>,
     sequence: u64,
-    handle: Option<(u64, Epoch)>,
+    /// Its handle, which is bound to an epoch and to the node that gave it.
+    handle: Option<(u64, Epoch, usize)>,
     /// Groups of which it takes the next in turn, outside its session or handle.
     probes: Vec<GroupId>,
 }
@@ -126,6 +131,12 @@ impl Load {
         let way = if probe.is_some() { Way::Plain } else { client.way };
         let window = if way == Way::Session { 1 } else { plan.window };
         if client.flying.iter().filter(|flying| flying.way == way).count() >= window {
+            let oldest = client.flying.iter().min_by_key(|flying| flying.since_ns).expect("the window is not 0");
+            if oldest.since_ns + PATIENCE_NS < now_ns {
+                // Nobody may ever answer: it goes on without knowing.
+                let ticket = oldest.ticket;
+                self.resolve(ticket, Err(ProposeError::Unknown), None, now_ns, plan, dice, observer);
+            }
             return Ok(Step::Waits);
         }
         let group = match (probe, way) {
@@ -138,9 +149,11 @@ impl Load {
         if dice.below(16) == 0 {
             *believes = dice.below(plan.nodes);
         }
-        let node = *believes;
+        let handle = client.handle.filter(|_| way == Way::Ordered);
+        let node = handle.map_or(*believes, |(.., node)| node);
         let Some(shard) = shard(node, group) else {
             *believes = dice.below(plan.nodes);
+            client.handle = None;
             return Ok(Step::Waits);
         };
         if way == Way::Ordered && client.handle.is_none() {
@@ -148,12 +161,12 @@ impl Load {
                 *believes = dice.below(plan.nodes);
                 return Ok(Step::Waits);
             };
-            client.handle = Some((self.next_handle, epoch));
+            client.handle = Some((self.next_handle, epoch, node));
             self.next_handle += 1;
         }
-        let handle = client.handle.filter(|_| way == Way::Ordered);
+        let handle = client.handle.filter(|_| way == Way::Ordered).map(|(handle, epoch, _)| (handle, epoch));
         let flying = match client.again.take_if(|_| way == Way::Session) {
-            Some(flying) => Flying { node, ticket: self.next_ticket, ..flying },
+            Some(flying) => Flying { node, ticket: self.next_ticket, since_ns: now_ns, ..flying },
             None => {
                 let payload = self.next_payload;
                 self.next_payload += 1;
@@ -163,7 +176,8 @@ impl Load {
                 let append = observer.history(group).append(now_ns, at as u32, named, payload);
                 let append = append.map_err(|full| full.to_string())?;
                 client.sequence += u64::from(way == Way::Session);
-                Flying { ticket: self.next_ticket, way, group, append, node, entry, sequence: client.sequence }
+                let (ticket, sequence) = (self.next_ticket, client.sequence);
+                Flying { ticket, way, group, append, node, entry, since_ns: now_ns, sequence }
             }
         };
         self.next_ticket += 1;
@@ -175,6 +189,11 @@ impl Load {
             told.lock().expect("no holder panics").push((ticket, outcome));
         });
         Ok(Step::Proposed(node, group))
+    }
+
+    /// Appends whose proposers know that they are committed.
+    pub fn acknowledged(&self) -> u64 {
+        ["committed", "duplicate"].iter().filter_map(|name| self.outcomes.get(name)).sum()
     }
 
     /// Takes in what shards have told since the last call.
@@ -230,7 +249,8 @@ impl Load {
         };
         *self.outcomes.entry(name).or_default() += 1;
         if outcome.is_err() {
-            if flying.way == Way::Ordered {
+            // A client may have sent more through a handle before it learns that it was refused.
+            if flying.way == Way::Ordered && dice.below(3) > 0 {
                 client.handle = None;
             }
             client.believes[flying.group as usize - 1] = match leader {
@@ -244,10 +264,5 @@ impl Load {
         } else {
             observer.appended(flying.group, now_ns, flying.append, noted);
         }
-    }
-
-    /// A client's pause until its next step.
-    pub fn pause(&self, plan: &Plan, dice: &mut Dice) -> u64 {
-        around(dice, plan.think_ns)
     }
 }

@@ -35,6 +35,8 @@ pub struct Direction {
     pub bytes: usize,
     /// Bytes that a partition holds back, in order.
     pub held: Vec<Vec<u8>>,
+    /// Nothing that goes in comes out, and nobody is told.
+    pub dead: bool,
 }
 
 /// A connection.
@@ -44,7 +46,7 @@ pub struct Conn {
     /// From the first end to the second, and back.
     pub directions: [Direction; 2],
     /// What each end has received and not yet decoded.
-    pub decoders: [Decoder; 2],
+    pub decoders: [Option<Decoder>; 2],
     /// A partition holds back the news of its end from this end.
     pub close_held: [bool; 2],
 }
@@ -57,7 +59,12 @@ pub struct Network {
     pub conns: BTreeMap<ConnId, Conn>,
     /// From node to node: nothing gets through.
     blocked: BTreeSet<(usize, usize)>,
+    /// From node to node: what bytes take longer.
+    lag_ns: BTreeMap<(usize, usize), u64>,
     next: ConnId,
+    /// Per node and shard its links, each with this node's end of it.
+    ends: Vec<Vec<(usize, usize)>>,
+    shards: usize,
 }
 
 impl Network {
@@ -71,7 +78,23 @@ impl Network {
                 }
             }
         }
-        Self { links, conns: BTreeMap::new(), blocked: BTreeSet::new(), next: 1 }
+        let mut ends = vec![Vec::new(); nodes * shards];
+        for (at, link) in links.iter().enumerate() {
+            for end in 0..2 {
+                ends[link.nodes[end] * shards + link.shard].push((at, end));
+            }
+        }
+        Self { links, conns: BTreeMap::new(), blocked: BTreeSet::new(), lag_ns: BTreeMap::new(), next: 1, ends, shards }
+    }
+
+    /// How many links a node's shard has.
+    pub fn ends(&self, node: usize, shard: usize) -> usize {
+        self.ends[node * self.shards + shard].len()
+    }
+
+    /// One of a shard's links, and which end of it the shard is.
+    pub fn end(&self, node: usize, shard: usize, at: usize) -> (usize, usize) {
+        self.ends[node * self.shards + shard][at]
     }
 
     /// Whether bytes get from one node to another.
@@ -88,6 +111,20 @@ impl Network {
         }
     }
 
+    /// What bytes take longer from one node to another, on average.
+    pub fn lag_ns(&self, from: usize, to: usize) -> u64 {
+        if self.lag_ns.is_empty() { 0 } else { self.lag_ns.get(&(from, to)).copied().unwrap_or(0) }
+    }
+
+    /// Makes one direction slow, or, with 0, quick again.
+    pub fn set_lag(&mut self, from: usize, to: usize, lag_ns: u64) {
+        if lag_ns > 0 {
+            self.lag_ns.insert((from, to), lag_ns);
+        } else {
+            self.lag_ns.remove(&(from, to));
+        }
+    }
+
     /// A new connection of a link; nobody believes in it yet.
     pub fn connect(&mut self, link: usize) -> ConnId {
         let id = self.next;
@@ -95,7 +132,7 @@ impl Network {
         let conn = Conn {
             link,
             directions: Default::default(),
-            decoders: [Decoder::new(), Decoder::new()],
+            decoders: [Some(Decoder::new()), Some(Decoder::new())],
             close_held: [false; 2],
         };
         self.conns.insert(id, conn);

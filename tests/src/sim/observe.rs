@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use synod::simulation::Voted;
-use synod::{CommittedBatch, StateMachine};
+use synod::{CommittedBatch, MachineFactory, StateMachine};
 
 use crate::check::history::{AppendId, History, Limits, Outcome};
 use crate::check::log;
@@ -19,9 +19,10 @@ const SYNC_EVERY: usize = 4;
 pub struct Held {
     /// Behind each batch applied since the last sync: the last index. The first is the synced one.
     boundaries: Vec<u64>,
-    /// What was delivered since the observer looked.
-    delivered: Vec<(u64, Vec<u8>)>,
 }
+
+/// What a node's machines were given since the observer looked: (group, index, entry).
+type Delivered = Arc<Mutex<Vec<(u64, u64, Vec<u8>)>>>;
 
 impl Held {
     /// The last index that is durable.
@@ -32,13 +33,15 @@ impl Held {
 
 /// A replica's state machine: it only remembers.
 pub struct Machine {
+    group: u64,
     held: Arc<Mutex<Held>>,
+    delivered: Delivered,
 }
 
 impl Machine {
     /// A machine over what a replica holds.
-    pub fn new(held: Arc<Mutex<Held>>) -> Self {
-        Self { held }
+    fn new(group: u64, held: Arc<Mutex<Held>>, delivered: Delivered) -> Self {
+        Self { group, held, delivered }
     }
 }
 
@@ -50,8 +53,9 @@ impl StateMachine for Machine {
     fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let mut held = self.held.lock().expect("no holder panics");
         let mut index = batch.first_index;
+        let mut delivered = self.delivered.lock().expect("no holder panics");
         for entry in batch.entries.iter() {
-            held.delivered.push((index, entry.to_vec()));
+            delivered.push((self.group, index, entry.to_vec()));
             index += 1;
         }
         if held.boundaries.is_empty() {
@@ -75,6 +79,7 @@ pub struct Observer {
     /// The payloads of the agreed log, per group, from index 1 on.
     logs: Vec<Vec<u64>>,
     held: BTreeMap<(usize, u64), Arc<Mutex<Held>>>,
+    delivered: Vec<Delivered>,
 }
 
 /// The name of a value: a ballot proposes at most one per slot.
@@ -96,11 +101,20 @@ impl Observer {
             histories: (1..=groups).map(|group| History::new(group, Limits::default())).collect(),
             logs: vec![Vec::new(); groups as usize],
             held: BTreeMap::new(),
+            delivered: (0..nodes).map(|_| Delivered::default()).collect(),
         }
     }
 
+    /// The machines of a node that starts, for all its groups.
+    pub fn machines(&mut self, node: usize) -> MachineFactory {
+        let groups = self.logs.len() as u64;
+        let held: BTreeMap<u64, _> = (1..=groups).map(|group| (group, self.held(node, group))).collect();
+        let delivered = Arc::clone(&self.delivered[node]);
+        Arc::new(move |group| Some(Box::new(Machine::new(group, Arc::clone(&held[&group]), Arc::clone(&delivered)))))
+    }
+
     /// What a replica's machine holds.
-    pub fn held(&mut self, node: usize, group: u64) -> Arc<Mutex<Held>> {
+    fn held(&mut self, node: usize, group: u64) -> Arc<Mutex<Held>> {
         Arc::clone(self.held.entry((node, group)).or_default())
     }
 
@@ -147,11 +161,22 @@ impl Observer {
         self.oracle.settled(group)
     }
 
+    /// Every machine syncs now and then, also when nothing more comes.
+    pub fn sync_machines(&mut self) {
+        for held in self.held.values() {
+            let mut held = held.lock().expect("no holder panics");
+            if let [_, .., last] = held.boundaries[..] {
+                held.boundaries.clear();
+                held.boundaries.push(last);
+            }
+        }
+    }
+
     /// A node's process ends. What its machines hold beyond their last sync is there or not.
     pub fn crashed(&mut self, node: usize, mut choose: impl FnMut(usize) -> usize) {
+        self.delivered[node].lock().expect("no holder panics").clear();
         for ((_, _), held) in self.held.range((node, 0)..(node + 1, 0)) {
             let mut held = held.lock().expect("no holder panics");
-            held.delivered.clear();
             if !held.boundaries.is_empty() {
                 let kept = choose(held.boundaries.len());
                 let durable = held.boundaries[kept];
@@ -169,16 +194,12 @@ impl Observer {
 
     /// Takes in what a node's machines were given.
     pub fn delivered(&mut self, node: usize) -> Result<(), String> {
-        for ((_, group), held) in self.held.range((node, 0)..(node + 1, 0)) {
-            let delivered = std::mem::take(&mut held.lock().expect("no holder panics").delivered);
-            for (index, entry) in delivered {
-                self.streams
-                    .deliver(*group, node as u64, index, &entry, None)
-                    .map_err(|violation| violation.to_string())?;
-                let log = &mut self.logs[*group as usize - 1];
-                if index > log.len() as u64 {
-                    log.push(payload(&entry));
-                }
+        let mut delivered = self.delivered[node].lock().expect("no holder panics");
+        for (group, index, entry) in delivered.drain(..) {
+            self.streams.deliver(group, node as u64, index, &entry, None).map_err(|violation| violation.to_string())?;
+            let log = &mut self.logs[group as usize - 1];
+            if index > log.len() as u64 {
+                log.push(payload(&entry));
             }
         }
         Ok(())

@@ -1,5 +1,11 @@
 //! What a seed draws: the cluster, its load, and how it will be hurt. Every seed has a mix of its own (swarm testing), so
 //! that no kind of fault always hides behind another.
+//!
+//! A plan is also a line of text, `name=value` for each field, so that a failing one can be kept although what its seed
+//! draws changes.
+
+use std::fmt;
+use std::str::FromStr;
 
 use crate::disk::Dice;
 
@@ -10,110 +16,275 @@ pub const MS: u64 = 1_000_000;
 /// A second.
 pub const S: u64 = 1_000_000_000;
 
-/// A run, as its seed draws it. Means of 0 switch a fault off.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Plan {
+/// Makes the struct, and its form as a line.
+macro_rules! plan {
+    ($($(#[doc = $doc:literal])+ $name:ident: $type:ty,)+) => {
+        /// A run, as its seed draws it. Means of 0 switch a fault off.
+        #[derive(Clone, PartialEq, Eq, Debug, Default)]
+        pub struct Plan {
+            $($(#[doc = $doc])+ pub $name: $type,)+
+        }
+
+        impl fmt::Display for Plan {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let fields = [$(format!("{}={}", stringify!($name), self.$name)),+];
+                f.write_str(&fields.join(" "))
+            }
+        }
+
+        impl FromStr for Plan {
+            type Err = String;
+
+            /// Fields that are not named are 0: faults that came later are off in older plans.
+            fn from_str(line: &str) -> Result<Self, String> {
+                let mut plan = Self::default();
+                for field in line.split_whitespace() {
+                    let (name, value) = field.split_once('=').ok_or_else(|| format!("`{field}` is no name=value"))?;
+                    match name {
+                        $(stringify!($name) => {
+                            plan.$name = value.parse().map_err(|error| format!("`{field}`: {error}"))?;
+                        })+
+                        _ => return Err(format!("a plan has no `{name}`")),
+                    }
+                }
+                plan.check()
+            }
+        }
+    };
+}
+
+plan! {
     /// Where all choices come from.
-    pub seed: u64,
+    seed: u64,
     /// Nodes of the cluster.
-    pub nodes: usize,
+    nodes: usize,
     /// Shards of each node.
-    pub shards: usize,
+    shards: usize,
     /// Groups, numbered from 1.
-    pub groups: u64,
+    groups: u64,
     /// Size of a segment of the log, in bytes.
-    pub segment_bytes: u64,
+    segment_bytes: u64,
     /// Log kept although nobody needs it, in MiB.
-    pub retain_mib: u64,
+    retain_mib: u64,
+    /// Values that a shard keeps in memory, in MiB; 0: as few as it can.
+    cache_mib: usize,
+    /// The log that a shard should not exceed, in MiB; 0: as usual.
+    wal_mib_max: u64,
     /// Clients.
-    pub clients: usize,
+    clients: usize,
     /// Proposals that a client without a session keeps in flight.
-    pub window: usize,
+    window: usize,
     /// The largest entry, in bytes.
-    pub entry_bytes_max: usize,
+    entry_bytes_max: usize,
     /// A client's mean pause between operations.
-    pub think_ns: u64,
+    think_ns: u64,
     /// How long everything may fail.
-    pub safety_ns: u64,
+    safety_ns: u64,
+    /// How long of that, in its middle, the clients are silent.
+    quiet_ns: u64,
     /// Mean one-way delay of the network.
-    pub delay_ns: u64,
+    delay_ns: u64,
     /// Mean duration of a durable write.
-    pub disk_ns: u64,
+    disk_ns: u64,
     /// Clocks run off by at most this many millionths.
-    pub drift_ppm: u64,
+    drift_ppm: u64,
     /// Between ticks.
-    pub tick_ns: u64,
+    tick_ns: u64,
     /// Mean time between crashes of some node.
-    pub crash_ns: u64,
+    crash_ns: u64,
     /// Of 100 crashes, how many are power cuts; the others only end the process.
-    pub power_percent: u64,
+    power_percent: u64,
     /// Mean time that a node is down.
-    pub down_ns: u64,
+    down_ns: u64,
     /// Mean time between partitions.
-    pub partition_ns: u64,
+    partition_ns: u64,
     /// Mean duration of a partition.
-    pub partition_for_ns: u64,
+    partition_for_ns: u64,
+    /// Mean time between the nodes being cut off one by one, and healed in another order.
+    swizzle_ns: u64,
     /// Mean time between broken connections.
-    pub break_ns: u64,
+    break_ns: u64,
+    /// Mean time between connections that die unheard, at one end or both.
+    half_open_ns: u64,
+    /// Mean time between directions that become very slow.
+    lag_ns: u64,
     /// Mean time between pauses of some node.
-    pub pause_ns: u64,
+    pause_ns: u64,
     /// Mean time between disks that hang.
-    pub hang_ns: u64,
-    /// Mean duration of pauses and hangs.
-    pub stall_ns: u64,
+    hang_ns: u64,
+    /// Mean time between disks that get very slow.
+    slow_disk_ns: u64,
+    /// Mean duration of pauses, hangs, lags, slow disks and frozen clocks.
+    stall_ns: u64,
     /// Mean time between disks that fail one operation.
-    pub disk_error_ns: u64,
+    disk_error_ns: u64,
     /// Mean time between disks that get full for a while.
-    pub full_ns: u64,
+    full_ns: u64,
+    /// Mean time between clocks that stand still, jump ahead, or run off otherwise.
+    clock_ns: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
-pub const FAULTS: [&str; 7] = ["crash", "partition", "break", "pause", "hang", "disk-error", "full"];
+pub const FAULTS: [&str; 12] = [
+    "crash",
+    "partition",
+    "swizzle",
+    "break",
+    "half-open",
+    "lag",
+    "pause",
+    "hang",
+    "slow-disk",
+    "disk-error",
+    "full",
+    "clock",
+];
+
+/// How fast a run's time goes by.
+struct Pace {
+    tick_ns: u64,
+    safety_ns: u64,
+    /// Outages last so many times as long as in a quick run.
+    scale: u64,
+}
+
+impl Pace {
+    /// Quick runs tick as production does and are short. The others tick more seldom, with the same timeouts, and see
+    /// minutes go by: what matters in them is what a long time brings, not what a millisecond does.
+    fn draw(dice: &mut Dice, nodes: usize, shards: usize, large: bool) -> Self {
+        let (tick_ns, safety_ns, scale) = match dice.below(10) {
+            _ if large => (5 * MS, S, 1),
+            0..2 => (5 * MS, pick(dice, &[S, 2 * S, 4 * S]), 1),
+            2..4 => (pick(dice, &[10 * MS, 20 * MS]), pick(dice, &[5 * S, 10 * S, 20 * S]), 2),
+            _ => (pick(dice, &[150 * MS, 250 * MS, 300 * MS]), pick(dice, &[120 * S, 240 * S, 400 * S]), 12),
+        };
+        // Every tick sends heartbeats to all, which answer: a bound on what that costs.
+        let events_per_tick = (nodes * shards * (2 + 4 * (nodes - 1))) as u64;
+        let ticks_max = TICK_EVENTS_MAX / events_per_tick;
+        Self { tick_ns, safety_ns: safety_ns.min(ticks_max * tick_ns), scale }
+    }
+}
+
+/// About so many events of a run may come from ticks.
+const TICK_EVENTS_MAX: u64 = 27_000;
 
 impl Plan {
     /// The plan of a seed.
     pub fn draw(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let d = &mut dice;
-        let nodes = pick(d, &[3, 3, 3, 3, 5, 5, 1, 2, 4, 7]);
+        let nodes = pick(d, &[3, 3, 3, 3, 3, 5, 5, 1, 2, 4, 7]);
         let shards = pick(d, &[1, 1, 1, 2, 3]);
         let groups = pick(d, &[1, 1, 2, 4, 8, 24]).max(shards as u64);
-        let safety_ns = pick(d, &[2 * S, 4 * S, 8 * S, 20 * S]);
-        // Each kind of fault in about half of the runs, from rare to relentless.
-        let mut mean = || if d.below(2) == 0 { 0 } else { pick(d, &[200 * MS, S, 3 * S, 8 * S]) };
-        let [crash_ns, partition_ns, break_ns, pause_ns, hang_ns] = [mean(), mean(), mean(), mean(), mean()];
-        let [disk_error_ns, full_ns] = [mean() * 4, mean() * 2];
+        // Now and then large entries in a hurry, which fill what small ones never do.
+        let large = d.below(32) == 0;
+        let Pace { tick_ns, safety_ns, scale } = Pace::draw(d, nodes, shards, large);
+        // Each kind of fault in two of five runs, from once or twice to relentless.
+        let mut mean = || if d.below(5) < 3 { 0 } else { safety_ns / pick(d, &[2, 4, 10, 25]) };
+        let [crash_ns, partition_ns, swizzle_ns, break_ns] = [mean(), mean(), mean() * 2, mean()];
+        let [half_open_ns, lag_ns, pause_ns, hang_ns] = [mean(), mean(), mean(), mean()];
+        let [slow_disk_ns, disk_error_ns, full_ns, clock_ns] = [mean(), mean() * 2, mean() * 2, mean()];
         let clients = 1 + d.below(6);
         // Enough operations to matter, not so many that the run takes for ever.
-        let think_ns = pick(d, &[100 * US, MS, 10 * MS, 50 * MS]).max(safety_ns * clients as u64 / 4000);
+        let operations = pick(d, &[150, 300, 300, 900]);
+        let think_ns = pick(d, &[100 * US, MS, 10 * MS]).max(safety_ns * clients as u64 / operations);
+        let lag_ns = if large { safety_ns / 4 } else { lag_ns };
         Self {
             seed,
             nodes,
             shards,
             groups,
-            segment_bytes: pick(d, &[256 << 10, 512 << 10, 1 << 20]),
+            segment_bytes: if large { 2 << 20 } else { pick(d, &[256 << 10, 512 << 10, 1 << 20]) },
             retain_mib: pick(d, &[0, 0, 1]),
             clients,
             window: 1 + d.below(8),
-            entry_bytes_max: pick(d, &[16, 100, 1000]),
+            cache_mib: pick(d, &[0, 1, 1]),
+            wal_mib_max: if large { 0 } else { pick(d, &[0, 0, 0, 0, 0, 0, 0, 4]) },
+            entry_bytes_max: if large { 200_000 } else { pick(d, &[16, 100, 1000]) },
             think_ns,
             safety_ns,
+            quiet_ns: pick(d, &[0, 0, safety_ns / 2]),
             delay_ns: pick(d, &[20 * US, 100 * US, MS, 10 * MS]),
             disk_ns: pick(d, &[30 * US, 200 * US, 2 * MS, 10 * MS]),
             drift_ppm: pick(d, &[0, 100, 50_000]),
-            tick_ns: pick(d, &[5 * MS, 5 * MS, 10 * MS]),
+            tick_ns,
             crash_ns,
             power_percent: pick(d, &[0, 50, 100]),
-            down_ns: pick(d, &[10 * MS, 300 * MS, 2 * S]),
+            down_ns: pick(d, &[10 * MS, 300 * MS, 2 * S]) * scale,
             partition_ns,
-            partition_for_ns: pick(d, &[50 * MS, 500 * MS, 4 * S]),
+            partition_for_ns: pick(d, &[50 * MS, 500 * MS, 4 * S]) * scale,
+            swizzle_ns,
             break_ns,
+            half_open_ns,
+            lag_ns,
             pause_ns,
             hang_ns,
-            stall_ns: pick(d, &[20 * MS, 700 * MS, 5 * S]),
+            slow_disk_ns,
+            stall_ns: pick(d, &[20 * MS, 700 * MS, 5 * S]) * scale,
             disk_error_ns,
             full_ns,
+            clock_ns,
         }
+    }
+
+    /// A short and rough plan, for the hunt for planted bugs: few groups and small segments, so that much happens to each.
+    pub fn draw_rough(seed: u64) -> Self {
+        let mut dice = Dice::new(!seed);
+        let d = &mut dice;
+        // Half of them see longer outages, in as many ticks.
+        let (tick_ns, safety_ns, scale) = pick(d, &[(5 * MS, S, 1), (10 * MS, 2 * S, 1), (50 * MS, 10 * S, 6)]);
+        let mut mean = || if d.below(5) < 2 { 0 } else { safety_ns / pick(d, &[4, 10, 25]) };
+        let [crash_ns, partition_ns, swizzle_ns, break_ns] = [mean(), mean(), mean() * 2, mean()];
+        let [half_open_ns, lag_ns, pause_ns, hang_ns] = [mean() * 2, mean(), mean(), mean()];
+        let [slow_disk_ns, disk_error_ns] = [mean(), mean() * 2];
+        Self {
+            seed,
+            nodes: pick(d, &[3, 3, 3, 5]),
+            shards: 1,
+            groups: pick(d, &[1, 1, 2, 3]),
+            cache_mib: pick(d, &[0, 1]),
+            segment_bytes: pick(d, &[64 << 10, 256 << 10]),
+            clients: 2 + d.below(4),
+            window: 1 + d.below(8),
+            entry_bytes_max: 16,
+            think_ns: pick(d, &[5 * MS, 20 * MS]) * scale,
+            safety_ns,
+            delay_ns: pick(d, &[100 * US, MS, 10 * MS, 40 * MS]),
+            disk_ns: pick(d, &[200 * US, 2 * MS, 10 * MS, 40 * MS]),
+            tick_ns,
+            crash_ns,
+            power_percent: pick(d, &[0, 50, 100]),
+            down_ns: pick(d, &[10 * MS, 100 * MS, 300 * MS]) * scale,
+            partition_ns,
+            partition_for_ns: pick(d, &[50 * MS, 200 * MS, 600 * MS]) * scale,
+            swizzle_ns,
+            break_ns,
+            half_open_ns,
+            lag_ns,
+            pause_ns,
+            hang_ns,
+            slow_disk_ns,
+            stall_ns: pick(d, &[50 * MS, 200 * MS, 700 * MS]) * scale,
+            disk_error_ns,
+            ..Self::default()
+        }
+    }
+
+    /// Refuses what no cluster can be.
+    fn check(self) -> Result<Self, String> {
+        let counts = [self.nodes as u64, self.shards as u64, self.groups, self.clients as u64, self.window as u64];
+        let times = [self.think_ns, self.safety_ns, self.delay_ns, self.disk_ns, self.tick_ns, self.segment_bytes];
+        if counts.into_iter().chain(times).any(|number| number == 0) {
+            return Err(
+                "a plan needs nodes, shards, groups, clients, window, think_ns, safety_ns, delay_ns, disk_ns, \
+                        tick_ns and segment_bytes"
+                    .into(),
+            );
+        }
+        if self.groups < self.shards as u64 {
+            return Err("a plan needs a group for each shard".into());
+        }
+        Ok(self)
     }
 
     /// The mean time between faults of a kind of [`FAULTS`].
@@ -121,11 +292,16 @@ impl Plan {
         Some(match fault {
             "crash" => &mut self.crash_ns,
             "partition" => &mut self.partition_ns,
+            "swizzle" => &mut self.swizzle_ns,
             "break" => &mut self.break_ns,
+            "half-open" => &mut self.half_open_ns,
+            "lag" => &mut self.lag_ns,
             "pause" => &mut self.pause_ns,
             "hang" => &mut self.hang_ns,
+            "slow-disk" => &mut self.slow_disk_ns,
             "disk-error" => &mut self.disk_error_ns,
             "full" => &mut self.full_ns,
+            "clock" => &mut self.clock_ns,
             _ => return None,
         })
     }

@@ -2,26 +2,21 @@
 //! power cuts.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
+use synod::GroupId;
 use synod::simulation::{SimPlace, SimShard, votes};
-use synod::{GroupId, MachineFactory, StateMachine};
 use synod_core::planted::{Bug, is};
 use synod_wal::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use synod_wal::{DiskDone, DiskOp, Expect, Verdict, WriteData, recover};
 
-use super::observe::Machine;
-use super::plan::{S, US, around, pick};
+use super::plan::{MS, S, US, around, pick};
 use super::world::{Event, Process, World};
 use crate::disk::{Dice, OpId, OpKind, Outcome};
 
 impl World {
-    /// The clock of a node's process: from its start on, and off by its drift.
+    /// What a node's clock shows.
     pub(super) fn local_ns(&self, node: usize) -> u64 {
-        let node = &self.nodes[node];
-        let started = node.process.as_ref().map_or(0, |process| process.started_ns);
-        let elapsed = (self.now_ns - started) as i128;
-        (elapsed + elapsed * i128::from(node.drift_ppm) / 1_000_000) as u64 + 1
+        self.nodes[node].clock.now_ns(self.now_ns)
     }
 
     /// Feeds a shard and asks for a turn.
@@ -53,12 +48,37 @@ impl World {
             return Err(format!("node {} stopped: {reason}", node + 1));
         }
         let ops = process.shards[shard].take_disk_ops();
-        for op in ops {
-            self.submit(node, shard, op);
+        if !ops.is_empty() {
+            for op in ops {
+                self.submit(node, shard, op);
+            }
+            self.schedule_disk(node, shard);
         }
-        self.schedule_disk(node, shard);
         self.send_all(node, shard);
+        self.count(node, shard)?;
         self.after_turn(node)
+    }
+
+    /// After a tick's turn: no queue may be fuller than it may be.
+    fn count(&mut self, node: usize, shard: usize) -> Result<(), String> {
+        let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
+        if !std::mem::take(&mut process.count_due[shard]) {
+            return Ok(());
+        }
+        for bound in process.shards[shard].census() {
+            let (peak, max) = self.report.peaks.entry(bound.name).or_default();
+            (*peak, *max) = ((*peak).max(bound.value), (*max).max(bound.max));
+            if bound.value > bound.max {
+                return Err(format!(
+                    "node {}: {} {}, at most {} are allowed",
+                    node + 1,
+                    bound.value,
+                    bound.name,
+                    bound.max
+                ));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn after_turn(&mut self, node: usize) -> Result<(), String> {
@@ -71,16 +91,16 @@ impl World {
         if self.nodes[node].process.is_some() || self.nodes[node].given_up {
             return Ok(());
         }
-        let held: BTreeMap<GroupId, _> =
-            (1..=self.plan.groups).map(|group| (group, self.observer.held(node, group))).collect();
-        let machines: MachineFactory =
-            Arc::new(move |group| Some(Box::new(Machine::new(Arc::clone(&held[&group]))) as Box<dyn StateMachine>));
+        let founders: Vec<(u64, u128)> =
+            self.nodes.iter().enumerate().map(|(at, state)| (at as u64 + 1, state.incarnation)).collect();
+        let machines = self.observer.machines(node);
         let mut shards = Vec::new();
         for shard in 0..self.plan.shards {
             let state = &mut self.nodes[node];
             let place = SimPlace {
                 shard,
-                incarnation: state.incarnation,
+                replica: state.incarnation,
+                founders: Some(founders.clone()),
                 segment_bytes: self.plan.segment_bytes,
                 seed: self.dice.roll(),
             };
@@ -94,7 +114,7 @@ impl World {
             if !matches!(recovery.verdict, Verdict::Clean) {
                 self.mark("torn tail");
             }
-            self.restarted(node, shard, &sim)?;
+            self.restarted(node, shard, &sim, recovery.next_sequence - 1)?;
             self.nodes[node].acknowledged[shard] = recovery.next_sequence - 1;
             shards.push(sim);
         }
@@ -102,12 +122,19 @@ impl World {
         state.life += 1;
         state.boot += 1;
         let life = state.life;
+        if let Some(left) = state.crash_again.checked_sub(1) {
+            state.crash_again = left;
+            let soon = self.dice.below(40) as u64 * MS;
+            let power = (self.dice.below(100) as u64) < self.plan.power_percent;
+            self.agenda.put(self.now_ns + soon, Event::CrashAgain { node, life, power });
+        }
+        let state = &mut self.nodes[node];
         state.process = Some(Process {
             shards,
             turn_due: vec![false; self.plan.shards],
             scheduled: vec![BTreeSet::new(); self.plan.shards],
             votes: vec![VecDeque::new(); self.plan.shards],
-            started_ns: self.now_ns,
+            count_due: vec![false; self.plan.shards],
         });
         for group in 1..=self.plan.groups {
             self.observer.starts(node, group)?;
@@ -126,22 +153,25 @@ impl World {
     }
 
     /// Compares what a shard has recovered with the votes that were durable.
-    pub(super) fn restarted(&mut self, node: usize, shard: usize, sim: &SimShard) -> Result<(), String> {
+    pub(super) fn restarted(&mut self, node: usize, shard: usize, sim: &SimShard, last: u64) -> Result<(), String> {
         let groups = (1..=self.plan.groups).filter(|group| *group as usize % self.plan.shards == shard);
         let names: BTreeMap<u128, GroupId> =
             groups.map(|group| (sim.uid(group).expect("it is there"), group)).collect();
+        self.uids.extend(&names);
         // What was on its way when the process ended may have become durable all the same.
         let state = &mut self.nodes[node];
         let expect =
             Expect { shard: shard as u32, incarnation: state.incarnation, segment_bytes: self.plan.segment_bytes };
         let acknowledged = state.acknowledged[shard];
         let mut late = Vec::new();
-        recover(&mut state.disks[shard], expect, &mut |_, sequence, header, _| {
-            if sequence > acknowledged {
-                late.extend(synod::simulation::vote_of(header));
-            }
-        })
-        .map_err(|error| format!("node {}: {error}", node + 1))?;
+        if acknowledged < last {
+            recover(&mut state.disks[shard], expect, &mut |_, sequence, header, _| {
+                if sequence > acknowledged {
+                    late.extend(synod::simulation::vote_of(header));
+                }
+            })
+            .map_err(|error| format!("node {}: {error}", node + 1))?;
+        }
         for (uid, vote) in late {
             self.observer.voted(node, names[&uid], vote)?;
         }
@@ -160,6 +190,7 @@ impl World {
         state.paused = false;
         state.waiting.clear();
         state.hung = false;
+        state.slow_ns = 0;
         state.fail_next = false;
         let mut dice = Dice::new(self.dice.roll());
         for disk in &mut state.disks {
@@ -211,7 +242,7 @@ impl World {
         if self.nodes[node].hung {
             return;
         }
-        let life = self.nodes[node].life;
+        let (life, slow_ns) = (self.nodes[node].life, self.nodes[node].slow_ns);
         for pending in self.nodes[node].disks[shard].pending() {
             let Some(process) = &mut self.nodes[node].process else { return };
             if pending.ready && process.scheduled[shard].insert(pending.id) {
@@ -219,29 +250,51 @@ impl World {
                     OpKind::Write { .. } | OpKind::Read { .. } => self.plan.disk_ns,
                     OpKind::Prepare { .. } | OpKind::Discard { .. } => 10 * self.plan.disk_ns,
                 };
-                let after = around(&mut self.dice, mean);
+                let after = around(&mut self.dice, mean + slow_ns);
                 self.after(after, Event::Disk { node, shard, life, op: pending.id });
             }
+        }
+    }
+
+    /// The disks of a node are quick again: what is under way takes no longer than it should.
+    pub(super) fn quicken(&mut self, node: usize) {
+        self.nodes[node].slow_ns = 0;
+        for shard in 0..self.plan.shards {
+            if let Some(process) = &mut self.nodes[node].process {
+                process.scheduled[shard].clear();
+            }
+            self.schedule_disk(node, shard);
         }
     }
 
     pub(super) fn disk_done(&mut self, node: usize, shard: usize, op: OpId) -> Result<(), String> {
         let state = &mut self.nodes[node];
         let Some(process) = &mut state.process else { return Ok(()) };
-        if state.hung {
-            // It goes on when the disk does.
-            process.scheduled[shard].remove(&op);
+        // An operation of a hung disk goes on when the disk does; one of a slow disk may have been done sooner.
+        if !process.scheduled[shard].remove(&op) || state.hung {
             return Ok(());
         }
-        process.scheduled[shard].remove(&op);
         let is_write =
             state.disks[shard].pending().iter().any(|p| p.id == op && matches!(p.kind, OpKind::Write { .. }));
+        let mut dropped = false;
         let outcome = if is_write && std::mem::take(&mut state.fail_next) {
-            pick(&mut self.dice, &[Outcome::Eio, Outcome::Short(512), Outcome::NoSpace])
+            if self.dice.below(3) == 0 {
+                // The bytes get there, and the sync fails.
+                state.disks[shard].advance(op);
+                dropped = true;
+                Outcome::Eio
+            } else {
+                pick(&mut self.dice, &[Outcome::Eio, Outcome::Short(512), Outcome::NoSpace])
+            }
         } else {
             Outcome::Done
         };
-        let done = state.disks[shard].finish(op, outcome);
+        let mut done = state.disks[shard].finish(op, outcome);
+        if let Some(DiskDone::Written { result, .. }) = &mut done
+            && is(Bug::FailedWritesCount)
+        {
+            *result = Ok(());
+        }
         self.schedule_disk(node, shard);
         let Some(done) = done else { return Ok(()) };
         if matches!(&done, DiskDone::Prepared { result: Err(_), .. }) {
@@ -254,8 +307,9 @@ impl World {
             }
             Some((Err(_), _)) if outcome != Outcome::Done => {
                 // The process ends, loudly, and is started again.
-                self.mark("disk failed");
-                self.crash(node, false);
+                self.mark(if dropped { "sync failed" } else { "disk failed" });
+                // The log is written and read past the page cache: what a failed sync has dropped is not seen again.
+                self.crash(node, dropped);
                 let down = around(&mut self.dice, self.plan.down_ns);
                 self.after(down, Event::Start { node });
                 Ok(())
@@ -282,14 +336,8 @@ impl World {
             }
             let (_, votes) = process.votes[shard].pop_front().expect("it is the front");
             for (uid, vote) in votes {
-                let group = self.group_of(node, shard, uid);
-                self.observer.voted(node, group, vote)?;
+                self.observer.voted(node, self.uids[&uid], vote)?;
             }
         }
-    }
-
-    pub(super) fn group_of(&self, node: usize, shard: usize, uid: u128) -> GroupId {
-        let sim = &self.nodes[node].process.as_ref().expect("it runs").shards[shard];
-        (1..=self.plan.groups).find(|group| sim.uid(*group) == Some(uid)).expect("a record is of a group of its shard")
     }
 }

@@ -3,18 +3,27 @@
 //! Invariants: all that happens is an event of the queue, ordered by (time, number); all choices come from the plan's
 //! seed; events of a process that has ended are dropped.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use synod::simulation::{SimShard, Voted};
 use synod::{Config, GroupId, Member};
 
+use super::agenda::Agenda;
+use super::clock::Clock;
 use super::load::{Load, Step};
 use super::network::{ConnId, Network};
 use super::observe::Observer;
 use super::plan::{MS, Plan, S, around};
 use crate::disk::{Dice, OpId, SimDisk};
 
+/// Appends that the clients plan for once a quorum is well, beside two for each group.
+const PLANNED_MIN: u64 = 40;
+/// Of 100 that are planned, how many must be acknowledged.
+const TRAFFIC_PERCENT_MIN: u64 = 80;
+/// The pause between a client's operations once a quorum is well is at most this: what is due is to be done soon.
+const THINK_WELL_NS: u64 = 10 * MS;
+/// So often it is looked at what is settled and can be forgotten, in events.
+const SETTLE_EVENTS: u64 = 4096;
 /// How long a healed quorum may take to commit again.
 const LIVENESS_NS: u64 = 60 * S;
 
@@ -33,6 +42,11 @@ pub(super) enum Event {
     Start { node: usize },
     Fault { kind: &'static str },
     Heal { blocked: Vec<(usize, usize)> },
+    Cut { node: usize, for_ns: u64 },
+    CrashAgain { node: usize, life: u64, power: bool },
+    Unlag { from: usize, to: usize },
+    Thaw { node: usize },
+    Quicken { node: usize },
     Resume { node: usize },
     Unhang { node: usize },
     Room { node: usize },
@@ -48,7 +62,8 @@ pub(super) struct Process {
     pub(super) scheduled: Vec<BTreeSet<OpId>>,
     /// Per shard the votes in frames that are not durable yet, in the order of the log.
     pub(super) votes: Vec<VecDeque<FrameVotes>>,
-    pub(super) started_ns: u64,
+    /// Shards whose queues are counted after their next turn.
+    pub(super) count_due: Vec<bool>,
 }
 
 pub(super) struct Node {
@@ -61,11 +76,15 @@ pub(super) struct Node {
     pub(super) boot: u64,
     /// Frames up to here were told durable, per shard.
     pub(super) acknowledged: Vec<u64>,
-    pub(super) drift_ppm: i64,
+    pub(super) clock: Clock,
     pub(super) paused: bool,
     /// What was to happen while it was paused.
     pub(super) waiting: Vec<Event>,
     pub(super) hung: bool,
+    /// What each operation of a slow disk takes longer.
+    pub(super) slow_ns: u64,
+    /// It crashes so often more, soon after its next start.
+    pub(super) crash_again: usize,
     pub(super) full: bool,
     pub(super) fail_next: bool,
     /// Down or cut off for good: the liveness phase must do without it.
@@ -87,6 +106,8 @@ pub struct Report {
     pub committed: u64,
     /// How often each thing happened.
     pub marks: BTreeMap<&'static str, u64>,
+    /// The most that was seen of what is bounded, and the bound.
+    pub peaks: BTreeMap<&'static str, (u64, u64)>,
 }
 
 /// One cluster on its way through a plan.
@@ -94,10 +115,10 @@ pub struct World {
     pub(super) plan: Plan,
     pub(super) dice: Dice,
     pub(super) now_ns: u64,
-    pub(super) queue: BinaryHeap<Reverse<(u64, u64)>>,
-    pub(super) events: BTreeMap<u64, Event>,
-    pub(super) next_event: u64,
+    pub(super) agenda: Agenda,
     pub(super) nodes: Vec<Node>,
+    /// The groups by their uids, once a node has started.
+    pub(super) uids: HashMap<u128, GroupId>,
     pub(super) network: Network,
     pub(super) load: Load,
     pub(super) observer: Observer,
@@ -122,7 +143,10 @@ impl World {
             config.groups = plan.groups;
             config.shards = plan.shards;
             config.retain_mib = plan.retain_mib;
-            config.cache_mib = 1;
+            config.cache_mib = plan.cache_mib;
+            if plan.wal_mib_max > 0 {
+                config.wal_mib_max = plan.wal_mib_max;
+            }
             Node {
                 config,
                 incarnation: u128::from(dice.roll()) << 64 | u128::from(dice.roll()),
@@ -131,10 +155,12 @@ impl World {
                 life: 0,
                 boot: 0,
                 acknowledged: vec![0; plan.shards],
-                drift_ppm: dice.below(2 * plan.drift_ppm as usize + 1) as i64 - plan.drift_ppm as i64,
+                clock: Clock::new(&mut dice, plan.drift_ppm),
                 paused: false,
                 waiting: Vec::new(),
                 hung: false,
+                slow_ns: 0,
+                crash_again: 0,
                 full: false,
                 fail_next: false,
                 given_up: false,
@@ -149,10 +175,9 @@ impl World {
             plan,
             dice,
             now_ns: 1,
-            queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
-            next_event: 0,
+            agenda: Agenda::default(),
             nodes,
+            uids: HashMap::new(),
             load,
             report: Report::default(),
             print,
@@ -195,12 +220,26 @@ impl World {
         // A quorum is healed, the rest stays broken for good: the quorum must commit again.
         self.give_up_a_minority();
         self.load.probe(&self.plan);
+        let acknowledged = self.load.acknowledged();
+        let planned = PLANNED_MIN + 2 * self.plan.groups;
         let before: Vec<u64> = (1..=self.plan.groups).map(|group| self.observer.log_len(group)).collect();
         let end = self.now_ns + LIVENESS_NS;
         loop {
             self.run_for(200 * MS)?;
             let late = (1..=self.plan.groups).find(|group| !self.is_live(*group, before[*group as usize - 1]));
-            let Some(group) = late else { break };
+            let done = self.load.acknowledged() - acknowledged;
+            let Some(group) = late else {
+                // A quorum that serves some proposals and starves the rest is not well.
+                if done * 100 >= planned * TRAFFIC_PERCENT_MIN {
+                    break;
+                }
+                if self.now_ns > end {
+                    return Err(format!(
+                        "only {done} of {planned} appends were acknowledged, although a quorum is well"
+                    ));
+                }
+                continue;
+            };
             if self.now_ns > end {
                 return Err(format!(
                     "group {group} does not commit, although a quorum is well: {}",
@@ -243,8 +282,9 @@ impl World {
     fn describe(&self, group: GroupId) -> String {
         let node = |at: usize| match self.shard(at, group).and_then(|shard| shard.info(group)) {
             Some(info) => format!(
-                "node {}: leader {} epoch {} chosen {} applied {} next index {}",
+                "node {}{}: leader {} epoch {} chosen {} applied {} next index {}",
                 at + 1,
+                if self.nodes[at].given_up { " (given up)" } else { "" },
                 info.leader,
                 info.epoch,
                 info.chosen_slot,
@@ -253,7 +293,18 @@ impl World {
             ),
             None => format!("node {}: down", at + 1),
         };
-        (0..self.plan.nodes).map(node).collect::<Vec<_>>().join("; ")
+        let kept = |at: usize| Some(format!("node {} {}", at + 1, self.shard(at, group)?.why_kept()?));
+        let kept = (0..self.plan.nodes).filter_map(kept);
+        let shard = group as usize % self.plan.shards;
+        let link = |link: &super::network::Link| {
+            let dead = |end: usize| {
+                link.believes[end].and_then(|conn| Some(self.network.conns.get(&conn)?.directions[end].dead))
+            };
+            let [low, high] = link.nodes;
+            format!("{}-{} {:?} dead {:?} {:?}", low + 1, high + 1, link.believes, dead(0), dead(1))
+        };
+        let links = self.network.links.iter().filter(|link| link.shard == shard).map(link);
+        (0..self.plan.nodes).map(node).chain(kept).chain(links).collect::<Vec<_>>().join("; ")
     }
 
     fn shard(&self, node: usize, group: GroupId) -> Option<&SimShard> {
@@ -263,22 +314,18 @@ impl World {
     // ---- the clock ----
 
     pub(super) fn after(&mut self, ns: u64, event: Event) {
-        self.next_event += 1;
-        self.events.insert(self.next_event, event);
-        self.queue.push(Reverse((self.now_ns + ns, self.next_event)));
+        self.agenda.put(self.now_ns + ns, event);
     }
 
     /// Runs on, and forgets now and then what is settled.
     pub(super) fn run_for(&mut self, ns: u64) -> Result<(), String> {
         let end = self.now_ns + ns;
-        while self.now_ns < end {
-            self.run_until(end.min(self.now_ns + 200 * MS))?;
-            self.settle()?;
-        }
-        Ok(())
+        self.run_until(end)?;
+        self.settle()
     }
 
     pub(super) fn settle(&mut self) -> Result<(), String> {
+        self.observer.sync_machines();
         for group in 1..=self.plan.groups {
             for node in 0..self.plan.nodes {
                 if let Some(info) = self.shard(node, group).and_then(|shard| shard.info(group)) {
@@ -294,12 +341,11 @@ impl World {
     }
 
     pub(super) fn run_until(&mut self, end_ns: u64) -> Result<(), String> {
-        while let Some(Reverse((at_ns, number))) = self.queue.peek().copied()
-            && at_ns <= end_ns
-        {
-            self.queue.pop();
+        while let Some((at_ns, event)) = self.agenda.next_by(end_ns) {
             self.now_ns = at_ns;
-            let event = self.events.remove(&number).expect("every number has its event");
+            if self.report.events.is_multiple_of(SETTLE_EVENTS) {
+                self.settle()?;
+            }
             self.report.events += 1;
             self.note(&event);
             self.happen(event)?;
@@ -325,6 +371,11 @@ impl World {
             Event::Resume { node } => (13, *node, 0),
             Event::Unhang { node } => (14, *node, 0),
             Event::Room { node } => (15, *node, 0),
+            Event::Cut { node, for_ns } => (16, *node, *for_ns as usize),
+            Event::CrashAgain { node, .. } => (17, *node, 0),
+            Event::Unlag { from, to } => (18, *from, *to),
+            Event::Thaw { node } => (19, *node, 0),
+            Event::Quicken { node } => (20, *node, 0),
         };
         for number in [self.now_ns, kind, a as u64, b as u64] {
             self.report.trace = (self.report.trace ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
@@ -358,7 +409,10 @@ impl World {
             Event::Turn { node, shard, .. } => self.turn(node, shard),
             Event::Tick { node, shard, life } => {
                 self.with_shard(node, shard, SimShard::tick);
-                let after = self.plan.tick_ns + self.dice.below(MS as usize / 2) as u64;
+                if let Some(process) = &mut self.nodes[node].process {
+                    process.count_due[shard] = true;
+                }
+                let after = self.plan.tick_ns * 7 / 8 + self.dice.below(self.plan.tick_ns as usize / 4) as u64;
                 self.after(after, Event::Tick { node, shard, life });
                 Ok(())
             }
@@ -387,6 +441,32 @@ impl World {
                 // What is broken for good stays so.
                 let healed = if self.faults_on { blocked } else { Vec::new() };
                 healed.into_iter().for_each(|(from, to)| self.unblock(from, to));
+                Ok(())
+            }
+            Event::Cut { node, for_ns } => {
+                if self.faults_on {
+                    self.cut_off(node, for_ns);
+                }
+                Ok(())
+            }
+            Event::CrashAgain { node, life, power } => {
+                if self.faults_on && self.nodes[node].life == life {
+                    self.crash_for_a_while(node, power);
+                }
+                Ok(())
+            }
+            Event::Unlag { from, to } => {
+                self.network.set_lag(from, to, 0);
+                Ok(())
+            }
+            // What was given up stays as it is.
+            Event::Thaw { node } | Event::Unhang { node } if self.nodes[node].given_up => Ok(()),
+            Event::Thaw { node } => {
+                self.nodes[node].clock.freeze(self.now_ns, false);
+                Ok(())
+            }
+            Event::Quicken { node } => {
+                self.quicken(node);
                 Ok(())
             }
             Event::Resume { node } => self.resume(node),
@@ -421,8 +501,11 @@ impl World {
             }
             self.load.take_outcomes(self.now_ns, &self.plan, &mut self.dice, &mut self.observer);
         }
-        let pause = self.load.pause(&self.plan, &mut self.dice);
-        self.after(pause, Event::Client { at });
+        let mean = if self.faults_on { self.plan.think_ns } else { self.plan.think_ns.min(THINK_WELL_NS) };
+        let pause = around(&mut self.dice, mean);
+        let quiet = self.plan.safety_ns / 4..self.plan.safety_ns / 4 + self.plan.quiet_ns;
+        let next = if quiet.contains(&self.now_ns) { quiet.end - self.now_ns + pause } else { pause };
+        self.after(next, Event::Client { at });
         Ok(())
     }
 }

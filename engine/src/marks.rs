@@ -1,0 +1,53 @@
+//! Coverage marks of the shard: see [`synod_core::marks`].
+
+synod_core::marks!(
+    "simulation",
+    pub(crate) enum Mark {
+        /// A full peer outbox makes all cursors wait.
+        OutboxFull,
+        /// A full outbox has room again.
+        OutboxDrained,
+        /// A peer was silent for long: its connection is closed.
+        PeerSilent,
+        /// A peer has restarted.
+        PeerRestarted,
+        /// A peer is taken for gone.
+        PeerLost,
+        /// A log that stands still puts a timer off.
+        TimerPutOff,
+        /// A log that stands still keeps a node silent.
+        LogStuck,
+        /// Chosen values are sent out of memory.
+        LearnFromMemory,
+        /// Chosen values are sent out of the log.
+        LearnFromLog,
+        /// A state machine that starts behind is fed out of the log.
+        MachineFromLog,
+        /// A state machine that starts behind is fed out of memory.
+        MachineFromMemory,
+        /// Values leave memory.
+        CacheReleased,
+        /// A segment may go.
+        SegmentReleased,
+        /// A log that refuses proposals writes its summaries again.
+        SummariesRenewed,
+        /// A handle was refused: what it sends behind that is refused too.
+        HandleRefused,
+        /// The log is too large: proposals are refused.
+        LogOverLimit,
+        /// The disk is full: proposals are refused.
+        DiskFull,
+        /// Open batches are rejected, since the group leads no longer.
+        OpenRejected,
+        /// Proposals in flight become unknown, since the group leads no longer.
+        FlightUnknown,
+        /// Votes that wait are replaced by newer ones.
+        VotesReplaced,
+        /// A batch is void.
+        BatchVoid,
+        /// A batch of a session was committed before.
+        BatchDuplicate,
+        /// A batch does not fit into the frame that is being filled.
+        FrameFull,
+    }
+);
