@@ -289,6 +289,12 @@ fn heal(w: &mut World, n: u16, seed: u64) -> (usize, u64) {
         w.act(leader, |r, out| {
             r.heartbeat(true, out);
         });
+        for me in &up {
+            // One that has lost its leader finds out whom the others follow.
+            if w.node(*me).replica.timer() == Timer::Election {
+                w.act(*me, Replica::timeout);
+            }
+        }
         catch_up(w, &up);
     }
     for me in &up {
