@@ -91,7 +91,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use synod_wal::{SegmentHeader, segment_name};
+    use synod_wal::{End, SegmentHeader, segment_name};
 
     use super::*;
     use crate::config::Member;
@@ -157,22 +157,33 @@ mod tests {
         check_spoilt(|dir| meta::mark_suspect(dir.path(), 0, reason).unwrap(), reason);
     }
 
+    /// Writes a segment without frames, under the name of the generation `named`.
+    fn write_segment(dir: &Directory, header: SegmentHeader, named: u64) {
+        let mut file = header.encode().to_vec();
+        file.resize(header.segment_bytes as usize, 0);
+        let log = meta::log_dir(dir.path(), 0);
+        fs::create_dir_all(&log).unwrap();
+        fs::write(log.join(segment_name(named)), file).unwrap();
+    }
+
+    fn first_segment(replica: u128) -> SegmentHeader {
+        SegmentHeader {
+            generation: 1,
+            segment_bytes: 4 * MIB,
+            shard: 0,
+            incarnation: replica,
+            first_sequence: 1,
+            recycled: false,
+            previous: None,
+        }
+    }
+
     #[test]
     fn a_damaged_log_is_refused_or_begun_anew() {
-        // The third segment, under the name of the second.
         let damage = |dir: &Directory| {
-            let header = SegmentHeader {
-                generation: 3,
-                segment_bytes: 4 * MIB,
-                shard: 0,
-                incarnation: dir.log_ids(0).replica,
-                first_sequence: 1,
-                recycled: false,
-                previous: None,
-            };
-            let mut file = header.encode().to_vec();
-            file.resize(4 * MIB as usize, 0);
-            fs::write(meta::log_dir(dir.path(), 0).join(segment_name(2)), file).unwrap();
+            let first = first_segment(dir.log_ids(0).replica);
+            let previous = Some(End { generation: 2, sequence: 0, offset: 4096, crc: 0 });
+            write_segment(dir, SegmentHeader { generation: 3, previous, ..first }, 2);
         };
         check_spoilt(damage, "the file was renamed");
     }
@@ -182,20 +193,7 @@ mod tests {
     fn a_foreign_log_is_only_refused() {
         let dir = tempfile::tempdir().unwrap();
         let node = node(&dir.path().join("node"));
-        let header = SegmentHeader {
-            generation: 1,
-            segment_bytes: 4 * MIB,
-            shard: 0,
-            incarnation: node.directory.log_ids(0).replica + 1,
-            first_sequence: 1,
-            recycled: false,
-            previous: None,
-        };
-        let log = meta::log_dir(node.directory.path(), 0);
-        fs::create_dir(&log).unwrap();
-        let mut file = header.encode().to_vec();
-        file.resize(4 * MIB as usize, 0);
-        fs::write(log.join(segment_name(1)), file).unwrap();
+        write_segment(&node.directory, first_segment(node.directory.log_ids(0).replica + 1), 1);
         let Err(error) = node.open(true) else { panic!("it should be refused") };
         assert!(error.contains("mixed up"), "{error}");
         assert!(node.directory.is_founder(0));
