@@ -464,7 +464,15 @@ impl Shared {
             let (answer, stream) = match dial(address, &hello, DIAL_TIMEOUT) {
                 Ok((answer, stream)) => (answer, Some(stream)),
                 Err(DialError::Refused { reply, .. }) if reply.status == HelloStatus::Greeted => (*reply, None),
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    // Of two directories that do not go together, this node knows which one is out of place.
+                    if let DialError::Refused { reply, .. } = &error
+                        && reply.status == HelloStatus::OtherIncarnation
+                    {
+                        judge_answer(reply, node, self.peers.known(node).as_ref())?;
+                    }
+                    return Err(error.into());
+                }
             };
             let said = Said {
                 node,

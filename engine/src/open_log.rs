@@ -91,6 +91,8 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    use synod_wal::{End, SegmentHeader, segment_name};
+
     use super::*;
     use crate::config::Member;
     use crate::meta::{DirectoryLock, MetaV2};
@@ -123,7 +125,7 @@ mod tests {
     }
 
     /// After `spoil` the log is refused with `word`, or begun anew, as one likes.
-    fn check_spoilt(spoil: impl FnOnce(&Path), word: &str) {
+    fn check_spoilt(spoil: impl FnOnce(&Directory), word: &str) {
         let dir = tempfile::tempdir().unwrap();
         let node = node(&dir.path().join("node"));
         let path = node.directory.path().to_owned();
@@ -131,7 +133,7 @@ mod tests {
         let first = node.directory.log_ids(0).replica;
         assert!(node.directory.is_founder(0), "a new log is not renewed");
         meta::note_opened(&path, 0).unwrap();
-        spoil(&path);
+        spoil(&node.directory);
         let Err(error) = node.open(false) else { panic!("it should say {word}") };
         assert!(error.contains(word), "{error}");
         assert_eq!(node.directory.log_ids(0).replica, first, "a refusal changes nothing");
@@ -146,11 +148,54 @@ mod tests {
 
     #[test]
     fn a_lost_log_is_refused_or_begun_anew() {
-        check_spoilt(|path| fs::remove_dir_all(path.join("shard-0")).unwrap(), "is lost");
+        check_spoilt(|dir| fs::remove_dir_all(meta::log_dir(dir.path(), 0)).unwrap(), "is lost");
     }
 
     #[test]
     fn a_suspect_log_is_refused_or_begun_anew() {
-        check_spoilt(|path| meta::mark_suspect(path, 0, "a peer has seen more").unwrap(), "a peer has seen more");
+        let reason = "a peer has seen more";
+        check_spoilt(|dir| meta::mark_suspect(dir.path(), 0, reason).unwrap(), reason);
+    }
+
+    /// Writes a segment without frames, under the name of the generation `named`.
+    fn write_segment(dir: &Directory, header: SegmentHeader, named: u64) {
+        let mut file = header.encode().to_vec();
+        file.resize(header.segment_bytes as usize, 0);
+        let log = meta::log_dir(dir.path(), 0);
+        fs::create_dir_all(&log).unwrap();
+        fs::write(log.join(segment_name(named)), file).unwrap();
+    }
+
+    fn first_segment(replica: u128) -> SegmentHeader {
+        SegmentHeader {
+            generation: 1,
+            segment_bytes: 4 * MIB,
+            shard: 0,
+            incarnation: replica,
+            first_sequence: 1,
+            recycled: false,
+            previous: None,
+        }
+    }
+
+    #[test]
+    fn a_damaged_log_is_refused_or_begun_anew() {
+        let damage = |dir: &Directory| {
+            let first = first_segment(dir.log_ids(0).replica);
+            let previous = Some(End { generation: 2, sequence: 0, offset: 4096, crc: 0 });
+            write_segment(dir, SegmentHeader { generation: 3, previous, ..first }, 2);
+        };
+        check_spoilt(damage, "the file was renamed");
+    }
+
+    /// Nothing says that a log of somebody else is damaged: it is never set aside.
+    #[test]
+    fn a_foreign_log_is_only_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = node(&dir.path().join("node"));
+        write_segment(&node.directory, first_segment(node.directory.log_ids(0).replica + 1), 1);
+        let Err(error) = node.open(true) else { panic!("it should be refused") };
+        assert!(error.contains("mixed up"), "{error}");
+        assert!(node.directory.is_founder(0));
     }
 }

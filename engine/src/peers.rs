@@ -258,6 +258,11 @@ impl Peers {
                 }
             })?;
         }
+        let before = book.known(said.node).filter(|known| known.incarnation != said.incarnation);
+        if let Some(before) = before {
+            let (old, new) = (format!("{:032x}", before.incarnation), format!("{:032x}", said.incarnation));
+            tracing::warn!(node = said.node, old, new, "a peer's directory was replaced by a new one");
+        }
         *book = next;
         Ok(met)
     }

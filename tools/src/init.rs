@@ -27,8 +27,19 @@ Then:
   synod init --config node-1.toml
   synod serve --config node-1.toml
 
-Do it once in a node's life. A node that lost its directory has lost its votes, and must not come
-back empty under its old number.";
+Do it once in a node's life. The groups of a new cluster begin when all its nodes have met once;
+from then on a part of them may be away. A node that lost its directory has lost its votes: the other
+nodes refuse an empty directory under its number.
+
+When a directory is lost:
+  If it, or the disk it is on, can be brought back as it was last: do that, and nothing else.
+  If it is lost for good, make another one in its place:
+    synod init --replace --config node-1.toml
+    synod serve --config node-1.toml
+  The other nodes take the new directory for node 1 as soon as they meet it, and refuse the old one
+  from then on: it must never be started again, here or elsewhere. A replacement has no vote of its
+  own accord; the other nodes must be a majority without it. An older copy of a directory, from a
+  backup, is a lost directory: it has forgotten votes.";
 
 /// Make the directory of a new node
 #[derive(clap::Args)]
@@ -37,12 +48,21 @@ pub(crate) struct Args {
     /// The node's configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Make it in place of one that is lost for good, which must never be started again
+    #[arg(long)]
+    replace: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     let config = Config::read(&args.config).map_err(|error| ToolError::in_file(&args.config, error))?;
-    Node::init(&config)?;
-    say(format_args!("node {} of cluster {} is made in {}\n", config.node, config.cluster, config.dir.display()));
+    let made = if args.replace {
+        Node::init_replacement(&config)?;
+        "made anew"
+    } else {
+        Node::init(&config)?;
+        "made"
+    };
+    say(format_args!("node {} of cluster {} is {made} in {}\n", config.node, config.cluster, config.dir.display()));
     Ok(())
 }
 

@@ -209,6 +209,21 @@ fn directories_that_cannot_be_used_are_named() {
     let file = write_config(dir.path(), &Config { node: 2, ..ours.clone() });
     check(&["serve", "--config", &file], &["belongs to node 1", "says node 2"]);
 
+    // A replacement needs an empty directory too, and somebody to replace it for.
+    check(&["init", "--replace", "--config", &file], &["not empty", arg(&data)]);
+    let alone = config(dir.path(), |config| config.members.truncate(1));
+    check(&["init", "--replace", "--config", &alone], &["only node", "put its directory back"]);
+
+    // What the directory knows of the others is gone, or damaged.
+    let file = write_config(dir.path(), &ours);
+    let peers = data.join("peers");
+    let kept = fs::read(&peers).unwrap();
+    fs::remove_file(&peers).unwrap();
+    check(&["serve", "--config", &file], &[arg(&peers), "gone", "put it back"]);
+    fs::write(&peers, &kept[1..]).unwrap();
+    check(&["serve", "--config", &file], &[arg(&peers), "damaged", "synod init --replace"]);
+    fs::write(&peers, kept).unwrap();
+
     // The directory's own file is damaged.
     let file = write_config(dir.path(), &ours);
     let meta = data.join("meta");

@@ -69,6 +69,11 @@ impl TestCluster {
         assert!(self.nodes.insert(node, running).is_none(), "node {node} runs already");
     }
 
+    /// Waits until a running node's log says something.
+    pub(crate) fn wait_log(&mut self, node: NodeId, text: &str) {
+        self.nodes.get_mut(&node).expect("it runs").wait_stderr(text);
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self, node: NodeId) {
         // Dropping it does it.

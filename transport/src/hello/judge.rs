@@ -99,7 +99,11 @@ fn judge_peer(hello: &Hello, me: &Identity<'_>, known: Option<&KnownPeer>) -> Re
     let means_this_directory =
         me.replacement || hello.target_incarnation == 0 || hello.target_incarnation == me.incarnation;
     refuse_unless(means_this_directory, HelloStatus::OtherIncarnation, || {
-        other_directory(me.node, hello.target_incarnation, me.incarnation)
+        format!(
+            "this is directory {:032x} of node {}, you know it with {:032x}: if that one replaced this one, stop this one for \
+             good; else put that one back, or, if it is lost for good, run `synod init --replace` in an empty directory",
+            me.incarnation, me.node, hello.target_incarnation
+        )
     })?;
     let said = Said { node: hello.node, incarnation: hello.incarnation, boot: hello.boot, new: hello.replacement };
     judge_known(&said, known)?;
@@ -142,7 +146,11 @@ fn judge_known(said: &Said, known: Option<&KnownPeer>) -> Result<(), Refusal> {
         )
     })?;
     refuse_unless(new || incarnation == known.incarnation, HelloStatus::OtherIncarnation, || {
-        other_directory(node, known.incarnation, incarnation)
+        format!(
+            "node {node} is known with directory {:032x} and has {incarnation:032x} now, which holds none of its votes: put \
+             the old directory back, or, if it is lost for good, run `synod init --replace` in an empty one",
+            known.incarnation
+        )
     })?;
     refuse_unless(incarnation != known.incarnation || known.boot <= boot, HelloStatus::StaleBoot, || {
         format!(
@@ -151,13 +159,6 @@ fn judge_known(said: &Said, known: Option<&KnownPeer>) -> Result<(), Refusal> {
             known.boot
         )
     })
-}
-
-fn other_directory(node: u64, known: u128, found: u128) -> String {
-    format!(
-        "node {node} is known with directory {known:032x} and has {found:032x} now, which holds none of its votes: put \
-         the old directory back, or, if it is lost for good, run `synod init --replace` in an empty one"
-    )
 }
 
 fn refuse_unless(holds: bool, status: HelloStatus, text: impl FnOnce() -> String) -> Result<(), Refusal> {
