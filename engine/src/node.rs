@@ -22,7 +22,7 @@ use crate::limits::MIB;
 use crate::machine::StateMachine;
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post, mailbox};
 use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV2};
-use crate::open_log::{Opening, RENEW};
+use crate::open_log::Opening;
 use crate::outcome::{GroupId, NodeId};
 use crate::peers::{Me, Met, Owner, Peers, Said};
 use crate::random::random_u128;
@@ -568,7 +568,7 @@ fn run_shard(shard: usize, setup: Setup, on_fatal: Option<OnFatal>) {
 fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>) -> Result<Built, String> {
     let Shared { config, directory, peers, seen, .. } = shared;
     let opening = Opening { config, directory, peers, seen, machines };
-    let (assembled, recovery) = opening.recover_or_renew(shard, RENEW)?;
+    let (assembled, recovery) = opening.recover_or_renew(shard)?;
     let segment_bytes = config.segment_mib * MIB;
     let directory = meta::log_dir(directory.path(), shard);
     if let Some(tail) = recovery.tail_generation() {

@@ -15,9 +15,8 @@ use crate::random::random_u128;
 use crate::seen::Seen;
 use crate::shard::Shard;
 
-/// Whether a log that must not be voted with makes room for a new one, whose replica is no voter. As long as such a
-/// replica cannot come back as a learner, the node refuses to start instead.
-pub(crate) const RENEW: bool = true;
+/// With fewer members, those that are left are no quorum that could give a new replica its vote.
+const RENEWING_MEMBERS_MIN: usize = 3;
 
 /// What a log is opened with.
 pub(crate) struct Opening<'a> {
@@ -29,14 +28,15 @@ pub(crate) struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    /// Recovers a shard's log. One that is damaged, lost or suspect is set aside and begun anew, if `renew` says so: the
-    /// new one has a replica id that founds nothing.
+    /// Recovers a shard's log. One that is damaged or suspect is set aside and begun anew: the new one's replica founds
+    /// nothing, and gets its vote back from the others. One that is lost is not: its disk may only be missing, perhaps on
+    /// all nodes alike. Nor is one without which the others are no quorum: then nobody could give it a vote.
     ///
     /// # Errors
     /// Why this node cannot start with this log, and what to do.
-    pub(crate) fn recover_or_renew(&self, shard: usize, renew: bool) -> Result<(Shard, Recovery), String> {
+    pub(crate) fn recover_or_renew(&self, shard: usize) -> Result<(Shard, Recovery), String> {
         match self.recover(shard) {
-            Err(AssembleError::Damaged(reason)) if renew => {
+            Err(AssembleError::Damaged(reason)) if self.config.members.len() >= RENEWING_MEMBERS_MIN => {
                 let old = self.directory.log_ids(shard).replica;
                 let new = self.directory.renew_replica(shard).map_err(|error| error.to_string())?;
                 tracing::error!(
@@ -45,10 +45,14 @@ impl Opening<'_> {
                     new = format!("{new:032x}"),
                     reason,
                     "this log must not be voted with again: it is set aside, beside the others, and an empty one takes \
-                     its place. The new replica has no vote until the groups' configurations name it"
+                     its place. The new replica learns what was chosen from the others, and they give it a vote"
                 );
                 self.recover(shard).map_err(|error| error.to_string())
             }
+            Err(AssembleError::Damaged(reason)) => Err(format!(
+                "{reason}. The other members are no quorum without this one, so nobody could give it a new vote: put back \
+                 a sound copy of these very files; nothing was changed"
+            )),
             recovered => recovered.map_err(|error| error.to_string()),
         }
     }
@@ -57,11 +61,7 @@ impl Opening<'_> {
         let log = meta::log_dir(self.directory.path(), shard);
         let failed = |error: std::io::Error| AssembleError::Refused(format!("{}: {error}", log.display()));
         if let Some(reason) = meta::suspect_reason(self.directory.path(), shard).map_err(failed)? {
-            return Err(AssembleError::Damaged(format!(
-                "the log in {} must not be voted with: {reason}. Replace this node by a new one (`synod init --replace` \
-                 in an empty directory) and keep the files for inspection",
-                log.display()
-            )));
+            return Err(AssembleError::Damaged(format!("the log in {}: {reason}", log.display())));
         }
         std::fs::create_dir_all(&log).map_err(failed)?;
         // Recovery does not know the directory's name.
@@ -76,9 +76,10 @@ impl Opening<'_> {
         };
         let (shard_machine, recovery) = assemble(self.config, &place, &mut FileSource::new(&log), self.machines)?;
         if recovery.segments.is_empty() && meta::was_opened(self.directory.path(), shard).map_err(failed)? {
-            return Err(AssembleError::Damaged(format!(
-                "the log in {} is lost, and with it this node's votes: put its files back, or replace this node by a \
-                 new one; do not start it empty",
+            return Err(AssembleError::Refused(format!(
+                "the log in {} is lost, and with it this node's votes: put its files back (is its disk mounted?), or, \
+                 when they are gone for good, replace this node by a new one (`synod init --replace` in an empty \
+                 directory)",
                 log.display()
             )));
         }
@@ -106,8 +107,8 @@ mod tests {
     }
 
     fn node(path: &Path) -> Node {
-        let member = Member { node: 1, address: "127.0.0.1:1".parse().unwrap() };
-        let config = Config::new(5, 1, path, vec![member]);
+        let members = (1..=3).map(|node| Member { node, address: "127.0.0.1:1".parse().unwrap() });
+        let config = Config::new(5, 1, path, members.collect());
         Directory::init(path, &MetaV2::draw(5, 1, 1, false)).unwrap();
         let (directory, _lock) = Directory::open(path, 5, 1, 1).unwrap();
         let founders = Some(vec![directory.log_ids(0).first]);
@@ -117,28 +118,30 @@ mod tests {
     }
 
     impl Node {
-        fn open(&self, renew: bool) -> Result<(Shard, Recovery), String> {
+        fn open(&self) -> Result<(Shard, Recovery), String> {
             let (seen, machines) = (&Arc::default(), None);
             let Self { config, directory, peers, .. } = self;
-            Opening { config, directory, peers, seen, machines }.recover_or_renew(0, renew)
+            Opening { config, directory, peers, seen, machines }.recover_or_renew(0)
         }
     }
 
-    /// After `spoil` the log is refused with `word`, or begun anew, as one likes.
+    /// After `spoil` the log is refused with `word` when the others could give no vote, else begun anew.
     fn check_spoilt(spoil: impl FnOnce(&Directory), word: &str) {
         let dir = tempfile::tempdir().unwrap();
-        let node = node(&dir.path().join("node"));
+        let mut node = node(&dir.path().join("node"));
         let path = node.directory.path().to_owned();
-        node.open(true).unwrap();
+        node.open().unwrap();
         let first = node.directory.log_ids(0).replica;
         assert!(node.directory.is_founder(0), "a new log is not renewed");
         meta::note_opened(&path, 0).unwrap();
         spoil(&node.directory);
-        let Err(error) = node.open(false) else { panic!("it should say {word}") };
+        let third = node.config.members.pop();
+        let Err(error) = node.open() else { panic!("it should say {word}") };
         assert!(error.contains(word), "{error}");
         assert_eq!(node.directory.log_ids(0).replica, first, "a refusal changes nothing");
 
-        let (_, recovery) = node.open(true).unwrap();
+        node.config.members.extend(third);
+        let (_, recovery) = node.open().unwrap();
         assert!(recovery.segments.is_empty());
         assert!(node.directory.log_ids(0).replica != first && !node.directory.is_founder(0));
         assert_eq!(node.peers.genesis(0), Some(vec![(1, first)]), "the founders stay as they were");
@@ -147,12 +150,21 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_log_is_refused_or_begun_anew() {
-        check_spoilt(|dir| fs::remove_dir_all(meta::log_dir(dir.path(), 0)).unwrap(), "is lost");
+    fn a_lost_log_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = node(&dir.path().join("node"));
+        node.open().unwrap();
+        meta::note_opened(node.directory.path(), 0).unwrap();
+        fs::remove_dir_all(meta::log_dir(node.directory.path(), 0)).unwrap();
+        for _ in 0..2 {
+            let Err(error) = node.open() else { panic!("its disk may only be missing") };
+            assert!(error.contains("is lost"), "{error}");
+        }
+        assert!(node.directory.is_founder(0));
     }
 
     #[test]
-    fn a_suspect_log_is_refused_or_begun_anew() {
+    fn a_suspect_log_is_begun_anew() {
         let reason = "a peer has seen more";
         check_spoilt(|dir| meta::mark_suspect(dir.path(), 0, reason).unwrap(), reason);
     }
@@ -179,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_log_is_refused_or_begun_anew() {
+    fn a_damaged_log_is_begun_anew() {
         let damage = |dir: &Directory| {
             let first = first_segment(dir.log_ids(0).replica);
             let previous = Some(End { generation: 2, sequence: 0, offset: 4096, crc: 0 });
@@ -194,7 +206,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let node = node(&dir.path().join("node"));
         write_segment(&node.directory, first_segment(node.directory.log_ids(0).replica + 1), 1);
-        let Err(error) = node.open(true) else { panic!("it should be refused") };
+        let Err(error) = node.open() else { panic!("it should be refused") };
         assert!(error.contains("mixed up"), "{error}");
         assert!(node.directory.is_founder(0));
     }

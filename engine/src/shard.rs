@@ -546,7 +546,10 @@ impl Shard {
         peer.disconnect();
         peer.connection = Some(connection);
         peer.boot = boot;
-        peer.replica = replica;
+        if peer.replica != replica {
+            // A new log has frames of its own.
+            (peer.replica, peer.log_end) = (replica, 0);
+        }
         peer.met = true;
         peer.heard_ns = self.now_ns;
         peer.answered_ns = self.now_ns;

@@ -150,8 +150,8 @@ pub enum RecoverError {
     },
     /// Data that was acknowledged cannot be read back.
     #[error(
-        "{file} is damaged at byte {offset} (frame {sequence}{}): {why}. Acknowledged data may be lost here, so this \
-         replica must not vote: replace it (`synod init --replace`) and keep the files for inspection; nothing was changed",
+        "{file} is damaged at byte {offset} (frame {sequence}{}): {why}. Acknowledged data may be lost here, so nobody may \
+         vote with this log again",
         of_group(.uid)
     )]
     Damaged {

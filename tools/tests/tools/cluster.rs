@@ -69,6 +69,13 @@ impl TestCluster {
         assert!(self.nodes.insert(node, running).is_none(), "node {node} runs already");
     }
 
+    /// Starts a node that ends by itself soon, and says why.
+    pub(crate) fn serve_until_it_stops(&mut self, node: NodeId, why: &str) {
+        let mut running = Running::start(&["serve", "--config", arg(&self.config_file(node))]);
+        running.wait_stderr(why);
+        assert!(!running.finish().status.success());
+    }
+
     /// Waits until a running node's log says something.
     pub(crate) fn wait_log(&mut self, node: NodeId, text: &str) {
         self.nodes.get_mut(&node).expect("it runs").wait_stderr(text);

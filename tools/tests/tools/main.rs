@@ -10,3 +10,4 @@ mod kills;
 mod local;
 mod pipe;
 mod process;
+mod rejoin;
