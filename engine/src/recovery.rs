@@ -51,9 +51,6 @@ pub(crate) struct MissingSlot {
 impl Recoverer {
     /// Takes the next record of the log.
     pub(crate) fn record(&mut self, place: RecordPlace, header: &RecordHeader, body: &[u8]) {
-        if header.kind == kind::MARK {
-            return;
-        }
         let group = self.groups.entry(header.uid).or_default();
         if group.take(header, body).is_none() && self.malformed.is_none() {
             self.malformed = Some((place, header.uid));

@@ -26,16 +26,15 @@ pub(crate) const CLIENT_REQUEST: u8 = 7;
 pub(crate) const CLIENT_REPLY: u8 = 8;
 
 /// The version of all record layouts.
-pub(crate) const RECORD_VERSION: u16 = 1;
+pub(crate) const RECORD_VERSION: u16 = 2;
 
-/// Record kinds. The first six are found in the log too, the last of them only there.
+/// Record kinds. The first five are found in the log too.
 pub(crate) mod kind {
     pub(crate) const ACCEPT: u8 = 1;
     pub(crate) const PROMISE: u8 = 2;
     pub(crate) const LEARNED: u8 = 3;
     pub(crate) const CHOSEN: u8 = 4;
     pub(crate) const SUMMARY: u8 = 5;
-    pub(crate) const MARK: u8 = 6;
     pub(crate) const PREPARE: u8 = 16;
     pub(crate) const PROMISED: u8 = 17;
     pub(crate) const REPORT: u8 = 18;

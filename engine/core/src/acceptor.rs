@@ -162,9 +162,18 @@ impl<P: Payload> Replica<P> {
         if ballot < self.promised() || self.log().chosen().next() < first {
             return;
         }
+        let up_to = self.acceptor.run_up_to(ballot, first);
+        let unrecorded = first.max(self.chosen_recorded.next()).0..=self.log().chosen().0;
+        let at_ballot = |slot| self.log().get(slot).is_some_and(|entry| entry.accepted == ballot);
+        let seq = if unrecorded.into_iter().all(|slot| at_ballot(Slot(slot))) {
+            seq
+        } else {
+            // The run rests on slots that are only known as chosen, and no record says so yet: forgotten, they would count
+            // as they were accepted before.
+            self.persist(Record::Chosen, out)
+        };
         // The last record bears this chosen prefix, so behind it the prefix is durable too.
         let stable = self.chosen_recorded;
-        let up_to = self.acceptor.run_up_to(ballot, first);
         out.push(Action::SendAfter { seq, to: ballot.member, vote: Vote::Accepted { ballot, up_to, stable } });
     }
 

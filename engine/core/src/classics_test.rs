@@ -695,3 +695,29 @@ fn lost_last_acknowledgement_is_told_again() {
     w.announce(1, &ALL);
     assert_eq!(w.node(1).replica.low(), chosen);
 }
+
+#[test]
+fn an_acknowledgement_rests_on_nothing_that_a_crash_forgets() {
+    let mut w = World::new(3);
+    let value = Value { origin: ballot(1, 1), body: Body::EpochStart };
+    let accept = |of| {
+        let value = value.clone();
+        Wire::Message(Message::Accept { ballot: of, first: Slot(1), slot: Slot(1), chosen: Slot(0), value })
+    };
+    w.deliver((member(1), member(3), accept(ballot(1, 1))));
+    w.sync(3);
+    w.act(3, Replica::leader_lost);
+    // It learns that the value which it holds is chosen: nothing of that is written.
+    w.deliver((member(2), member(3), Wire::Message(Message::Behind { chosen: Slot(1) })));
+    let learned = Message::Learned { slot: Slot(1), through: Slot(1), value: value.clone() };
+    w.deliver((member(2), member(3), Wire::Message(learned)));
+    assert!(w.node(3).cache.is_empty() && w.node(3).replica.log().chosen() == Slot(1));
+    w.net.clear();
+    // The same value at another ballot: it holds it from an older one, and knows it as chosen.
+    w.deliver((member(2), member(3), accept(ballot(2, 2))));
+    assert!(!w.net.iter().any(|(_, _, wire)| accepted(wire).is_some()), "the vote waits for what it rests on");
+    w.sync(3);
+    assert!(w.net.iter().any(|(_, _, wire)| accepted(wire) == Some(Slot(1))));
+    w.crash(3);
+    assert_eq!(w.node(3).replica.log().chosen(), Slot(1), "what was acknowledged as chosen is chosen after a restart");
+}

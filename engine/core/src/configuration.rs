@@ -64,6 +64,13 @@ impl Configuration {
         Some(next)
     }
 
+    /// Whether this configuration is the next one behind `before`: it has another voter at most in one place.
+    #[must_use]
+    pub fn follows(&self, before: &Self) -> bool {
+        let stays = self.voters.iter().filter(|voter| before.voters.contains(voter)).count();
+        self.version == before.version + 1 && self.voters.len() == before.voters.len() && stays + 1 >= self.voters.len()
+    }
+
     /// The number under which a replica votes.
     #[must_use]
     pub fn member_of(&self, replica: ReplicaId) -> Option<MemberId> {

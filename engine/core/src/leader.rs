@@ -361,10 +361,10 @@ impl<P: Payload> Replica<P> {
             self.broadcast(&message, out);
         }
         if self.chosen_recorded < chosen {
-            let last = self.log().last();
             let seq = self.persist(Record::Chosen, out);
-            // The own log is durable up to `last` once this record is.
-            self.leader_mut().own.push_back((seq, last, chosen));
+            // The own votes are durable up to here once this record is.
+            let leader = self.leader_mut();
+            leader.own.push_back((seq, leader.proposed, chosen));
         }
         low == chosen && self.log().last() == chosen
     }

@@ -75,19 +75,21 @@ impl<P: Payload> Log<P> {
     /// held above stays.
     pub(crate) fn skip_to(&mut self, up_to: Slot) {
         assert!(up_to > self.chosen, "the chosen prefix only grows");
-        while self.floor < up_to {
-            self.entries.pop_front();
-            self.floor = self.floor.next();
-        }
+        self.drop_front(up_to);
         self.chosen = up_to;
     }
 
     /// Lets go of the slots up to `up_to`.
     pub(crate) fn release(&mut self, up_to: Slot) {
         assert!(up_to <= self.chosen, "only chosen slots leave memory");
-        while self.floor < up_to {
-            self.entries.pop_front();
-            self.floor = self.floor.next();
+        self.drop_front(up_to);
+    }
+
+    fn drop_front(&mut self, up_to: Slot) {
+        if up_to > self.floor {
+            let held = (up_to.0 - self.floor.0).min(self.entries.len() as u64);
+            self.entries.drain(..held as usize);
+            self.floor = up_to;
         }
     }
 }

@@ -38,9 +38,10 @@ impl<P: Payload> Replica<P> {
     /// is under way: the caller tries again.
     ///
     /// # Panics
-    /// When `next` does not follow the configuration that governs.
+    /// When `next` does not follow the configuration that governs, in at most one voter: then the quorums of the two meet,
+    /// and a vote that was asked for under the old one does no harm under the new one.
     pub fn reconfigure(&mut self, next: Configuration, out: Out<'_, P>) -> bool {
-        assert!(next.is_legal() && next.version == self.configuration.version + 1);
+        assert!(next.is_legal() && next.follows(&self.configuration));
         match &mut self.role {
             Role::Leader(leader) if leader.takes_proposals() => {
                 leader.next = Some(Box::new(next));
@@ -141,10 +142,15 @@ impl<P: Payload> Replica<P> {
         }
     }
 
+    /// Whether [`Replica::install`] would take it.
+    pub fn can_install(&self, slot: Slot) -> bool {
+        slot > self.log().chosen() && !matches!(self.role, Role::Leader(_))
+    }
+
     /// Takes over what the chosen slots up to `slot` did, of which only that is known any more. The promise stays, and
     /// so does what is accepted above. False when this replica knows more already.
     pub fn install(&mut self, slot: Slot, configuration: Configuration, out: Out<'_, P>) -> bool {
-        if slot <= self.log().chosen() || matches!(self.role, Role::Leader(_)) {
+        if !self.can_install(slot) {
             return false;
         }
         self.acceptor.skip_to(slot);
@@ -156,6 +162,7 @@ impl<P: Payload> Replica<P> {
         if self.learning.is_none() {
             self.learn_on(out);
         }
+        self.conclude_phase_1(out);
         true
     }
 

@@ -141,6 +141,10 @@ pub struct GroupInfoV1 {
     pub chain: u32,
     /// Elections won here since the node started.
     pub elections: u64,
+    /// The version of the configuration that governs here: how often a replica has taken another's place.
+    pub configuration: u64,
+    /// Whether this node's replica votes. One that does not is catching up, or waits for the first contact of all nodes.
+    pub votes: bool,
 }
 
 /// A node's answer.

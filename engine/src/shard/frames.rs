@@ -38,7 +38,7 @@ pub(crate) struct Filling {
     pub(crate) sends: Vec<(u8, Part)>,
     /// Whether the groups' summaries are in this frame.
     pub(crate) summaries: bool,
-    /// Whether nothing but a mark is in this frame.
+    /// Whether this frame is only a mark: it has no records.
     pub(crate) mark: bool,
 }
 
@@ -162,6 +162,11 @@ impl Frames {
         let span = filling.frame.push(header, body);
         filling.mark = false;
         (filling, span)
+    }
+
+    /// Makes a frame without records: it states how far the log was durable before it.
+    pub(crate) fn push_mark(&mut self) {
+        self.room(0).mark = true;
     }
 
     /// What waits for the frame `id`; `None` when it is durable.

@@ -8,7 +8,7 @@ use synod_core::{Configuration, MemberId, ReplicaId};
 use super::{Part, QUIET_NS, Shard, VOTE_WAIT_NS};
 use crate::apply::ApplyState;
 use crate::peers::Genesis;
-use crate::wire::{self, kind};
+use crate::wire;
 
 impl Shard {
     /// How a group addresses the replica that a peer's connection belongs to.
@@ -76,7 +76,7 @@ impl Shard {
     /// Takes over what the slots did that were trimmed elsewhere and are missing here.
     pub(super) fn install(&mut self, at: u32, state: ApplyState) {
         let group = &mut self.groups[at as usize];
-        if state.slot <= group.replica.log().chosen() || group.replica.epoch().is_some() {
+        if !group.replica.can_install(state.slot) {
             return;
         }
         if group.machine.is_some() && group.machine_next < state.next_index {
@@ -146,9 +146,7 @@ impl Shard {
         let (since, marked) = self.quiet_since;
         if !marked && self.now_ns > since + QUIET_NS && self.frames.flying.is_empty() && self.frames.filling.is_empty()
         {
-            let header = wire::plain_header(kind::MARK, 0, [0; 7]);
-            let (filling, _) = self.frames.push(&header, &[]);
-            filling.mark = true;
+            self.frames.push_mark();
         }
     }
 }

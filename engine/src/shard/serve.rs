@@ -273,6 +273,8 @@ impl Shard {
             first_index: group.first_index(),
             chain: group.apply.chain,
             elections: group.elections,
+            configuration: group.replica.configuration().version,
+            votes: group.replica.votes(),
         }
     }
 }

@@ -126,6 +126,8 @@ static REPLIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         first_index: 1,
         chain: 5,
         elections: 1,
+        configuration: 1,
+        votes: true,
     };
     let replies = [
         ReplyV1::Committed { slot: 1, first_index: 2, count: 3 },
