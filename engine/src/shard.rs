@@ -665,8 +665,9 @@ impl Shard {
 
     fn on_heartbeat(&mut self, peer: usize, body: &[u8]) -> Result<(), wire::Malformed> {
         let heartbeat = Heartbeat::decode(body)?;
+        self.peers[peer].disk_full = heartbeat.full;
         if !self.wal_stuck() {
-            let answer = Heartbeat { sent_ns: heartbeat.sent_ns, wal_sequence: self.writer.durable_through() };
+            let answer = self.heartbeat_of(heartbeat.sent_ns);
             self.push_frame(peer, HEARTBEAT_ACK, &answer.encode());
         }
         Ok(())
@@ -684,6 +685,17 @@ impl Shard {
     fn wal_stuck(&self) -> bool {
         self.frames.flying.front().is_some_and(|f| self.now_ns > f.submitted_ns + WAL_STUCK_NS)
             || self.closed_since_ns.is_some_and(|since| self.now_ns > since + WAL_STUCK_NS)
+    }
+
+    /// A full disk takes no proposals: whoever has room should lead.
+    fn yields(&self) -> bool {
+        let has_room = |peer: &Peer| peer.connection.is_some() && !peer.lost && !peer.disk_full;
+        self.writer.starved().is_some() && self.peers.iter().any(has_room)
+    }
+
+    fn heartbeat_of(&self, sent_ns: u64) -> Heartbeat {
+        let full = self.writer.starved().is_some();
+        Heartbeat { sent_ns, wal_sequence: self.writer.durable_through(), full }
     }
 
     /// Time has passed.
@@ -720,7 +732,7 @@ impl Shard {
         {
             self.timers.pop_first();
             self.groups[at as usize].timer.1 = None;
-            if self.wal_stuck() || !self.may_vote() {
+            if self.wal_stuck() || self.yields() || !self.may_vote() {
                 mark(Mark::TimerPutOff);
                 self.arm_timer(at, true);
                 continue;
@@ -740,7 +752,7 @@ impl Shard {
 
     fn heartbeat(&mut self) {
         if !self.wal_stuck() {
-            let heartbeat = Heartbeat { sent_ns: self.now_ns, wal_sequence: self.writer.durable_through() };
+            let heartbeat = self.heartbeat_of(self.now_ns);
             for peer in 0..self.peers.len() {
                 self.push_frame(peer, HEARTBEAT, &heartbeat.encode());
             }
@@ -750,7 +762,7 @@ impl Shard {
         let alive = 1 + self.peers.iter().filter(|p| self.now_ns < p.answered_ns + QUORUM_LOST_NS).count();
         let voters = self.peers.len() + 1;
         let quorum = voters / 2 + 1;
-        if alive < quorum || self.wal_stuck() {
+        if alive < quorum || self.wal_stuck() || self.yields() {
             for at in 0..self.groups.len() as u32 {
                 self.act(at, &[], |r, out| r.quorum_lost(out));
             }

@@ -48,6 +48,8 @@ pub(crate) struct Peer {
     pub(crate) replica: u128,
     /// Whether there was a connection since the start.
     pub(crate) met: bool,
+    /// Its disk has no room for more of its log.
+    pub(crate) disk_full: bool,
     /// The end of its log behind the votes that came from this replica.
     pub(crate) log_end: u64,
     /// The connection, while there is one.
@@ -77,6 +79,7 @@ impl Peer {
             node,
             replica: 0,
             met: false,
+            disk_full: false,
             log_end: 0,
             connection: None,
             boot: 0,
