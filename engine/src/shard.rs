@@ -547,6 +547,10 @@ impl Shard {
         }
         self.check_own_log(node, seen, !self.peers[at].met);
         let peer = &mut self.peers[at];
+        if peer.replica != replica {
+            // Another log, with sequences of its own.
+            peer.log_end = 0;
+        }
         peer.disconnect();
         peer.connection = Some(connection);
         peer.boot = boot;

@@ -250,7 +250,8 @@ impl Plan {
         let mut mean = || if dice.below(3) == 0 { 0 } else { self.safety_ns / pick(&mut dice, &[2, 4, 10]) };
         [self.wipe_ns, self.rot_ns, self.rollback_ns] = [mean(), mean(), mean()];
         self.wal_mib_max = 0;
-        if dice.below(4) > 0 {
+        // On a full disk even what should be kept goes.
+        if dice.below(4) > 0 && self.full_ns == 0 {
             self.retain_mib = RETAIN_ALL_MIB;
         }
         self
