@@ -78,7 +78,11 @@ impl World {
         let others = || (0..self.plan.nodes).filter(move |other| *other != node);
         let sound = |at: &usize| self.nodes[*at].logs.iter().all(|log| log.spoilt.is_none());
         let group_survives = |group: GroupId| others().all(|other| self.observer.vote(other, group) == (true, true));
+        let trims = self.plan.retain_mib < RETAIN_ALL_MIB;
+        let fed = |shard: usize| others().any(|other| !self.nodes[other].logs[shard].without_machines);
         self.nodes[node].process.is_some()
+            // Somebody's state machine must see it all.
+            && (!trims || (0..self.plan.shards).all(fed))
             && (0..self.plan.nodes).all(|at| sound(&at))
             && (1..=self.plan.groups).all(group_survives)
     }
