@@ -87,10 +87,13 @@ impl World {
             && (1..=self.plan.groups).all(group_survives)
     }
 
-    /// Nodes of which a replica has no vote yet, or not for sure; all, when a group's last change may still be lost.
+    /// Nodes of which a replica has no vote yet, or not for sure; all, when a group's last change may still be lost, or
+    /// some have no state machines.
     pub(super) fn without_votes(&self) -> usize {
         let votes = |node: usize| (1..=self.plan.groups).map(move |group| self.observer.vote(node, group));
-        if (0..self.plan.nodes).any(|node| votes(node).any(|(_, works)| !works)) {
+        // Somebody well must have state machines, or nothing is seen.
+        let fed = self.nodes.iter().all(|node| node.logs.iter().all(|log| !log.without_machines));
+        if !fed || (0..self.plan.nodes).any(|node| votes(node).any(|(_, works)| !works)) {
             return self.plan.nodes;
         }
         (0..self.plan.nodes).filter(|node| votes(*node).any(|(votes, _)| !votes)).count()
