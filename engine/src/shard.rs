@@ -169,6 +169,8 @@ pub(crate) struct Shard {
     fatal: Option<String>,
     /// The log has lost votes: no replica in it may vote again under its id.
     pub(crate) suspect: bool,
+    /// The end of the log that this process began with.
+    recovered_end: u64,
     /// Until then no vote leaves unless all peers have been met: one of them may know that votes were lost.
     votes_from_ns: Option<u64>,
     /// When the last frame was started, and whether it was a mark.
@@ -189,6 +191,7 @@ impl Shard {
         // Admission keeps the cache and what is in flight below this by far.
         let pool = BufPool::new(parts.cache_bytes * 4 + (256 << 20));
         let frame_bytes_max = parts.writer.frame_bytes_max();
+        let recovered_end = parts.writer.durable_through();
         Self {
             peers: parts.peers.iter().map(|node| Peer::new(*node)).collect(),
             by_uid,
@@ -233,6 +236,7 @@ impl Shard {
             in_pipe: 0,
             fatal: None,
             suspect: false,
+            recovered_end,
             votes_from_ns: None,
             quiet_since: (0, true),
             seen: parts.seen,
@@ -541,8 +545,12 @@ impl Shard {
             // Whatever it led, it leads no longer.
             self.peer_lost(at);
         }
-        self.check_own_log(node, seen);
+        self.check_own_log(node, seen, !self.peers[at].met);
         let peer = &mut self.peers[at];
+        if peer.replica != replica {
+            // Another log, with sequences of its own.
+            peer.log_end = 0;
+        }
         peer.disconnect();
         peer.connection = Some(connection);
         peer.boot = boot;

@@ -8,18 +8,20 @@ use std::sync::Arc;
 use synod_core::{Body, Slot};
 use synod_transport::frame::Frame;
 use synod_wal::ops::{DiskDone, DiskOp};
-use synod_wal::record::{RecordHeader, Records};
+use synod_wal::record::{RecordHeader, Records, body_crc};
 use synod_wal::recover::{Recovery, SegmentSource};
 
 use crate::assemble::{AssembleError, ShardPlace, assemble};
 use crate::batch::Entries;
 use crate::client::protocol::GroupInfoV1;
 use crate::config::Config;
+use crate::configuration;
 use crate::mailbox::{Mail, PeerHello};
 use crate::node::MachineFactory;
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::seen::Seen;
 use crate::shard::{Notice, Shard};
+use crate::wire::{CONFIGURATION, kind};
 
 /// What a record of the log says about a vote, for an observer of durable state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +74,36 @@ pub fn vote_of(header: &RecordHeader) -> Option<(u128, Voted)> {
 /// `records` are the bytes behind the frame's header.
 pub fn votes(records: &[u8]) -> impl Iterator<Item = (u128, Voted)> + '_ {
     Records::new(records).map_while(Result::ok).filter_map(|(header, ..)| vote_of(&header))
+}
+
+/// A configuration that is accepted in a slot of a group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProposedConfiguration {
+    /// The group's uid.
+    pub uid: u128,
+    /// The slot.
+    pub slot: u64,
+    /// The ballot that first proposed it, packed.
+    pub origin: u64,
+    /// The checksum of its bytes.
+    pub crc: u32,
+    /// The replicas that vote under it.
+    pub replicas: Vec<u128>,
+}
+
+/// The configuration that a record of the log accepts, if it does.
+pub fn configuration_of(header: &RecordHeader, body: &[u8]) -> Option<ProposedConfiguration> {
+    if header.kind != kind::ACCEPT || header.flags != CONFIGURATION {
+        return None;
+    }
+    let [slot, _, origin, ..] = header.numbers;
+    let replicas = configuration::decode(body)?.voters.iter().map(|voter| voter.replica.0).collect();
+    Some(ProposedConfiguration { uid: header.uid, slot, origin, crc: header.body_crc, replicas })
+}
+
+/// The configurations that the records of a log frame accept; `records` are the bytes behind the frame's header.
+pub fn configurations(records: &[u8]) -> impl Iterator<Item = ProposedConfiguration> + '_ {
+    Records::new(records).map_while(Result::ok).filter_map(|(header, body, _)| configuration_of(&header, body))
 }
 
 /// How full a queue is.
@@ -296,7 +328,8 @@ impl SimShard {
             let entry = log.get(Slot(slot))?;
             let crc = match &entry.value.body {
                 Body::Batch(payload) => payload.header().crc,
-                Body::Noop | Body::EpochStart | Body::Configuration(_) => 0,
+                Body::Configuration(configuration) => body_crc(&[&configuration::encode(configuration)]),
+                Body::Noop | Body::EpochStart => 0,
             };
             Some((slot, entry.accepted.pack(), entry.value.origin.pack(), crc))
         };

@@ -52,7 +52,7 @@ pub(crate) mod kind {
 const NOOP: u8 = 0;
 const EPOCH_START: u8 = 1;
 const BATCH: u8 = 2;
-const CONFIGURATION: u8 = 3;
+pub(crate) const CONFIGURATION: u8 = 3;
 
 /// Bytes that are no legal message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -11,6 +11,7 @@ mod clock;
 mod faults;
 mod links;
 pub mod load;
+mod lost;
 pub mod network;
 pub mod observe;
 pub mod plan;

@@ -91,6 +91,10 @@ bugs! {
     ConfigurationOvertakes,
     /// Votes are asked for and given across configurations.
     OldConfigurationsVote,
+    /// A replica whose log was lost goes on under its old id. For the simulator to carry out.
+    WipedReplicaVotes,
+    /// Nobody compares the end of its log with what peers have seen of it. For the shard to carry out.
+    LogEndIsNotChecked,
 }
 
 #[cfg(feature = "planted")]

@@ -15,6 +15,8 @@ use crate::value::{Body, Payload, Value};
 
 /// A replica that lags by no more slots than this counts as caught up: the pipeline alone can be as long.
 const CAUGHT_UP_SLOTS: u64 = 256;
+/// An answer with fewer slots may be all that its sender has.
+const LITTLE_SLOTS: u64 = 32;
 
 impl<P: Payload> Replica<P> {
     /// The configuration that governs the slot behind the chosen prefix.
@@ -169,14 +171,20 @@ impl<P: Payload> Replica<P> {
     /// A replica without a vote asks on: `learning` has ended, or its answer did not come.
     pub(crate) fn learn_on(&mut self, out: Out<'_, P>) {
         if !self.votes() && self.config.peers > 0 {
-            self.learn_from_next(None, out);
+            self.learn_from_next(out);
         }
     }
 
-    /// Asks the peer behind `last` for what is chosen.
-    pub(crate) fn learn_from_next(&mut self, last: Option<MemberId>, out: Out<'_, P>) {
-        let next = last.and_then(MemberId::outsider_peer).map_or(0, |peer| (peer + 1) % self.config.peers);
-        self.learn(MemberId::outsider(next), self.log().chosen().next(), out);
+    /// Asks the next peer for what is chosen.
+    pub(crate) fn learn_from_next(&mut self, out: Out<'_, P>) {
+        let peer = self.peer_to_ask % self.config.peers.max(1);
+        self.peer_to_ask = peer + 1;
+        self.learn(MemberId::outsider(peer), self.log().chosen().next(), out);
+    }
+
+    /// Whether an answer brought so few slots behind `since` that its sender may have no more.
+    pub(crate) fn learned_little(&self, since: Slot) -> bool {
+        self.log().chosen().0.saturating_sub(since.0) < LITTLE_SLOTS
     }
 }
 

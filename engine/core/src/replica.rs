@@ -85,6 +85,8 @@ pub(crate) struct Learning {
     pub(crate) from: MemberId,
     /// What is known to be chosen elsewhere.
     pub(crate) target: Slot,
+    /// What was chosen here when it asked.
+    pub(crate) since: Slot,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -104,6 +106,8 @@ pub struct Replica<P> {
     pub(crate) role: Role<P>,
     pub(crate) following: Option<Following>,
     pub(crate) learning: Option<Learning>,
+    /// Whom a replica without a vote asks next.
+    pub(crate) peer_to_ask: usize,
     /// The highest round seen anywhere since the last try to lead.
     pub(crate) round_seen: u64,
     records: RecordSeq,
@@ -142,6 +146,7 @@ impl<P: Payload> Replica<P> {
             role: Role::Follower,
             following: None,
             learning: None,
+            peer_to_ask: 0,
             records: RecordSeq(0),
             low: Slot::ZERO,
         };
@@ -293,7 +298,7 @@ impl<P: Payload> Replica<P> {
                         let next = self.peer_after(learning.from);
                         self.learn(next, learning.target, out);
                     }
-                    _ => self.learn_from_next(learning.map(|l| l.from), out),
+                    _ => self.learn_from_next(out),
                 }
             }
         }
@@ -438,7 +443,7 @@ impl<P: Payload> Replica<P> {
             learning.target = learning.target.max(target);
             return;
         }
-        self.learning = Some(Learning { from, target });
+        self.learning = Some(Learning { from, target, since: self.log().chosen() });
         out.push(Action::Send { to: from, message: Message::LearnRequest { from: self.log().chosen().next() } });
         out.push(Action::RestartTimer);
     }
@@ -466,6 +471,11 @@ impl<P: Payload> Replica<P> {
             return;
         }
         self.learning = None;
+        if !self.votes() && self.learned_little(learning.since) {
+            // It has all that this one has. Only the leader can give it a vote, so it asks round.
+            self.learn_from_next(out);
+            return;
+        }
         if self.log().chosen() < learning.target || !self.votes() {
             mark(Mark::LearnGoesOn);
             self.learn(from, learning.target.max(self.log().chosen().next()), out);

@@ -3,6 +3,7 @@
 //! A connection belongs to a replica: the peer's log with its id. A group's configuration says under which number that
 //! replica votes; a replica that it does not name is addressed as an outsider, and none of its votes is counted.
 
+use synod_core::planted::{Bug, is};
 use synod_core::{Configuration, MemberId, ReplicaId};
 
 use super::{Part, QUIET_NS, Shard, VOTE_WAIT_NS};
@@ -120,10 +121,11 @@ impl Shard {
         self.votes_from_ns = Some(self.now_ns + VOTE_WAIT_NS);
     }
 
-    /// A peer has seen votes of this replica that rest on its log up to `seen`.
-    pub(super) fn check_own_log(&mut self, node: u64, seen: u64) {
-        let end = self.writer.durable_through();
-        if seen > end {
+    /// A peer has seen votes of this replica that rest on its log up to `seen`. What it says when they first meet is of
+    /// earlier processes, so what this one has written since does not count.
+    pub(super) fn check_own_log(&mut self, node: u64, seen: u64, first: bool) {
+        let end = if first { self.recovered_end } else { self.writer.durable_through() };
+        if seen > end && !is(Bug::LogEndIsNotChecked) {
             self.suspect = true;
             self.fatal = Some(format!(
                 "this log ends with frame {end}, and node {node} has seen votes that rest on frame {seen}: the end of \

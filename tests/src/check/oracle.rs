@@ -4,6 +4,8 @@
 //! order in which votes of different replicas come in: a ballot carries one value per slot; a slot has one chosen value;
 //! every vote at a ballot above that of a chosen value is for that value (so a wrong leader is seen long before it has
 //! a quorum); no replica votes below its durable promise; and no replica's promise or vote goes back over a restart.
+//! Where configurations are told ([`Oracle::among`], [`Oracle::configuration`]), only the voters of the one that governs a
+//! slot count there: that of the last slot before it in which a configuration is chosen.
 //! Settled prefixes are forgotten ([`Oracle::settle`]): memory is bounded by what is not settled.
 
 use std::collections::BTreeMap;
@@ -117,6 +119,16 @@ pub enum OracleViolation {
         /// What is chosen, if anything.
         chosen: Option<u64>,
     },
+    /// A value was chosen although a configuration before it was not chosen yet.
+    #[error("group {group}: slot {slot} was chosen before the configuration in slot {configuration}")]
+    BehindConfiguration {
+        /// Whose.
+        group: u64,
+        /// Where.
+        slot: u64,
+        /// The slot of the configuration.
+        configuration: u64,
+    },
     /// A prefix is called settled, but a slot of it has no chosen value.
     #[error("group {group}: slot {slot} is called settled, but nothing is chosen there")]
     SettledUnchosen {
@@ -142,6 +154,8 @@ pub struct Restarted<'a> {
 #[derive(Debug)]
 pub struct Oracle {
     quorum: usize,
+    /// Who votes before any configuration is chosen; `None`: whoever does.
+    founders: Option<Vec<Member>>,
     groups: BTreeMap<u64, Group>,
 }
 
@@ -150,6 +164,11 @@ struct Group {
     settled: u64,
     slots: BTreeMap<u64, Slot>,
     promised: BTreeMap<Member, u64>,
+    /// The voters that a value would bring: by slot and value.
+    proposed: BTreeMap<(u64, u64), Vec<Member>>,
+    /// The voters behind the slots in which a configuration is chosen.
+    governing: BTreeMap<u64, Vec<Member>>,
+    last_chosen: u64,
 }
 
 /// What one slot has seen.
@@ -165,7 +184,27 @@ impl Oracle {
     /// Groups in which this many votes of one ballot choose.
     pub fn new(quorum: usize) -> Self {
         assert!(1 <= quorum);
-        Self { quorum, groups: BTreeMap::new() }
+        Self { quorum, founders: None, groups: BTreeMap::new() }
+    }
+
+    /// Groups that begin with these voters, of which a majority chooses, until a configuration says otherwise.
+    pub fn among(founders: Vec<Member>) -> Self {
+        Self { quorum: founders.len() / 2 + 1, founders: Some(founders), groups: BTreeMap::new() }
+    }
+
+    /// A value of a slot is a configuration: once it is chosen there, these vote in the slots behind.
+    pub fn configuration(&mut self, group: u64, slot: u64, value: u64, voters: Vec<Member>) {
+        self.groups.entry(group).or_default().proposed.insert((slot, value), voters);
+    }
+
+    /// Who votes behind the last configuration that is chosen, and whether anything is chosen behind it.
+    pub fn voters(&self, group: u64) -> (&[Member], bool) {
+        let founders = self.founders.as_deref().unwrap_or(&[]);
+        let Some(state) = self.groups.get(&group) else { return (founders, true) };
+        match state.governing.last_key_value() {
+            Some((slot, voters)) => (voters, *slot < state.last_chosen),
+            None => (founders, true),
+        }
     }
 
     /// A promise has become durable.
@@ -199,8 +238,17 @@ impl Oracle {
         if !voters.contains(&member) {
             voters.push(member);
         }
-        let is_chosen = self.quorum <= voters.len();
-        slot.check(group, vote, is_chosen)
+        let governing = state.governing.range(..vote.slot).next_back().map(|(_, voters)| voters);
+        let is_chosen = match governing.or(self.founders.as_ref()) {
+            Some(electorate) => electorate.len() / 2 < electorate.iter().filter(|m| voters.contains(m)).count(),
+            None => self.quorum <= voters.len(),
+        };
+        let was_chosen = slot.chosen.is_some();
+        slot.check(group, vote, is_chosen)?;
+        if is_chosen && !was_chosen {
+            state.note_chosen(group, vote.slot, vote.value)?;
+        }
+        Ok(())
     }
 
     /// An acceptor has come back from its durable log.
@@ -262,6 +310,22 @@ impl Oracle {
     /// How many slots are kept.
     pub fn slots_kept(&self) -> usize {
         self.groups.values().map(|group| group.slots.len()).sum()
+    }
+}
+
+impl Group {
+    /// A slot has got its value. If that is a configuration, it governs what comes behind.
+    fn note_chosen(&mut self, group: u64, slot: u64, value: u64) -> Result<(), OracleViolation> {
+        self.last_chosen = self.last_chosen.max(slot);
+        let Some(voters) = self.proposed.get(&(slot, value)) else { return Ok(()) };
+        self.governing.insert(slot, voters.clone());
+        let behind = self.slots.range(slot + 1..).find(|(_, state)| state.chosen.is_some());
+        match behind {
+            Some((behind, _)) => {
+                Err(OracleViolation::BehindConfiguration { group, slot: *behind, configuration: slot })
+            }
+            None => Ok(()),
+        }
     }
 }
 

@@ -21,6 +21,9 @@ impl World {
             return Ok(());
         }
         self.plan_fault(kind);
+        if self.is_calm() {
+            return Ok(());
+        }
         let node = self.dice.below(self.plan.nodes);
         let stall = around(&mut self.dice, self.plan.stall_ns);
         match kind {
@@ -89,6 +92,9 @@ impl World {
                 self.after(stall, Event::Quicken { node });
             }
             "clock" => self.clock(node, stall),
+            "wipe" => self.wipe(node),
+            "rot" => self.rot(node),
+            "rollback" => self.remember_log(node),
             "disk-error" => self.nodes[node].fail_next = true,
             "full" => {
                 self.nodes[node].full = true;
@@ -194,6 +200,7 @@ impl World {
     /// From now on a quorum is well; the others are down, or stay cut off in one direction or both, for good.
     pub(super) fn give_up_a_minority(&mut self) {
         self.faults_on = false;
+        self.replace_spoilt_logs();
         self.heal_nodes();
         let mut order: Vec<usize> = (0..self.plan.nodes).collect();
         for at in (1..order.len()).rev() {
@@ -201,7 +208,7 @@ impl World {
         }
         let minority = (self.plan.nodes - 1) / 2;
         // A node that is away keeps the others from trimming, so a log that may not grow stops in the end.
-        let most = if self.plan.wal_mib_max > 0 { 0 } else { minority };
+        let most = if self.plan.wal_mib_max > 0 { 0 } else { minority.saturating_sub(self.without_votes()) };
         for node in order.into_iter().take(self.dice.below(most + 1)) {
             self.mark("node given up");
             self.nodes[node].given_up = true;

@@ -36,10 +36,10 @@ impl World {
 
     /// What a node says to another in a handshake.
     fn hello(&self, from: usize, to: usize, shard: usize) -> SimPeer {
-        let Node { boot, incarnation, .. } = self.nodes[from];
+        let Node { boot, replicas, .. } = &self.nodes[from];
         let process = self.nodes[from].process.as_ref();
-        let seen = process.map_or(0, |p| p.shards[shard].seen(to as u64 + 1, self.nodes[to].incarnation));
-        SimPeer { boot, replica: incarnation, seen }
+        let seen = process.map_or(0, |p| p.shards[shard].seen(to as u64 + 1, self.nodes[to].replicas[shard]));
+        SimPeer { boot: *boot, replica: replicas[shard], seen }
     }
 
     pub(super) fn accept(&mut self, link: usize, conn: ConnId, lives: [u64; 2]) {

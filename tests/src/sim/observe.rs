@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use synod::simulation::Voted;
+use synod::simulation::{ProposedConfiguration, Voted};
 use synod::{CommittedBatch, MachineFactory, StateMachine};
 
 use crate::check::history::{AppendId, History, Limits, Outcome};
 use crate::check::log;
-use crate::check::oracle::{Oracle, Restarted, Vote};
+use crate::check::oracle::{Member, Oracle, Restarted, Vote};
 use crate::check::stream::Streams;
 
 /// How far a durable machine's own sync lags behind what it applied, in batches.
@@ -80,6 +80,11 @@ pub struct Observer {
     logs: Vec<Vec<u64>>,
     held: BTreeMap<(usize, u64), Arc<Mutex<Held>>>,
     delivered: Vec<Delivered>,
+    shards: usize,
+    /// The voter that each node's shard is: another one for each of its logs.
+    voters: BTreeMap<(usize, usize), Member>,
+    /// The voters by the ids of their logs.
+    by_replica: BTreeMap<u128, Member>,
 }
 
 /// The name of a value: a ballot proposes at most one per slot.
@@ -93,10 +98,16 @@ pub fn payload(entry: &[u8]) -> u64 {
 }
 
 impl Observer {
-    /// An observer of so many nodes and groups.
-    pub fn new(nodes: usize, groups: u64) -> Self {
+    /// An observer of so many groups, of nodes with these replicas, by shard.
+    pub fn new(replicas: &[Vec<u128>], groups: u64) -> Self {
+        let (nodes, shards) = (replicas.len(), replicas[0].len());
+        let all = replicas.iter().enumerate().flat_map(|(node, of)| of.iter().map(move |id| (*id, node as Member)));
+        let places = (0..nodes).flat_map(|node| (0..shards).map(move |shard| ((node, shard), node as Member)));
         Self {
-            oracle: Oracle::new(nodes / 2 + 1),
+            shards,
+            voters: places.collect(),
+            by_replica: all.collect(),
+            oracle: Oracle::among((0..nodes as Member).collect()),
             streams: Streams::new(1 << 20),
             histories: (1..=groups).map(|group| History::new(group, Limits::default())).collect(),
             logs: vec![Vec::new(); groups as usize],
@@ -118,9 +129,43 @@ impl Observer {
         Arc::clone(self.held.entry((node, group)).or_default())
     }
 
+    /// A node's shard has a new log: it is another voter.
+    pub fn replaced(&mut self, node: usize, shard: usize, replica: u128) {
+        let number = 1000 + self.by_replica.len() as Member;
+        self.by_replica.insert(replica, number);
+        self.voters.insert((node, shard), number);
+    }
+
+    /// The voter that a node is in a group.
+    fn member(&self, node: usize, group: u64) -> Member {
+        self.voters[&(node, group as usize % self.shards)]
+    }
+
+    /// Whether a node votes in a group, and whether something is chosen behind the last change of the voters.
+    pub fn vote(&self, node: usize, group: u64) -> (bool, bool) {
+        let (voters, works) = self.oracle.voters(group);
+        (voters.contains(&self.member(node, group)), works)
+    }
+
+    /// A value is a configuration.
+    pub fn configuration(&mut self, group: u64, proposed: &ProposedConfiguration) -> Result<(), String> {
+        let number = |replica: &u128| {
+            let number = self.by_replica.get(replica).copied();
+            number.ok_or_else(|| format!("group {group}: nobody is replica {replica:032x} of {proposed:?}"))
+        };
+        let voters = proposed.replicas.iter().map(number).collect::<Result<_, _>>()?;
+        self.oracle.configuration(group, proposed.slot, value(proposed.origin, proposed.crc), voters);
+        Ok(())
+    }
+
+    /// A machine's data is lost.
+    pub fn machine_lost(&mut self, node: usize, group: u64) {
+        *self.held(node, group).lock().expect("no holder panics") = Held::default();
+    }
+
     /// A vote has become durable.
     pub fn voted(&mut self, node: usize, group: u64, vote: Voted) -> Result<(), String> {
-        let member = node as u64;
+        let member = self.member(node, group);
         let judged = match vote {
             Voted::Promise { ballot } => self.oracle.promised(group, member, ballot),
             Voted::Accept { slot, ballot, origin, crc } => {
@@ -148,7 +193,7 @@ impl Observer {
         };
         let accepted: Vec<Vote> = held.iter().map(vote).collect();
         let now = Restarted { promised, chosen_to, accepted: &accepted };
-        self.oracle.restarted(group, node as u64, &now).map_err(|violation| violation.to_string())
+        self.oracle.restarted(group, self.member(node, group), &now).map_err(|violation| violation.to_string())
     }
 
     /// All replicas know everything up to this slot as chosen.

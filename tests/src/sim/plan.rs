@@ -122,10 +122,16 @@ plan! {
     full_ns: u64,
     /// Mean time between clocks that stand still, jump ahead, or run off otherwise.
     clock_ns: u64,
+    /// Mean time between nodes that lose all their logs in a crash.
+    wipe_ns: u64,
+    /// Mean time between logs that rot in a crash.
+    rot_ns: u64,
+    /// Mean time between logs that come back as they were before.
+    rollback_ns: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
-pub const FAULTS: [&str; 12] = [
+pub const FAULTS: [&str; 15] = [
     "crash",
     "partition",
     "swizzle",
@@ -138,7 +144,13 @@ pub const FAULTS: [&str; 12] = [
     "disk-error",
     "full",
     "clock",
+    "wipe",
+    "rot",
+    "rollback",
 ];
+
+/// A log of so many MiB, kept for nobody, is all that a run writes.
+pub const RETAIN_ALL_MIB: u64 = 1024;
 
 /// How fast a run's time goes by.
 struct Pace {
@@ -224,7 +236,25 @@ impl Plan {
             disk_error_ns,
             full_ns,
             clock_ns,
+            ..Self::default()
         }
+        .with_lost_logs(large)
+    }
+
+    /// In one of four plans logs are lost. It has dice of its own, so that the other plans stay what they are.
+    fn with_lost_logs(mut self, large: bool) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0x1057_1065);
+        if self.nodes < 3 || large || dice.below(4) > 0 {
+            return self;
+        }
+        let mut mean = || if dice.below(3) == 0 { 0 } else { self.safety_ns / pick(&mut dice, &[2, 4, 10]) };
+        [self.wipe_ns, self.rot_ns, self.rollback_ns] = [mean(), mean(), mean()];
+        self.wal_mib_max = 0;
+        // On a full disk even what should be kept goes.
+        if dice.below(4) > 0 && self.full_ns == 0 {
+            self.retain_mib = RETAIN_ALL_MIB;
+        }
+        self
     }
 
     /// A short and rough plan, for the hunt for planted bugs: few groups and small segments, so that much happens to each.
@@ -268,6 +298,7 @@ impl Plan {
             disk_error_ns,
             ..Self::default()
         }
+        .with_lost_logs(false)
     }
 
     /// Refuses what no cluster can be.
@@ -302,6 +333,9 @@ impl Plan {
             "disk-error" => &mut self.disk_error_ns,
             "full" => &mut self.full_ns,
             "clock" => &mut self.clock_ns,
+            "wipe" => &mut self.wipe_ns,
+            "rot" => &mut self.rot_ns,
+            "rollback" => &mut self.rollback_ns,
             _ => return None,
         })
     }

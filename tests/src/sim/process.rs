@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use synod::GroupId;
-use synod::simulation::{SimPlace, SimShard, votes};
+use synod::simulation::{NoShard, SimShard, configuration_of, configurations, votes};
 use synod_core::planted::{Bug, is};
 use synod_wal::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use synod_wal::{DiskDone, DiskOp, Expect, Verdict, WriteData, recover};
@@ -45,12 +45,20 @@ impl World {
         process.shards[shard].set_now(now_ns);
         let turned = process.shards[shard].turn();
         if let Err(reason) = turned {
+            if process.shards[shard].is_suspect() && self.nodes[node].logs[shard].spoilt.is_some() {
+                self.mark("older log noticed by a peer");
+                self.crash(node, false);
+                self.renew(node, shard);
+                let down = around(&mut self.dice, self.plan.down_ns);
+                self.after(down, Event::Start { node });
+                return Ok(());
+            }
             return Err(format!("node {} stopped: {reason}", node + 1));
         }
         let ops = process.shards[shard].take_disk_ops();
         if !ops.is_empty() {
             for op in ops {
-                self.submit(node, shard, op);
+                self.submit(node, shard, op)?;
             }
             self.schedule_disk(node, shard);
         }
@@ -91,22 +99,31 @@ impl World {
         if self.nodes[node].process.is_some() || self.nodes[node].given_up {
             return Ok(());
         }
-        let founders: Vec<(u64, u128)> =
-            self.nodes.iter().enumerate().map(|(at, state)| (at as u64 + 1, state.incarnation)).collect();
+        if !self.may_start(node) {
+            self.after(100 * MS, Event::Start { node });
+            return Ok(());
+        }
         let machines = self.observer.machines(node);
         let mut shards = Vec::new();
         for shard in 0..self.plan.shards {
+            let seed = self.dice.roll();
+            let place = self.place(node, shard, seed);
+            let with = |world: &Self| (!world.nodes[node].logs[shard].without_machines).then_some(&machines);
+            let feeds = with(self);
             let state = &mut self.nodes[node];
-            let place = SimPlace {
-                shard,
-                replica: state.incarnation,
-                founders: Some(founders.clone()),
-                segment_bytes: self.plan.segment_bytes,
-                seed: self.dice.roll(),
-            };
-            let disk = &mut state.disks[shard];
-            let (sim, recovery) = SimShard::recover(&state.config, place, disk, Some(&machines))
-                .map_err(|error| format!("node {} does not start: {error}", node + 1))?;
+            let mut recovered = SimShard::recover(&state.config, place, &mut state.disks[shard], feeds);
+            if let Err(NoShard::Damaged(_)) = &recovered
+                && state.logs[shard].spoilt.is_some()
+            {
+                self.mark("damaged log set aside");
+                self.renew(node, shard);
+                let place = self.place(node, shard, seed);
+                let feeds = with(self);
+                let state = &mut self.nodes[node];
+                recovered = SimShard::recover(&state.config, place, &mut state.disks[shard], feeds);
+            }
+            let (sim, recovery) = recovered.map_err(|error| format!("node {} does not start: {error}", node + 1))?;
+            let disk = &mut self.nodes[node].disks[shard];
             if let Some(tail) = recovery.tail_generation().filter(|_| !is(Bug::TailIsNotFlushed)) {
                 disk.flush_tail(tail).map_err(|error| format!("the tail cannot be flushed: {error}"))?;
             }
@@ -114,7 +131,10 @@ impl World {
             if !matches!(recovery.verdict, Verdict::Clean) {
                 self.mark("torn tail");
             }
-            self.restarted(node, shard, &sim, recovery.next_sequence - 1)?;
+            let last = recovery.next_sequence - 1;
+            if !self.begins_spoilt(node, shard, last) {
+                self.restarted(node, shard, &sim, last)?;
+            }
             self.nodes[node].acknowledged[shard] = recovery.next_sequence - 1;
             shards.push(sim);
         }
@@ -137,7 +157,9 @@ impl World {
             count_due: vec![false; self.plan.shards],
         });
         for group in 1..=self.plan.groups {
-            self.observer.starts(node, group)?;
+            if !self.nodes[node].logs[group as usize % self.plan.shards].without_machines {
+                self.observer.starts(node, group)?;
+            }
         }
         for shard in 0..self.plan.shards {
             self.with_shard(node, shard, |shard| shard.start(2));
@@ -161,16 +183,20 @@ impl World {
         // What was on its way when the process ended may have become durable all the same.
         let state = &mut self.nodes[node];
         let expect =
-            Expect { shard: shard as u32, incarnation: state.incarnation, segment_bytes: self.plan.segment_bytes };
+            Expect { shard: shard as u32, incarnation: state.replicas[shard], segment_bytes: self.plan.segment_bytes };
         let acknowledged = state.acknowledged[shard];
-        let mut late = Vec::new();
+        let (mut late, mut proposed) = (Vec::new(), Vec::new());
         if acknowledged < last {
-            recover(&mut state.disks[shard], expect, &mut |_, sequence, header, _| {
+            recover(&mut state.disks[shard], expect, &mut |_, sequence, header, body| {
                 if sequence > acknowledged {
+                    proposed.extend(configuration_of(header, body));
                     late.extend(synod::simulation::vote_of(header));
                 }
             })
             .map_err(|error| format!("node {}: {error}", node + 1))?;
+        }
+        for configuration in &proposed {
+            self.observer.configuration(names[&configuration.uid], configuration)?;
         }
         for (uid, vote) in late {
             self.observer.voted(node, names[&uid], vote)?;
@@ -223,19 +249,26 @@ impl World {
 
     // ---- disks ----
 
-    pub(super) fn submit(&mut self, node: usize, shard: usize, op: DiskOp) {
+    pub(super) fn submit(&mut self, node: usize, shard: usize, op: DiskOp) -> Result<(), String> {
         let state = &mut self.nodes[node];
         if let (DiskOp::Write { generation, data: data @ WriteData::Frame(_), .. }, Some(process)) =
             (&op, &mut state.process)
         {
             let header = FrameHeader::decode(data.bytes(), *generation).expect("it is sealed");
-            let votes = votes(&data.bytes()[FRAME_HEADER_BYTES..]).collect();
+            let records = &data.bytes()[FRAME_HEADER_BYTES..];
+            // While a log lies about what it held, nothing that goes into it is a vote.
+            let judged = state.logs[shard].spoilt.is_none();
+            let votes = votes(records).filter(|_| judged).collect();
             process.votes[shard].push_back((header.sequence, votes));
+            for proposed in configurations(records).filter(|_| judged) {
+                self.observer.configuration(self.uids[&proposed.uid], &proposed)?;
+            }
         }
         if matches!(op, DiskOp::Prepare { recycle: Some(_), .. }) {
             self.mark("segment recycled");
         }
         self.nodes[node].disks[shard].start(op);
+        Ok(())
     }
 
     pub(super) fn schedule_disk(&mut self, node: usize, shard: usize) {

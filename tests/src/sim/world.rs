@@ -11,6 +11,7 @@ use synod::{Config, GroupId, Member};
 use super::agenda::Agenda;
 use super::clock::Clock;
 use super::load::{Load, Step};
+use super::lost::LogState;
 use super::network::{ConnId, Network};
 use super::observe::Observer;
 use super::plan::{MS, Plan, S, around};
@@ -44,6 +45,7 @@ pub(super) enum Event {
     Heal { blocked: Vec<(usize, usize)> },
     Cut { node: usize, for_ns: u64 },
     CrashAgain { node: usize, life: u64, power: bool },
+    RollBack { node: usize, shard: usize },
     Unlag { from: usize, to: usize },
     Thaw { node: usize },
     Quicken { node: usize },
@@ -68,7 +70,10 @@ pub(super) struct Process {
 
 pub(super) struct Node {
     pub(super) config: Config,
-    pub(super) incarnation: u128,
+    /// The ids of its logs, by shard: those it began with, and those it has.
+    pub(super) founders: Vec<u128>,
+    pub(super) replicas: Vec<u128>,
+    pub(super) logs: Vec<LogState>,
     pub(super) disks: Vec<SimDisk>,
     pub(super) process: Option<Process>,
     /// Counts starts and ends: events of another life are dropped.
@@ -126,6 +131,8 @@ pub struct World {
     pub(super) print: bool,
     pub(super) faults_on: bool,
     pub(super) load_on: bool,
+    /// Until then nothing further goes wrong: a log that was rolled back is being found out.
+    pub(super) calm_until_ns: u64,
 }
 
 impl World {
@@ -147,9 +154,13 @@ impl World {
             if plan.wal_mib_max > 0 {
                 config.wal_mib_max = plan.wal_mib_max;
             }
+            let incarnation = u128::from(dice.roll()) << 64 | u128::from(dice.roll());
+            let replicas: Vec<u128> = (0..plan.shards).map(|shard| incarnation ^ shard as u128).collect();
             Node {
                 config,
-                incarnation: u128::from(dice.roll()) << 64 | u128::from(dice.roll()),
+                founders: replicas.clone(),
+                replicas,
+                logs: vec![LogState::default(); plan.shards],
                 disks: (0..plan.shards).map(|_| SimDisk::new(plan.segment_bytes)).collect(),
                 process: None,
                 life: 0,
@@ -169,9 +180,10 @@ impl World {
         });
         let nodes: Vec<Node> = nodes.collect();
         let load = Load::new(&plan, &mut dice);
+        let replicas: Vec<Vec<u128>> = nodes.iter().map(|node| node.replicas.clone()).collect();
         let mut world = Self {
             network: Network::new(plan.nodes, plan.shards),
-            observer: Observer::new(plan.nodes, plan.groups),
+            observer: Observer::new(&replicas, plan.groups),
             plan,
             dice,
             now_ns: 1,
@@ -183,6 +195,7 @@ impl World {
             print,
             faults_on: true,
             load_on: true,
+            calm_until_ns: 0,
         };
         for node in 0..world.plan.nodes {
             let after = world.dice.below(50) as u64 * MS;
@@ -267,7 +280,7 @@ impl World {
     fn is_live(&self, group: GroupId, before: u64) -> bool {
         let well = (0..self.plan.nodes).filter(|node| !self.nodes[*node].given_up);
         self.observer.log_len(group) > before
-            && well.into_iter().all(|node| self.observer.position(node, group) > before)
+            && well.into_iter().all(|node| self.position(node, group) > before && self.votes(node, group))
     }
 
     fn is_settled(&self, group: GroupId) -> bool {
@@ -276,15 +289,29 @@ impl World {
         infos.len() == self.plan.nodes
             && infos.iter().all(|info| info.next_index == log + 1 && info.chain == infos[0].chain)
             && infos.iter().all(|info| info.applied_slot == infos[0].applied_slot)
-            && (0..self.plan.nodes).all(|node| self.observer.position(node, group) == log)
+            && (0..self.plan.nodes).all(|node| self.position(node, group) == log && self.votes(node, group))
+    }
+
+    /// The last index that a node was given.
+    fn position(&self, node: usize, group: GroupId) -> u64 {
+        if self.nodes[node].logs[group as usize % self.plan.shards].without_machines {
+            return self.shard(node, group).and_then(|shard| shard.info(group)).map_or(0, |info| info.next_index - 1);
+        }
+        self.observer.position(node, group)
+    }
+
+    /// Whether the replica of a node has a vote.
+    fn votes(&self, node: usize, group: GroupId) -> bool {
+        self.shard(node, group).and_then(|shard| shard.configuration(group)).is_some_and(|(_, votes)| votes)
     }
 
     fn describe(&self, group: GroupId) -> String {
         let node = |at: usize| match self.shard(at, group).and_then(|shard| shard.info(group)) {
             Some(info) => format!(
-                "node {}{}: leader {} epoch {} chosen {} applied {} next index {}",
+                "node {}{}: {:?} leader {} epoch {} chosen {} applied {} next index {}",
                 at + 1,
                 if self.nodes[at].given_up { " (given up)" } else { "" },
+                self.shard(at, group).and_then(|shard| shard.configuration(group)),
                 info.leader,
                 info.epoch,
                 info.chosen_slot,
@@ -376,6 +403,7 @@ impl World {
             Event::Unlag { from, to } => (18, *from, *to),
             Event::Thaw { node } => (19, *node, 0),
             Event::Quicken { node } => (20, *node, 0),
+            Event::RollBack { node, shard } => (21, *node, *shard),
         };
         for number in [self.now_ns, kind, a as u64, b as u64] {
             self.report.trace = (self.report.trace ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
@@ -408,6 +436,7 @@ impl World {
         match event {
             Event::Turn { node, shard, .. } => self.turn(node, shard),
             Event::Tick { node, shard, life } => {
+                self.check_noticed(node, shard)?;
                 self.with_shard(node, shard, SimShard::tick);
                 if let Some(process) = &mut self.nodes[node].process {
                     process.count_due[shard] = true;
@@ -444,15 +473,19 @@ impl World {
                 Ok(())
             }
             Event::Cut { node, for_ns } => {
-                if self.faults_on {
+                if self.faults_on && !self.is_calm() {
                     self.cut_off(node, for_ns);
                 }
                 Ok(())
             }
             Event::CrashAgain { node, life, power } => {
-                if self.faults_on && self.nodes[node].life == life {
+                if self.faults_on && !self.is_calm() && self.nodes[node].life == life {
                     self.crash_for_a_while(node, power);
                 }
+                Ok(())
+            }
+            Event::RollBack { node, shard } => {
+                self.roll_back(node, shard);
                 Ok(())
             }
             Event::Unlag { from, to } => {
