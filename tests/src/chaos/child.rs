@@ -45,6 +45,6 @@ pub fn run(config: &Path) -> Result<(), String> {
 fn plant() -> Result<(), String> {
     let Ok(name) = std::env::var("SYNOD_PLANTED") else { return Ok(()) };
     let bug = synod_core::planted::BUGS.into_iter().find(|bug| format!("{bug:?}") == name);
-    synod_core::planted::plant(Some(bug.ok_or_else(|| format!("no bug is called {name}"))?));
+    synod_core::planted::plant(Some(*bug.ok_or_else(|| format!("no bug is called {name}"))?));
     Ok(())
 }
