@@ -777,10 +777,17 @@ impl Shard {
         }
         let mut beating = std::mem::take(&mut self.beating);
         beating.retain(|at| {
-            let Some(beats) = &mut self.groups[*at as usize].beats else { return false };
+            let group = &mut self.groups[*at as usize];
+            let Some(beats) = &mut group.beats else { return false };
             *beats += 1;
             if *beats < 2 {
-                // Busy: its Accepts bear what is chosen.
+                // Busy: its Accepts bear what is chosen, but not what all voters have. Without that their logs only grow.
+                group.busy_beats += 1;
+                if group.busy_beats.is_multiple_of(ANNOUNCE_AGAIN_BEATS) {
+                    self.act(*at, &[], |r, out| {
+                        r.heartbeat(false, out);
+                    });
+                }
                 return true;
             }
             let again = beats.is_multiple_of(ANNOUNCE_AGAIN_BEATS);

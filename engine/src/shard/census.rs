@@ -69,8 +69,10 @@ impl Shard {
         });
         let held = held.take(2).collect::<Vec<_>>().join(", ");
         Some(format!(
-            "refuses; segment {} sealed {}, summaries {summaries:?}: {held}",
-            oldest.generation, oldest.sealed
+            "refuses; segment {} sealed {}, {} summaries: {held}",
+            oldest.generation,
+            oldest.sealed,
+            summaries.len()
         ))
     }
 }

@@ -91,6 +91,8 @@ pub(crate) struct Group {
     pub(crate) chosen: bool,
     /// In the shard's list of groups that the next heartbeat looks at, with the heartbeats since it was put there.
     pub(crate) beats: Option<u32>,
+    /// The heartbeats that found it busy.
+    pub(crate) busy_beats: u32,
     pub(crate) elections: u64,
 }
 
@@ -124,6 +126,7 @@ impl Group {
             dirty: false,
             chosen: false,
             beats: None,
+            busy_beats: 0,
             elections: 0,
         }
     }

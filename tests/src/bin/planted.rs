@@ -11,8 +11,8 @@ use synod_core::planted::{BUGS, Bug, plant};
 use synod_sim::sim::plan::Plan;
 use synod_sim::sim::run;
 
-/// Bugs that only show where replicas are replaced, which the plans here never do. Named tests of the core show them:
-/// `reconfigure_test.rs`.
+/// Bugs that only show in the moment when a replica is replaced, which the plans here do not hit. Named tests of the core
+/// show them: `reconfigure_test.rs`.
 const OF_RECONFIGURATION: [Bug; 2] = [Bug::ConfigurationOvertakes, Bug::OldConfigurationsVote];
 
 /// Proves that the simulator can fail: plants bugs on purpose, one at a time, and counts the seeds until each is caught.
