@@ -360,7 +360,7 @@ impl Shard {
         received: &[u8],
     ) {
         let group = &mut self.groups[at as usize];
-        let (header, own) = match record {
+        let (header, mut own) = match record {
             synod_core::Record::Installed { .. } => group.summary(),
             _ => (record_header(group.names.uid, chosen, record), Vec::new()),
         };
@@ -371,7 +371,6 @@ impl Shard {
                 None
             }
         };
-        let mut own = own;
         let payload = held.and_then(|(_, _, value)| match &value.body {
             Body::Batch(payload) => Some(payload),
             Body::Configuration(configuration) => {
@@ -547,15 +546,11 @@ impl Shard {
         }
         self.check_own_log(node, seen, !self.peers[at].met);
         let peer = &mut self.peers[at];
-        if peer.replica != replica {
-            // Another log, with sequences of its own.
-            peer.log_end = 0;
-        }
         peer.disconnect();
         peer.connection = Some(connection);
         peer.boot = boot;
         if peer.replica != replica {
-            // A new log has frames of its own.
+            // Another log, with sequences of its own.
             (peer.replica, peer.log_end) = (replica, 0);
         }
         peer.met = true;

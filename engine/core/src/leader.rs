@@ -162,9 +162,9 @@ impl<P: Payload> Replica<P> {
         self.acceptor.accept(ballot, slot, value.clone());
         let seq = self.persist(Record::Accept { slot, ballot, first, value }, out);
         let chosen = self.log().chosen();
-        let me = self.electorate.index_of(self.electorate.own());
         self.leader_mut().own.push_back((seq, slot, chosen));
         if is(Bug::OwnVoteCountsEarly) {
+            let me = self.electorate.index_of(self.electorate.own());
             self.leader_mut().peers[me].acked = slot;
         }
         for index in 0..self.electorate.voters.len() {

@@ -120,7 +120,7 @@ pub struct Replica<P> {
 pub(crate) type Out<'a, P> = &'a mut Vec<Action<P>>;
 
 impl<P: Payload> Replica<P> {
-    /// A replica as its durable log describes it. It votes from the start; it has no leader yet.
+    /// A replica as its durable log describes it. It votes if the configuration names it; it has no leader yet.
     ///
     /// # Panics
     /// When `config` names no legal voters, or `recovered` contradicts itself: both are bugs of the caller.

@@ -138,8 +138,10 @@ impl Shard {
     /// A peer's votes rest on its log up to `log_end`: it must never come back with less.
     pub(super) fn note_log_end(&mut self, peer: usize, log_end: u64) {
         let peer = &mut self.peers[peer];
-        peer.log_end = peer.log_end.max(log_end);
-        self.seen.note(self.shard.0, peer.node, peer.replica, peer.log_end);
+        if log_end > peer.log_end {
+            peer.log_end = log_end;
+            self.seen.note(self.shard.0, peer.node, peer.replica, log_end);
+        }
     }
 
     /// Writes a frame behind the last one once the shard has gone quiet. It says that the last one is durable, so that a
