@@ -14,6 +14,7 @@ use crate::peers::Genesis;
 use crate::recovery::Recoverer;
 use crate::seen::Seen;
 use crate::shard::group::{Group, GroupNames};
+use crate::shard::memory::Memory;
 use crate::shard::{Parts, Shard};
 
 /// Which shard of which directory.
@@ -23,6 +24,8 @@ pub(crate) struct ShardPlace {
     /// The replica that the log is; a log of another one is foreign.
     pub(crate) replica: u128,
     pub(crate) segment_bytes: u64,
+    /// How much memory its values may take.
+    pub(crate) memory: Memory,
     /// For the choice of timeouts.
     pub(crate) seed: u64,
     /// The shard's founders, if they are known already.
@@ -114,7 +117,7 @@ pub(crate) fn assemble(
         writer: Writer::new(writer_config, &recovery),
         index: recoverer.index,
         seed: place.seed,
-        cache_bytes: config.cache_mib << 20,
+        memory: place.memory,
         retain_bytes: config.retain_mib * MIB,
         index_bytes_max: config.index_mib << 20,
         node: config.node,

@@ -17,6 +17,14 @@ pub const GROUP_QUEUE_BYTES_MAX: usize = 16 << 20;
 pub const WINDOW_SLOTS: u64 = 64;
 /// Bytes proposed and not yet chosen, per group.
 pub const WINDOW_BYTES: u64 = 4 << 20;
+/// Bytes proposed and not yet applied, of all groups of a shard together. What one node leaves behind when it fails is
+/// bounded by it, and so is what another must take over.
+pub const SHARD_WINDOW_BYTES: usize = 32 << 20;
+/// Memory beyond the cache for values that are not applied yet. When it is full, neither proposals nor values that make
+/// a log longer are taken.
+pub const UNAPPLIED_BYTES_MAX: usize = 128 << 20;
+/// Memory beyond that for values that take the place of others, or are known to be chosen.
+pub const REPLACED_BYTES_MAX: usize = 64 << 20;
 /// Bytes that may wait on one peer's connection.
 pub const PEER_OUTBOX_BYTES_MAX: usize = 8 << 20;
 /// Bytes that may wait on one client's connection.

@@ -49,5 +49,11 @@ synod_core::marks!(
         BatchDuplicate,
         /// A batch does not fit into the frame that is being filled.
         FrameFull,
+        /// A batch waits, since the shard has too much in flight.
+        ShardWindowFull,
+        /// A value is dropped, since memory is full of what is not applied.
+        MemoryFull,
+        /// Values leave memory behind others that must stay.
+        CacheReleasedBehind,
     }
 );

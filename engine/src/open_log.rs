@@ -14,6 +14,7 @@ use crate::peers::Peers;
 use crate::random::random_u128;
 use crate::seen::Seen;
 use crate::shard::Shard;
+use crate::shard::memory::Memory;
 
 /// With fewer members, those that are left are no quorum that could give a new replica its vote.
 const RENEWING_MEMBERS_MIN: usize = 3;
@@ -70,6 +71,7 @@ impl Opening<'_> {
             shard,
             replica: self.directory.log_ids(shard).replica,
             segment_bytes: self.config.segment_mib * MIB,
+            memory: Memory::new(self.config.cache_mib << 20),
             seed: random_u128() as u64,
             genesis: self.peers.genesis(shard),
             seen: Arc::clone(self.seen),

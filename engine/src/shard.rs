@@ -42,6 +42,7 @@ pub(crate) mod group;
 mod identity;
 pub(crate) mod links;
 mod mail;
+pub(crate) mod memory;
 pub(crate) mod producers;
 pub(crate) mod reads;
 pub(crate) mod serve;
@@ -50,6 +51,7 @@ use clients::Clients;
 use frames::{Flying, Frames, Held};
 use group::{Group, OpenBatch, Pending, Reply, Run};
 use links::{Part, Peer};
+use memory::Memory;
 use producers::Producers;
 use reads::Purpose;
 
@@ -93,7 +95,7 @@ pub(crate) struct Parts {
     pub(crate) writer: Writer,
     pub(crate) index: Index,
     pub(crate) seed: u64,
-    pub(crate) cache_bytes: usize,
+    pub(crate) memory: Memory,
     pub(crate) retain_bytes: u64,
     pub(crate) index_bytes_max: usize,
     /// The groups whose leader this node would rather be.
@@ -111,6 +113,13 @@ pub(crate) enum Notice {
     Close(u64),
     /// A client's request for a group of another shard: connection, request id, request.
     Forward(u64, u64, Request),
+}
+
+/// What is proposed and not applied, of all groups.
+#[derive(Debug, Default)]
+struct InPipe {
+    slots: usize,
+    bytes: usize,
 }
 
 pub(crate) struct Shard {
@@ -145,7 +154,7 @@ pub(crate) struct Shard {
     spare_entries: Vec<Entries>,
     /// Durable frames whose values may still be in memory, oldest first: (group, last slot).
     cached: VecDeque<Vec<(u32, Slot)>>,
-    cache_bytes: usize,
+    memory: Memory,
     retain_bytes: u64,
     index_bytes_max: usize,
     /// Durable summaries: (segment, per group the slot up to which it replaces older records).
@@ -159,12 +168,14 @@ pub(crate) struct Shard {
     /// Since when the log waits for its next segment.
     closed_since_ns: Option<u64>,
     retry_prepare_ns: u64,
+    /// The log has a new segment since the last heartbeats.
+    rolled: bool,
     random: u64,
     /// Ordered handles that were refused, the latest last. Their owners learn of it with the refusal, so the list
     /// only has to reach over what is in the mailbox.
     closed_handles: VecDeque<u64>,
     /// Slots with this node's proposals that are not applied yet.
-    in_pipe: usize,
+    in_pipe: InPipe,
     /// Why this shard must stop.
     fatal: Option<String>,
     /// The log has lost votes: no replica in it may vote again under its id.
@@ -188,8 +199,7 @@ impl Shard {
             by_id.resize((group.names.id / shards) as usize, None);
             by_id.push(Some(at as u32));
         }
-        // Admission keeps the cache and what is in flight below this by far.
-        let pool = BufPool::new(parts.cache_bytes * 4 + (256 << 20));
+        let pool = BufPool::new(parts.memory.pool_bytes());
         let frame_bytes_max = parts.writer.frame_bytes_max();
         let recovered_end = parts.writer.durable_through();
         Self {
@@ -220,7 +230,7 @@ impl Shard {
             next_read: 1,
             spare_entries: Vec::new(),
             cached: VecDeque::new(),
-            cache_bytes: parts.cache_bytes,
+            memory: parts.memory,
             retain_bytes: parts.retain_bytes,
             index_bytes_max: parts.index_bytes_max,
             summaries: VecDeque::new(),
@@ -231,9 +241,10 @@ impl Shard {
             heartbeat_due_ns: 0,
             closed_since_ns: None,
             retry_prepare_ns: 0,
+            rolled: false,
             random: parts.seed | 1,
             closed_handles: VecDeque::new(),
-            in_pipe: 0,
+            in_pipe: InPipe::default(),
             fatal: None,
             suspect: false,
             recovered_end,
@@ -476,8 +487,9 @@ impl Shard {
     /// Tells all proposers of a group that led until now: what was proposed is unknown, what was not is rejected.
     fn fail_in_flight(&mut self, at: u32) {
         let group = &mut self.groups[at as usize];
-        self.in_pipe -= group.pending.len();
         for pending in group.pending.drain(..) {
+            self.in_pipe.slots -= 1;
+            self.in_pipe.bytes -= pending.bytes;
             mark(Mark::FlightUnknown);
             let error = if is(Bug::UnknownIsToldRefused) {
                 ProposeError::Rejected(Rejection::Stopping)
@@ -595,7 +607,10 @@ impl Shard {
     /// A whole frame of a peer has come in.
     pub(crate) fn on_peer_frame(&mut self, connection: u64, kind: u8, body: &[u8]) {
         let Some(at) = self.peers.iter().position(|p| p.connection == Some(connection)) else { return };
-        self.peers[at].heard_ns = self.now_ns;
+        if kind != HEARTBEAT_ACK {
+            // An answer does not show that the peer's own clock and timers go on: one that only answers may not lead.
+            self.peers[at].heard_ns = self.now_ns;
+        }
         let handled = match kind {
             RECORDS => self.on_records(at, body),
             ACKS => self.on_acks(at, body),
@@ -624,24 +639,21 @@ impl Shard {
                 Incoming::Message(message) if !votes && !matches!(message, Message::LearnRequest { .. }) => {}
                 Incoming::Vote(..) if !votes => {}
                 Incoming::Message(message) => {
-                    // A full memory takes no more values; the leader sends them again.
-                    let value = matches!(message, Message::Accept { .. } | Message::Learned { .. });
-                    if !(value && self.memory_full()) {
+                    // A full memory takes no more values; whoever sent them sends them again.
+                    if self.has_memory_for(at, &message) {
                         self.act(at, body, |r, out| r.receive(member, message, out));
+                    } else {
+                        mark(Mark::MemoryFull);
                     }
                 }
                 Incoming::Vote(vote, log_end) => {
                     self.note_log_end(peer, log_end);
                     self.act(at, body, |r, out| r.receive_vote(member, vote, out));
                 }
-                Incoming::State(state) => self.install(at, state),
+                Incoming::State(state) => self.install(at, peer, state),
             }
         }
         Ok(())
-    }
-
-    fn memory_full(&self) -> bool {
-        self.frames.bytes_in_use() > self.cache_bytes + (128 << 20)
     }
 
     fn on_acks(&mut self, peer: usize, body: &[u8]) -> Result<(), wire::Malformed> {
@@ -770,6 +782,7 @@ impl Shard {
                 self.act(at, &[], |r, out| r.quorum_lost(out));
             }
         }
+        let rolled = std::mem::take(&mut self.rolled);
         let mut beating = std::mem::take(&mut self.beating);
         beating.retain(|at| {
             let group = &mut self.groups[*at as usize];
@@ -778,7 +791,7 @@ impl Shard {
             if *beats < 2 {
                 // Busy: its Accepts bear what is chosen, but not what all voters have. Without that their logs only grow.
                 group.busy_beats += 1;
-                if group.busy_beats.is_multiple_of(ANNOUNCE_AGAIN_BEATS) {
+                if rolled || group.busy_beats.is_multiple_of(ANNOUNCE_AGAIN_BEATS) {
                     self.act(*at, &[], |r, out| {
                         r.heartbeat(false, out);
                     });
@@ -795,6 +808,7 @@ impl Shard {
         });
         beating.append(&mut self.beating);
         self.beating = beating;
+        self.release_cache_behind();
         self.release_segments();
         self.renew_summaries();
     }
@@ -816,6 +830,7 @@ impl Shard {
                 WalEvent::Durable { through } => self.on_durable(through),
                 WalEvent::Rolled { generation } => {
                     self.write_summaries();
+                    self.rolled = true;
                     if !self.started {
                         tracing::info!(generation, "the log is open");
                         self.started = true;
@@ -1081,7 +1096,7 @@ impl Shard {
             }
             let Some(filling) = self.frames.filling.pop_front() else { return };
             // No vote is awaited for another slot, so nothing is lost while the thread waits for this frame.
-            let alone = self.in_pipe <= 1 && self.frames.filling.is_empty();
+            let alone = self.in_pipe.slots <= 1 && self.frames.filling.is_empty();
             self.quiet_since = (self.now_ns, filling.mark);
             let frame = std::rc::Rc::clone(&filling.frame);
             let (sequence, generation, offset) = self.writer.append(frame, alone, &mut self.disk_ops);
@@ -1124,24 +1139,34 @@ impl Shard {
 
     fn close_batches(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
+        let mut again = Vec::new();
         dirty.retain(|at| {
             let group = &mut self.groups[*at as usize];
             let Some(batch) = group.open.front() else {
                 group.dirty = false;
                 return false;
             };
-            if !group.replica.can_propose() || !self.frames.fits(batch.entries.body_bytes()) {
+            let bytes = batch.entries.body_bytes();
+            if !group.replica.can_propose() || !self.frames.fits(bytes) {
                 if group.replica.can_propose() {
                     mark(Mark::FrameFull);
                 }
                 return true;
             }
+            if self.in_pipe.bytes + bytes > self.memory.window_bytes && self.in_pipe.slots > 0 {
+                mark(Mark::ShardWindowFull);
+                return true;
+            }
             let batch = group.open.pop_front().expect("it is the front");
-            let more = !group.open.is_empty();
-            group.dirty = more;
+            group.dirty = !group.open.is_empty();
+            if group.dirty {
+                // Behind the groups that have had no turn.
+                again.push(*at);
+            }
             self.close_batch(*at, batch);
-            more
+            false
         });
+        dirty.append(&mut again);
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
     }
@@ -1164,8 +1189,10 @@ impl Shard {
         let origin = group.replica.epoch().expect("the caller has seen that it may propose");
         let slot = group.replica.log().last().next();
         let times = SlotTimes { opened: opened_ns, closed: self.now_ns, ..SlotTimes::default() };
-        self.in_pipe += 1;
-        group.pending.push_back(Pending { slot, origin, runs, entries: count, acks: 0, times });
+        let bytes = entries.body_bytes();
+        self.in_pipe.slots += 1;
+        self.in_pipe.bytes += bytes;
+        group.pending.push_back(Pending { slot, origin, runs, entries: count, bytes, acks: 0, times });
         let payload = Payload::new(header, Place::Closed(entries));
         self.act(at, &[], |r, out| {
             r.propose(payload, out);
@@ -1209,7 +1236,8 @@ impl Shard {
             && pending.slot <= slot
         {
             let pending = group.pending.pop_front().expect("it is the front");
-            self.in_pipe -= 1;
+            self.in_pipe.slots -= 1;
+            self.in_pipe.bytes -= pending.bytes;
             pending.times.record(&mut self.phases, now_ns, u64::from(pending.entries));
             let ours = value.origin == pending.origin && pending.slot == slot;
             let mut first = match effect {
@@ -1348,27 +1376,6 @@ impl Shard {
                 && (gone == Slot::ZERO
                     || summary.is_some_and(|of| of <= group.consumed() || is(Bug::MachinesAreForgotten)))
         })
-    }
-
-    /// Lets values leave memory, oldest first, while there are more than the cache may hold.
-    fn release_cache(&mut self) {
-        while self.frames.bytes_in_use() > self.cache_bytes
-            && let Some(oldest) = self.cached.front()
-        {
-            let applied = |(at, slot): &(u32, Slot)| *slot <= self.groups[*at as usize].apply.slot;
-            // What sits in frames that are not durable yet stays, and so does what is not applied.
-            let durable = self.cached.len() > self.frames.flying.len() || is(Bug::ValuesLeaveEarly);
-            if !durable || !oldest.iter().all(applied) {
-                return;
-            }
-            mark(Mark::CacheReleased);
-            for (at, slot) in self.cached.pop_front().expect("it is the front") {
-                let replica = &mut self.groups[at as usize].replica;
-                if slot > replica.log().floor() {
-                    replica.release(slot);
-                }
-            }
-        }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::mailbox::{Mail, PeerHello};
 use crate::node::MachineFactory;
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::seen::Seen;
+use crate::shard::memory::Memory;
 use crate::shard::{Notice, Shard};
 use crate::wire::{CONFIGURATION, kind};
 
@@ -164,6 +165,8 @@ pub struct SimPlace {
     pub founders: Option<Vec<(NodeId, u128)>>,
     /// Size of a segment, in bytes; it may be smaller than a configuration allows.
     pub segment_bytes: u64,
+    /// Whether its memory is an eighth of what it is otherwise, besides the cache.
+    pub tight_memory: bool,
     /// For the choice of timeouts.
     pub seed: u64,
 }
@@ -179,9 +182,12 @@ impl SimShard {
         source: &mut dyn SegmentSource,
         machines: Option<&MachineFactory>,
     ) -> Result<(Self, Recovery), NoShard> {
-        let SimPlace { shard, replica, founders, segment_bytes, seed } = place;
+        let SimPlace { shard, replica, founders, segment_bytes, tight_memory, seed } = place;
+        let memory = Memory::new(config.cache_mib << 20);
+        let memory = if tight_memory { memory.tight() } else { memory };
         let seen: Arc<Seen> = Arc::default();
-        let place = ShardPlace { shard, replica, segment_bytes, seed, genesis: founders, seen: Arc::clone(&seen) };
+        let place =
+            ShardPlace { shard, replica, segment_bytes, memory, seed, genesis: founders, seen: Arc::clone(&seen) };
         let (shard, recovery) = assemble(config, &place, source, machines).map_err(|error| match error {
             AssembleError::Damaged(reason) => NoShard::Damaged(reason),
             AssembleError::Refused(reason) => NoShard::Refused(reason),

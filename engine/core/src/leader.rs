@@ -132,6 +132,15 @@ impl<P: Payload> Replica<P> {
         assert!(slot == self.log().last(), "the epoch start ends what was adopted");
     }
 
+    /// Of a leader: how far each voter, in the order of [`Replica::members`], has acknowledged, and up to where its
+    /// durable log bears what is chosen.
+    pub fn progress(&self) -> Vec<(Slot, Slot)> {
+        match &self.role {
+            Role::Leader(leader) => leader.peers.iter().map(|peer| (peer.acked, peer.stable)).collect(),
+            Role::Candidate(_) | Role::Follower => Vec::new(),
+        }
+    }
+
     /// Whether [`Replica::propose`] would take a batch now.
     pub fn can_propose(&self) -> bool {
         let Role::Leader(leader) = &self.role else { return false };

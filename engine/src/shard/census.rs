@@ -23,7 +23,7 @@ impl Shard {
         let outbox = self.peers.iter().map(|peer| peer.outbox.queued_bytes()).max().unwrap_or(0);
         let unsent = self.peers.iter().map(super::links::Peer::unsent_bytes).max().unwrap_or(0);
         // A frame's worth of records per message of a peer may come in above the bound at which no more are taken.
-        let memory = self.cache_bytes + (128 << 20) + FRAME_BODY_BYTES_MAX as usize;
+        let memory = self.memory.full_bytes() + self.memory.replaced_bytes + FRAME_BODY_BYTES_MAX as usize;
         [
             bound("outbox bytes", outbox, 2 * PEER_OUTBOX_BYTES_MAX),
             bound("unsent bytes after a turn", unsent, FRAME_BODY_BYTES_MAX as usize),
@@ -64,7 +64,9 @@ impl Shard {
             let keeps = slot > low || (gone > 0 && (newest < gone || consumed < gone));
             keeps.then(|| {
                 let id = group.names.id;
-                format!("group {id} slot {slot} low {low} gone {gone} summary {newest} consumed {consumed}")
+                let progress = group.replica.progress();
+                let (leader, last, timer) = (group.replica.leader(), group.replica.log().last().0, group.replica.timer());
+                format!("group {id} {progress:?} {leader:?} {last} {timer:?} beats {:?} slot {slot} low {low} gone {gone} summary {newest} consumed {consumed}", group.beats)
             })
         });
         let held = held.take(2).collect::<Vec<_>>().join(", ");

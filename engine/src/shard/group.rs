@@ -50,6 +50,7 @@ pub(crate) struct Pending {
     pub(crate) origin: Ballot,
     pub(crate) runs: Vec<Run>,
     pub(crate) entries: u32,
+    pub(crate) bytes: usize,
     pub(crate) acks: usize,
     pub(crate) times: SlotTimes,
 }
@@ -68,6 +69,8 @@ pub(crate) struct Group {
     pub(crate) machine: Option<Box<dyn StateMachine>>,
     /// The index that the machine gets next.
     pub(crate) machine_next: u64,
+    /// The peers, as bits, that do not have the entry which the machine needs; and which entry that is.
+    pub(crate) peers_without: (u64, u32),
     /// A read for the machine is under way.
     pub(crate) feeding: bool,
     pub(crate) open: VecDeque<OpenBatch>,
@@ -112,6 +115,7 @@ impl Group {
             machine,
             machine_next,
             feeding: false,
+            peers_without: (0, 0),
             open: VecDeque::new(),
             open_bytes: 0,
             pending: VecDeque::new(),

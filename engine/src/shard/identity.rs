@@ -75,12 +75,22 @@ impl Shard {
     }
 
     /// Takes over what the slots did that were trimmed elsewhere and are missing here.
-    pub(super) fn install(&mut self, at: u32, state: ApplyState) {
+    pub(super) fn install(&mut self, at: u32, peer: usize, state: ApplyState) {
+        let peers = self.peers.len();
         let group = &mut self.groups[at as usize];
         if !group.replica.can_install(state.slot) {
             return;
         }
         if group.machine.is_some() && group.machine_next < state.next_index {
+            // A peer that began behind them itself does not have the entries; another may.
+            let (of, without) = &mut group.peers_without;
+            if std::mem::replace(of, group.machine_next) != group.machine_next {
+                *without = 0;
+            }
+            *without |= 1 << peer;
+            if without.count_ones() < peers as u32 {
+                return;
+            }
             self.fatal = Some(format!(
                 "the state machine of group {} needs index {}, and the other replicas have trimmed their logs up to \
                  index {}: restore its data from a backup that holds index {} or later",

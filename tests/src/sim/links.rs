@@ -115,30 +115,38 @@ impl World {
         }
         let arrives = (self.now_ns + around(&mut self.dice, mean)).max(direction.last_ns + 1);
         direction.last_ns = arrives;
-        self.after(arrives - self.now_ns, Event::Deliver { conn, end, bytes });
+        direction.pieces.push_back((arrives, bytes));
+        self.after(arrives - self.now_ns, Event::Deliver { conn, end });
     }
 
-    pub(super) fn deliver(&mut self, conn: ConnId, end: usize, bytes: Vec<u8>) -> Result<(), String> {
-        let Some(state) = self.network.conns.get_mut(&conn) else { return Ok(()) };
-        let link = state.link;
-        if state.directions[end].dead {
-            return Ok(());
+    /// Hands over what has arrived, piece by piece, unless a partition holds it back.
+    pub(super) fn deliver(&mut self, conn: ConnId, end: usize) -> Result<(), String> {
+        while let Some(state) = self.network.conns.get(&conn) {
+            let nodes = self.network.links[state.link].nodes;
+            let arrived = state.directions[end].pieces.front().is_some_and(|(arrives, _)| *arrives <= self.now_ns);
+            if !arrived || state.directions[end].dead || !self.network.passes(nodes[end], nodes[1 - end]) {
+                return Ok(());
+            }
+            let state = self.network.conns.get_mut(&conn).expect("it is there");
+            let (_, bytes) = state.directions[end].pieces.pop_front().expect("it has arrived");
+            self.hand_over(conn, end, &bytes)?;
         }
+        Ok(())
+    }
+
+    fn hand_over(&mut self, conn: ConnId, end: usize, bytes: &[u8]) -> Result<(), String> {
+        let state = self.network.conns.get_mut(&conn).expect("the caller has seen it");
+        state.directions[end].bytes -= bytes.len();
+        let link = state.link;
         let nodes = self.network.links[link].nodes;
         let (from, to, shard) = (nodes[end], nodes[1 - end], self.network.links[link].shard);
-        if !self.network.passes(from, to) || !self.network.conns[&conn].directions[end].held.is_empty() {
-            self.network.conns.get_mut(&conn).expect("it is there").directions[end].held.push(bytes);
-            return Ok(());
-        }
-        let state = self.network.conns.get_mut(&conn).expect("it is there");
-        state.directions[end].bytes -= bytes.len();
         if self.network.links[link].believes[1 - end] != Some(conn) {
             let after = around(&mut self.dice, self.plan.delay_ns);
             self.after(after, Event::Closed { conn, end: 1 - end });
             return Ok(());
         }
         let mut decoder = state.decoders[1 - end].take().expect("nobody else decodes");
-        let mut rest = &bytes[..];
+        let mut rest = bytes;
         let mut bad = None;
         while !rest.is_empty() && bad.is_none() {
             let space = decoder.space();
@@ -253,11 +261,7 @@ impl World {
                 if (nodes[end], nodes[1 - end]) != (from, to) {
                     continue;
                 }
-                // All at once, so that nothing that is on its way already comes between.
-                let bytes = std::mem::take(&mut state.directions[end].held).concat();
-                if !bytes.is_empty() {
-                    self.agenda.put(self.now_ns, Event::Deliver { conn, end, bytes });
-                }
+                self.agenda.put(self.now_ns, Event::Deliver { conn, end });
                 if std::mem::take(&mut state.close_held[1 - end]) {
                     self.agenda.put(self.now_ns + 1, Event::Closed { conn, end });
                 }

@@ -62,6 +62,7 @@ impl World {
             replica: state.replicas[shard],
             founders: (!state.logs[shard].knows_no_founders).then(|| founders.collect()),
             segment_bytes: self.plan.segment_bytes,
+            tight_memory: self.plan.entry_bytes_max > 1000,
             seed,
         }
     }

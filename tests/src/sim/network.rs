@@ -3,7 +3,7 @@
 //! Invariants: within a connection nothing is lost, doubled or reordered while it lives; each end learns of its end by
 //! itself, the other perhaps much later or never.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use synod_transport::frame::Decoder;
 
@@ -33,8 +33,8 @@ pub struct Direction {
     pub last_ns: u64,
     /// Bytes on their way, or held back.
     pub bytes: usize,
-    /// Bytes that a partition holds back, in order.
-    pub held: Vec<Vec<u8>>,
+    /// Pieces on their way, or held back by a partition or a node that stands still, in order: when each arrives.
+    pub pieces: VecDeque<(u64, Vec<u8>)>,
     /// Nothing that goes in comes out, and nobody is told.
     pub dead: bool,
 }

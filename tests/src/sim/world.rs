@@ -37,7 +37,7 @@ pub(super) enum Event {
     Dial { link: usize },
     Accept { link: usize, conn: ConnId, lives: [u64; 2] },
     Connected { link: usize, conn: ConnId, lives: [u64; 2] },
-    Deliver { conn: ConnId, end: usize, bytes: Vec<u8> },
+    Deliver { conn: ConnId, end: usize },
     Closed { conn: ConnId, end: usize },
     Client { at: usize },
     Start { node: usize },
@@ -389,7 +389,7 @@ impl World {
             Event::Dial { link } => (4, *link, 0),
             Event::Accept { link, .. } => (5, *link, 0),
             Event::Connected { link, .. } => (6, *link, 0),
-            Event::Deliver { conn, bytes, .. } => (7, *conn as usize, bytes.len()),
+            Event::Deliver { conn, end } => (7, *conn as usize, *end),
             Event::Closed { conn, end } => (8, *conn as usize, *end),
             Event::Client { at } => (9, *at, 0),
             Event::Start { node } => (10, *node, 0),
@@ -409,8 +409,7 @@ impl World {
             self.report.trace = (self.report.trace ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
         }
         if self.print && !matches!(event, Event::Turn { .. } | Event::Tick { .. } | Event::Client { .. }) {
-            let text = format!("{event:?}");
-            println!("{:>14.6} ms  {}", self.now_ns as f64 / MS as f64, &text[..text.len().min(160)]);
+            println!("{:>14.6} ms  {event:?}", self.now_ns as f64 / MS as f64);
         }
     }
 
@@ -458,7 +457,7 @@ impl World {
                 self.connected(link, conn, lives);
                 Ok(())
             }
-            Event::Deliver { conn, end, bytes } => self.deliver(conn, end, bytes),
+            Event::Deliver { conn, end } => self.deliver(conn, end),
             Event::Closed { conn, end } => {
                 self.closed(conn, 1 - end);
                 Ok(())
