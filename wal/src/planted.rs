@@ -7,6 +7,8 @@ pub enum Bug {
     StaleFramesCount = 1,
     /// The checksum of a frame's body is not compared.
     BodiesAreNotChecked,
+    /// What a segment states of the end of the one before it is not compared.
+    SegmentsAreReadAlone,
 }
 
 #[cfg(feature = "planted")]

@@ -87,6 +87,8 @@ bugs! {
     StaleFramesCount,
     /// The checksum of a frame's body is not compared. For the log to carry out.
     BodiesAreNotChecked,
+    /// Recovery looks for evidence in one segment only: damage in an older one passes for a torn tail.
+    SegmentsAreReadAlone,
     /// A configuration is proposed while other slots are in flight.
     ConfigurationOvertakes,
     /// Votes are asked for and given across configurations.

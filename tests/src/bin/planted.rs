@@ -72,6 +72,7 @@ fn plant_everywhere(bug: Option<Bug>) {
     synod_wal::planted::plant(match bug {
         Some(Bug::StaleFramesCount) => Some(WalBug::StaleFramesCount),
         Some(Bug::BodiesAreNotChecked) => Some(WalBug::BodiesAreNotChecked),
+        Some(Bug::SegmentsAreReadAlone) => Some(WalBug::SegmentsAreReadAlone),
         _ => None,
     });
 }

@@ -41,6 +41,12 @@ impl Scan<'_, '_> {
         assert_eq!(end.generation, self.header.generation, "checked by decoding and by the lack of gaps");
         while self.offset < end.offset {
             if let Err(bad) = self.step(end.offset, visit)? {
+                if is(Bug::SegmentsAreReadAlone) {
+                    // It looks torn, and the next segment is read as if nothing were missing.
+                    self.chain = Chain { sequence: end.sequence, crc: end.crc };
+                    self.offset = end.offset;
+                    return Ok(());
+                }
                 return self.damaged(format!("{bad}, before the end that segment {} states", successor.generation));
             }
         }
