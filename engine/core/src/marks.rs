@@ -50,6 +50,8 @@ marks!(
         AcceptBelowPromise,
         /// What was chosen before an Accept's ballot is missing here.
         AcceptBeforeLearning,
+        /// A commit message comes from a leader below the promise.
+        CommitBelowPromise,
         /// An Accept comes again and is only acknowledged.
         AcceptAgain,
         /// An Accept replaces what was accepted at an older ballot.

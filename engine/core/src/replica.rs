@@ -227,6 +227,12 @@ impl<P: Payload> Replica<P> {
             Message::Expected { ballot, next } => self.on_expected(from, ballot, next, out),
             Message::Reject { ballot, promised } => self.on_reject(ballot, promised, out),
             Message::Commit { ballot, first, chosen, low } => {
+                if ballot < self.promised() && ballot.member == from {
+                    // It cannot be followed any more. Where nothing is proposed, it would never learn of it.
+                    mark(Mark::CommitBelowPromise);
+                    let promised = self.promised();
+                    out.push(Action::Send { to: from, message: Message::Reject { ballot, promised } });
+                }
                 self.follow(from, ballot, first, out);
                 self.on_commit(ballot, first, chosen, out);
                 if self.log().chosen() < chosen && !matches!(self.role, Role::Leader(_)) {

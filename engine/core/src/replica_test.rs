@@ -692,3 +692,24 @@ fn storms_never_choose_two_values() {
     let committed: usize = (1..=2000).map(storm).sum();
     assert!(committed > 4000, "the storms must commit something to mean anything: {committed}");
 }
+
+#[test]
+fn a_quiet_leader_learns_of_a_promise_above_it() {
+    let mut w = World::new(3);
+    let ballot = w.elect(1, &ALL);
+    // Replica 3 promised somebody more, who is gone: nothing is proposed that it could refuse.
+    let higher = Ballot { round: ballot.round + 1, member: member(2) };
+    let version = w.node(3).replica.configuration().version;
+    let prepare = Vote::Prepare { ballot: higher, attempt: 1, version };
+    w.receive((member(2), member(3), Wire::Vote(prepare)));
+    w.sync(3);
+    w.net.clear();
+    assert!(w.node(3).replica.leader().is_none(), "it follows nobody");
+    w.act(1, |r, out| {
+        r.heartbeat(true, out);
+    });
+    w.settle(&ALL);
+    assert!(w.node(1).replica.epoch().is_none(), "the leader makes way for one above the promise");
+    let next = w.elect(1, &ALL);
+    assert!(next > higher && w.node(3).replica.leader() == Some(next));
+}
