@@ -190,8 +190,9 @@ impl Node {
             shared: Arc::clone(&shared),
         };
         node.dialers = node.start_dialers();
-        node.start_shards(mailboxes, &options)?;
+        // The shards need their clock to open their logs.
         node.start_ticker();
+        node.start_shards(mailboxes, &options)?;
         // Nobody is let in before the shards have recovered.
         let posts = node.posts.clone();
         let serving = listener.serve(move |hello, stream| shared.welcome(&hello, stream, &posts)).map_err(failed)?;

@@ -56,7 +56,7 @@ pub(crate) struct Setup {
     pub(crate) posts: Vec<Post>,
     /// Told of every peer whose connection broke.
     pub(crate) broken: Box<dyn Fn(NodeId) + Send>,
-    /// Told once that the shard runs, or why it cannot.
+    /// Told once that the shard's log is open, or why it cannot be.
     pub(crate) ready: mpsc::Sender<Result<(), String>>,
 }
 
@@ -105,12 +105,12 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
             stop_by_ns: Cell::new(0),
             posts,
             broken,
+            ready: Cell::new(Some(ready)),
         });
         driver.event(|shard| shard.start(spares));
         glommio::spawn_local(Rc::clone(&driver).turns()).detach();
         glommio::spawn_local(Rc::clone(&driver).reap_disk()).detach();
         glommio::spawn_local(Rc::clone(&driver).take_mail(Rc::clone(&mailbox))).detach();
-        let _ = ready.send(Ok(()));
         driver.ended.wait().await;
         // No other thread may wake a task of an executor that is gone.
         mailbox.close();
@@ -192,6 +192,7 @@ struct Driver {
     stop_by_ns: Cell<u64>,
     posts: Vec<Post>,
     broken: Box<dyn Fn(NodeId) + Send>,
+    ready: Cell<Option<mpsc::Sender<Result<(), String>>>>,
 }
 
 impl Driver {
@@ -205,6 +206,14 @@ impl Driver {
     }
 
     fn finish(&self, end: Result<(), String>) {
+        let end = match (self.ready.take(), end) {
+            // Whoever starts the node gets the reason.
+            (Some(ready), Err(reason)) => {
+                let _ = ready.send(Err(reason));
+                Ok(())
+            }
+            (_, end) => end,
+        };
         self.end.borrow_mut().get_or_insert(end);
         self.ended.set();
     }
@@ -250,6 +259,9 @@ impl Driver {
                 && let Some(opened) = self.opened.take()
             {
                 opened().map_err(|error| format!("cannot note that the log is open: {error}"))?;
+                if let Some(ready) = self.ready.take() {
+                    let _ = ready.send(Ok(()));
+                }
             }
             for op in shard.disk_ops.drain(..) {
                 disk.submit(op);

@@ -3,11 +3,12 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 
 use synod::{Cluster, Config, new_cluster_id};
 
 use crate::cluster::{TestCluster, members};
-use crate::process::{Running, arg, check, run, run_with_input, temporary};
+use crate::process::{Running, SYNOD, arg, check, run, run_with_input, temporary};
 
 /// Writes a node's file, after a change.
 fn config(dir: &Path, change: impl FnOnce(&mut Config)) -> String {
@@ -275,4 +276,21 @@ fn what_the_cluster_does_not_have_is_named() {
     let table = String::from_utf8(status.stdout).unwrap();
     assert_eq!(table.lines().skip(1).filter(|line| line.contains("none") && line.ends_with("down")).count(), 2);
     check(&["tail", "--cluster", file, "--node", "1", "--group", "1"], &["node 1", "refused", "--from 1"]);
+}
+
+#[test]
+fn a_node_whose_log_cannot_be_opened_is_never_ready() {
+    let dir = temporary();
+    let file = config(dir.path(), |config| {
+        config.dir = dir.path().join("data");
+        config.members.truncate(1);
+    });
+    run(&["init", "--config", &file]).success();
+    // No file may grow to the size of a segment.
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -f 1000; trap '' XFSZ; exec \"$0\" serve --config \"$1\"", SYNOD, &file]);
+    let finished = Running::spawn(command, |_| ()).finish();
+    finished.check_failure(&["shard 0", "0000000000000001.seg", "File too large"]);
+    assert!(finished.stdout.is_empty(), "it was never ready");
+    Running::start(&["serve", "--config", &file]).wait_stdout("is ready");
 }
