@@ -64,11 +64,43 @@ impl Configuration {
         Some(next)
     }
 
-    /// Whether this configuration is the next one behind `before`: it has another voter at most in one place.
+    /// This configuration with one voter more, on `node`; `None` when node or replica has a vote already, or when there
+    /// are no more voters or numbers to be had.
+    #[must_use]
+    pub fn add(&self, node: u64, replica: ReplicaId) -> Option<Self> {
+        let known = self.voter_on(node).is_some() || self.member_of(replica).is_some();
+        if known || self.voters.len() == VOTERS_MAX || self.next_member >= MemberId::OUTSIDERS {
+            return None;
+        }
+        let mut next = self.clone();
+        next.voters.push(Voter { member: MemberId(self.next_member), node, replica });
+        next.version += 1;
+        next.next_member += 1;
+        Some(next)
+    }
+
+    /// This configuration without the voter on `node`; `None` when there is none, or no other.
+    #[must_use]
+    pub fn remove(&self, node: u64) -> Option<Self> {
+        self.voter_on(node)?;
+        let mut next = self.clone();
+        next.voters.retain(|voter| voter.node != node);
+        next.version += 1;
+        (!next.voters.is_empty()).then_some(next)
+    }
+
+    /// Whether this configuration is the next one behind `before`: at most one voter has gone, and at most one has come.
     #[must_use]
     pub fn follows(&self, before: &Self) -> bool {
-        let stays = self.voters.iter().filter(|voter| before.voters.contains(voter)).count();
-        self.version == before.version + 1 && self.voters.len() == before.voters.len() && stays + 1 >= self.voters.len()
+        let missing = |of: &Self, other: &Self| of.voters.iter().filter(|voter| !other.voters.contains(voter)).count();
+        let (gone, come) = (missing(before, self), missing(self, before));
+        self.version == before.version + 1 && !self.voters.is_empty() && gone <= 1 && come <= 1
+    }
+
+    /// The voter that lives on a node.
+    #[must_use]
+    pub fn voter_on(&self, node: u64) -> Option<&Voter> {
+        self.voters.iter().find(|voter| voter.node == node)
     }
 
     /// The number under which a replica votes.
@@ -154,6 +186,23 @@ mod tests {
         assert_eq!((next.member_of(ReplicaId(2)), next.voter(MemberId(2))), (None, None));
         assert_eq!(next.replace(20, ReplicaId(9)), None, "it votes already");
         assert_eq!(next.replace(40, ReplicaId(8)), None, "no voter lives there");
+    }
+
+    #[test]
+    fn voters_come_and_go_one_at_a_time() {
+        let genesis = Configuration::genesis([(10, ReplicaId(1)), (20, ReplicaId(2))]);
+        let three = genesis.add(30, ReplicaId(3)).unwrap();
+        assert!(three.is_legal() && three.follows(&genesis));
+        assert_eq!(three.voter_on(30).unwrap().member, MemberId(3));
+        assert_eq!(three.add(30, ReplicaId(4)), None, "a voter lives there");
+        assert_eq!(three.add(40, ReplicaId(3)), None, "it votes elsewhere");
+        let two = three.remove(10).unwrap();
+        assert!(two.is_legal() && two.follows(&three) && !two.follows(&genesis));
+        assert_eq!(two.remove(10), None, "no voter lives there");
+        let back = two.add(10, ReplicaId(1)).unwrap();
+        assert_eq!(back.voter_on(10).unwrap().member, MemberId(4), "a number is never used again");
+        let one = two.remove(20).unwrap();
+        assert_eq!(one.remove(30), None, "the last one stays");
     }
 
     #[test]

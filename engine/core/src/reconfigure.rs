@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 
 use crate::action::{Action, Record};
-use crate::configuration::{Configuration, Electorate};
+use crate::configuration::{Configuration, Electorate, Voter};
 use crate::ids::{Ballot, MemberId, Slot};
 use crate::message::Message;
 use crate::planted::{Bug, is};
@@ -22,6 +22,12 @@ impl<P: Payload> Replica<P> {
     /// The configuration that governs the slot behind the chosen prefix.
     pub fn configuration(&self) -> &Configuration {
         &self.configuration
+    }
+
+    /// The voter with a number, of this configuration or of the one before: who has lost its vote is told so under its
+    /// old number.
+    pub fn voter(&self, member: MemberId) -> Option<&Voter> {
+        self.configuration.voter(member).or_else(|| self.former.iter().find(|voter| voter.member == member))
     }
 
     /// Whether this replica votes.
@@ -40,8 +46,7 @@ impl<P: Payload> Replica<P> {
     /// is under way: the caller tries again.
     ///
     /// # Panics
-    /// When `next` does not follow the configuration that governs, in at most one voter: then the quorums of the two meet,
-    /// and a vote that was asked for under the old one does no harm under the new one.
+    /// When `next` is not legal, or does not follow the configuration that governs.
     pub fn reconfigure(&mut self, next: Configuration, out: Out<'_, P>) -> bool {
         assert!(next.is_legal() && next.follows(&self.configuration));
         match &mut self.role {
@@ -91,7 +96,7 @@ impl<P: Payload> Replica<P> {
             self.broadcast(&message, out);
         }
         self.electorate = Electorate::new(&configuration, self.config.replica);
-        self.configuration = configuration;
+        self.former = core::mem::replace(&mut self.configuration, configuration).voters;
         out.push(Action::Reconfigured);
         if self.following.is_some_and(|f| !self.electorate.is_voter(f.ballot.member)) {
             self.following = None;

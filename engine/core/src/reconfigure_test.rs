@@ -184,7 +184,78 @@ fn what_is_installed_keeps_promise_and_votes_above() {
     w.act(3, |r, out| assert!(!r.install(Slot(3), genesis, out), "never backwards"));
 }
 
-/// Wipes on top of drops, duplicates, reorderings and crashes, within what a quorum survives.
+/// A leader has a vote given or taken away: on a node of its configuration or not.
+fn change_voters(w: &mut World, leader: u16, node: u16) {
+    let id = w.id(node);
+    let configuration = w.node(leader).replica.configuration();
+    let next = match configuration.voter_on(u64::from(node)) {
+        Some(_) => configuration.remove(u64::from(node)),
+        None => configuration.add(u64::from(node), id),
+    };
+    if let Some(next) = next {
+        w.act(leader, |r, out| {
+            r.reconfigure(next, out);
+        });
+    }
+}
+
+#[test]
+fn a_removed_voter_does_not_count_and_a_new_one_does() {
+    let mut w = World::new(3);
+    w.elect(1, &ALL);
+    let first = w.propose(1);
+    w.settle(&ALL);
+    change_voters(&mut w, 1, 3);
+    w.settle(&ALL);
+    assert_eq!(configuration(&mut w, 1), (1, vec![1, 2]));
+    // Replica 3 was a quorum with 1 before; now it takes both 1 and 2.
+    let second = w.propose(1);
+    w.settle(&[1, 3]);
+    assert_eq!(w.batches(1), [first]);
+    // What was lost goes out again when nothing has moved for a while.
+    for _ in 0..2 {
+        w.act(1, Replica::timeout);
+        w.settle(&ALL);
+    }
+    assert_eq!(w.batches(1), [first, second]);
+    assert!(!w.node(3).replica.votes());
+    catch_up(&mut w, &ALL);
+    assert_eq!(w.batches(3), [first, second], "it learns on without a vote");
+    change_voters(&mut w, 1, 3);
+    w.settle(&ALL);
+    assert_eq!(configuration(&mut w, 1), (2, vec![1, 2, 4]));
+    catch_up(&mut w, &ALL);
+    let third = w.propose(1);
+    w.settle(&[1, 3]);
+    assert_eq!(w.batches(1), [first, second, third]);
+}
+
+#[test]
+fn a_leader_that_is_removed_leads_no_longer() {
+    let mut w = World::new(3);
+    w.elect(1, &ALL);
+    let first = w.propose(1);
+    w.settle(&ALL);
+    change_voters(&mut w, 1, 1);
+    w.settle(&ALL);
+    assert!(w.node(1).replica.epoch().is_none() && !w.node(1).replica.votes());
+    for me in [2, 3] {
+        assert_eq!(configuration(&mut w, me), (1, vec![2, 3]));
+        assert_eq!(w.node(me).replica.leader(), None, "nobody waits for it");
+    }
+    w.elect(2, &[2, 3]);
+    let second = w.propose(2);
+    w.settle(&[2, 3]);
+    assert_eq!(w.batches(2), [first, second]);
+    catch_up(&mut w, &ALL);
+    w.act(2, |r, out| {
+        r.heartbeat(true, out);
+    });
+    catch_up(&mut w, &ALL);
+    assert_eq!(w.batches(1), [first, second]);
+}
+
+/// Wipes and changes of voters on top of drops, duplicates, reorderings and crashes, within what a quorum survives.
 fn storm(seed: u64) -> (usize, u64) {
     let mut random = Random::new(seed);
     let n = [3, 3, 5][random.below(3) as usize];
@@ -237,9 +308,19 @@ fn storm(seed: u64) -> (usize, u64) {
                     works = (newest.version, w.last_chosen());
                 }
                 let me = any(&mut random);
+                let spare = newest.voters.len() > 2 || newest.voter_on(u64::from(me)).is_none();
+                let settled = !w.change_in_flight();
                 let others_sound = newest.voters.iter().all(|v| v.node == u64::from(me) || w.is_sound(v));
-                if others_sound && (newest.version == 0 || w.last_chosen() > works.1) {
+                if spare && settled && others_sound && (newest.version == 0 || w.last_chosen() > works.1) {
                     w.wipe(me);
+                }
+            }
+            97 => {
+                let (me, node) = (any(&mut random), any(&mut random));
+                // As an operator must: nobody is taken away while another is gone.
+                let sound = w.newest_configuration().voters.iter().all(|voter| w.is_sound(voter));
+                if sound && w.node(me).replica.can_propose() && random.below(3) == 0 {
+                    change_voters(&mut w, me, node);
                 }
             }
             _ => {
@@ -270,6 +351,10 @@ fn heal(w: &mut World, n: u16, seed: u64) -> (usize, u64) {
             w.act(me, Replica::timeout);
             w.settle(&up);
             leader = up.iter().copied().find(|me| w.node(*me).replica.epoch().is_some());
+        }
+        if let Some(me) = leader {
+            up.iter().filter(|other| **other != me).for_each(|other| w.reconnect(me, *other));
+            w.settle(&up);
         }
         catch_up(w, &up);
         if let Some(me) = leader {

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use crate::acceptor::Acceptor;
 use crate::action::{Action, Record, RecordSeq};
-use crate::configuration::{Configuration, Electorate};
+use crate::configuration::{Configuration, Electorate, Voter};
 use crate::election::Candidate;
 use crate::ids::{Ballot, MemberId, ReplicaId, Slot};
 use crate::leader::Leader;
@@ -101,6 +101,8 @@ pub(crate) enum Role<P> {
 pub struct Replica<P> {
     pub(crate) config: Config,
     pub(crate) configuration: Configuration,
+    /// The voters of the configuration before it.
+    pub(crate) former: Vec<Voter>,
     pub(crate) electorate: Electorate,
     pub(crate) acceptor: Acceptor<P>,
     pub(crate) role: Role<P>,
@@ -139,6 +141,7 @@ impl<P: Payload> Replica<P> {
         let mut replica = Self {
             electorate: Electorate::new(&configuration, config.replica),
             configuration,
+            former: Vec::new(),
             config,
             round_seen: recovered.promised.round,
             chosen_recorded: log.chosen(),
@@ -331,6 +334,11 @@ impl<P: Payload> Replica<P> {
     /// A connection to `member` has come up, or has room again: what was on its way may be lost.
     pub fn connected(&mut self, member: MemberId, out: Out<'_, P>) {
         if !self.has_vote_of(member) {
+            if matches!(self.role, Role::Leader(_)) {
+                // It may believe that it votes still, or follow what this replica led before.
+                let chosen = self.log().chosen();
+                out.push(Action::Send { to: member, message: Message::Behind { chosen } });
+            }
             return;
         }
         match &mut self.role {

@@ -155,7 +155,7 @@ impl World {
         let to = match to.outsider_peer() {
             Some(peer) => Self::peer(me, peer),
             None => {
-                let Some(voter) = self.node(me).replica.configuration().voter(to).copied() else { return };
+                let Some(voter) = self.node(me).replica.voter(to).copied() else { return };
                 if self.node(voter.node as u16).id != voter.replica {
                     return;
                 }
@@ -188,6 +188,27 @@ impl World {
     /// Whether the replica that `voter` names lives on its node.
     pub(crate) fn is_sound(&self, voter: &Voter) -> bool {
         self.nodes[voter.node as usize - 1].id == voter.replica
+    }
+
+    /// Whether a configuration may still be chosen that nobody knows as chosen yet.
+    pub(crate) fn change_in_flight(&self) -> bool {
+        let newest = self.newest_configuration().version;
+        let is_newer = |value: &Value<u64>| matches!(&value.body, Body::Configuration(c) if c.version > newest);
+        let held = self.nodes.iter().any(|node| {
+            let log = node.replica.log();
+            let waits = matches!(&node.replica.role, crate::replica::Role::Leader(leader) if leader.next.is_some());
+            waits || (log.floor().0 + 1..=log.last().0).any(|slot| is_newer(&log.get(Slot(slot)).unwrap().value))
+        });
+        held || self.net.iter().any(|(.., wire)| match wire {
+            Wire::Message(Message::Accept { value, .. } | Message::Learned { value, .. })
+            | Wire::Vote(Vote::Report { value, .. }) => is_newer(value),
+            _ => false,
+        })
+    }
+
+    /// The replica that lives on a node.
+    pub(crate) fn id(&mut self, node: u16) -> ReplicaId {
+        self.node(node).id
     }
 
     /// The last slot seen chosen anywhere.

@@ -23,7 +23,7 @@ impl Shard {
         if let Some(peer) = member.outsider_peer() {
             return (peer < self.peers.len()).then_some(peer);
         }
-        let voter = self.groups[at as usize].replica.configuration().voter(member)?;
+        let voter = self.groups[at as usize].replica.voter(member)?;
         self.peers.iter().position(|peer| peer.node == voter.node && peer.replica == voter.replica.0)
     }
 
