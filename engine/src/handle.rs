@@ -12,6 +12,7 @@ use crate::client::protocol::GroupInfoV1;
 use crate::clock::now_ns;
 use crate::limits::READ_BYTES_MAX;
 use crate::mailbox::{Mail, Post};
+use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 use crate::outcome::{Committed, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
@@ -200,6 +201,37 @@ impl Handle {
         pending.wait()
     }
 
+    /// Who votes in a group, as this node knows it; `None` when it has no such group or is stopping.
+    pub fn membership(&self, group: GroupId) -> Option<Membership> {
+        let (completer, pending) = pending(None);
+        let mail = Mail::Membership { group, reply: Box::new(|membership| completer.complete(membership)) };
+        self.post(group).send(mail).ok()?;
+        pending.wait()
+    }
+
+    /// Changes who votes in a group that this node leads, if its voters are still those of `version`. A node that is added
+    /// must have caught up first; that, and the change, may take so long in all.
+    pub fn change_membership(
+        &self,
+        group: GroupId,
+        version: u64,
+        change: MembershipChange,
+        timeout: Duration,
+    ) -> Pending<MembershipOutcome> {
+        let (completer, pending) = pending(Err(MembershipError::Unknown));
+        let mail = Mail::ChangeMembership {
+            group,
+            version,
+            change,
+            wait_ms: timeout.as_millis() as u64,
+            reply: Box::new(|outcome| completer.complete(outcome)),
+        };
+        match self.post(group).send(mail) {
+            Ok(()) => pending,
+            Err(_) => answered(Err(Rejection::Overloaded.into())),
+        }
+    }
+
     /// Reads committed entries from `from_index` on, about a mebibyte at most, as this node has applied them. Without
     /// any it waits for `wait`, then answers with none.
     pub fn read(
@@ -251,7 +283,11 @@ impl Handle {
 }
 
 fn refused(rejection: Rejection) -> Pending<Outcome> {
-    let (completer, pending) = pending(Err(ProposeError::Rejected(rejection)));
+    answered(Err(ProposeError::Rejected(rejection)))
+}
+
+fn answered<T>(answer: T) -> Pending<T> {
+    let (completer, pending) = pending(answer);
     drop(completer);
     pending
 }

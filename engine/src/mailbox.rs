@@ -15,8 +15,10 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crate::batch::Entries;
 use crate::client::protocol::{GroupInfoV1, ReplyV1};
 use crate::limits::MAILBOX_MAX;
+use crate::membership::{Membership, MembershipChange};
 use crate::outcome::{Epoch, GroupId, Outcome};
 use crate::peers::Genesis;
+use crate::shard::membership::MembershipReply;
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
 
@@ -56,6 +58,10 @@ pub(crate) enum Mail {
     InfoAll { reply: Box<dyn FnOnce(ReplyV1) + Send> },
     /// At which epoch this node takes proposals of a group.
     Epoch { group: GroupId, reply: Box<dyn FnOnce(Option<Epoch>) + Send> },
+    /// Who votes in a group.
+    Membership { group: GroupId, reply: Box<dyn FnOnce(Option<Membership>) + Send> },
+    /// Change who votes in a group whose voters are those of `version`.
+    ChangeMembership { group: GroupId, version: u64, change: MembershipChange, wait_ms: u64, reply: MembershipReply },
     /// Run on the shard's thread.
     Run(Box<dyn FnOnce(&mut LocalShard<'_>) + Send>),
     /// A handshake is done: a peer's connection.

@@ -42,6 +42,7 @@ pub(crate) mod group;
 mod identity;
 pub(crate) mod links;
 mod mail;
+pub(crate) mod membership;
 pub(crate) mod memory;
 pub(crate) mod producers;
 pub(crate) mod reads;
@@ -148,6 +149,8 @@ pub(crate) struct Shard {
     /// Entries whose proposers were told in this turn.
     completed: u64,
     reads: HashMap<u64, Purpose>,
+    /// Groups whose voters are being changed.
+    changing: Vec<u32>,
     /// Groups with readers that wait, some of them perhaps more than once or no longer.
     waiting: Vec<u32>,
     next_read: u64,
@@ -226,6 +229,7 @@ impl Shard {
             completions: Vec::new(),
             completed: 0,
             reads: HashMap::new(),
+            changing: Vec::new(),
             waiting: Vec::new(),
             next_read: 1,
             spare_entries: Vec::new(),
@@ -762,6 +766,7 @@ impl Shard {
             self.heartbeat();
         }
         self.expire_reads();
+        self.follow_changes();
         self.mark_quiet_log();
     }
 
@@ -774,12 +779,13 @@ impl Shard {
         } else {
             mark(Mark::LogStuck);
         }
-        let alive = 1 + self.peers.iter().filter(|p| self.now_ns < p.answered_ns + QUORUM_LOST_NS).count();
-        let voters = self.peers.len() + 1;
-        let quorum = voters / 2 + 1;
-        if alive < quorum || self.wal_stuck() || self.yields() {
+        let all_gone = self.wal_stuck() || self.yields();
+        if all_gone || self.peers.iter().any(|peer| self.now_ns >= peer.answered_ns + QUORUM_LOST_NS) {
             for at in 0..self.groups.len() as u32 {
-                self.act(at, &[], |r, out| r.quorum_lost(out));
+                let replica = &self.groups[at as usize].replica;
+                if replica.leads() && (all_gone || !self.is_reachable(replica.configuration())) {
+                    self.act(at, &[], |r, out| r.quorum_lost(out));
+                }
             }
         }
         let rolled = std::mem::take(&mut self.rolled);

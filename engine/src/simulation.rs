@@ -17,6 +17,7 @@ use crate::client::protocol::GroupInfoV1;
 use crate::config::Config;
 use crate::configuration;
 use crate::mailbox::{Mail, PeerHello};
+use crate::membership::{MembershipChange, MembershipOutcome};
 use crate::node::MachineFactory;
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::seen::Seen;
@@ -341,6 +342,19 @@ impl SimShard {
         };
         let values = (log.chosen().0 + 1..=log.last().0).filter_map(value).collect();
         Some(HeldVotes { promised: replica.promised().pack(), chosen: log.chosen().0, values })
+    }
+
+    /// Asks for a change of who votes in a group whose voters are those of `version`, as a node's handle does.
+    pub fn change_membership(
+        &mut self,
+        group: GroupId,
+        version: u64,
+        change: MembershipChange,
+        patience_ns: u64,
+        reply: Box<dyn FnOnce(MembershipOutcome) + Send>,
+    ) {
+        let until_ns = self.shard.now_ns + patience_ns;
+        self.shard.change_membership(group, version, change, until_ns, reply);
     }
 
     /// Why a log that refuses proposals does not let its oldest segment go.

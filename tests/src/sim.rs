@@ -12,6 +12,7 @@ mod faults;
 mod links;
 pub mod load;
 mod lost;
+mod members;
 pub mod network;
 pub mod observe;
 pub mod plan;

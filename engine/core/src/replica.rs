@@ -176,6 +176,11 @@ impl<P: Payload> Replica<P> {
         }
     }
 
+    /// Whether this replica leads, though perhaps without taking proposals yet.
+    pub fn leads(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
+    }
+
     /// The ballot that this replica leads and takes proposals at: its epoch.
     pub fn epoch(&self) -> Option<Ballot> {
         match &self.role {

@@ -6,6 +6,7 @@ use synod_core::planted::{Bug, is};
 use synod_core::{Ballot, RecordSeq, Replica, Slot, Timer};
 use synod_wal::record::RecordHeader;
 
+use super::membership::PendingChange;
 use super::reads::ReadRequest;
 use crate::apply::ApplyState;
 use crate::batch::{Batch, Entries};
@@ -81,6 +82,8 @@ pub(crate) struct Group {
     /// The frame with the group's last record.
     pub(crate) last_frame: u64,
     pub(crate) timer: (Timer, Option<u64>),
+    /// A change of its voters under way.
+    pub(crate) change: Option<Box<PendingChange>>,
     /// The peer whose leadership this replica follows.
     pub(crate) follows: Option<usize>,
     pub(crate) waiters: Vec<ReadRequest>,
@@ -123,6 +126,7 @@ impl Group {
             durable: RecordSeq(0),
             last_frame: 0,
             timer: (Timer::Off, None),
+            change: None,
             follows: None,
             waiters: Vec::new(),
             indexes,

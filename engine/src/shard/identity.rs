@@ -52,7 +52,9 @@ impl Shard {
     /// A peer's replica that has no vote has caught up with this leader: it gets the vote of the one that its node had
     /// before, and which is no more.
     pub(super) fn give_vote(&mut self, at: u32, outsider: MemberId) {
-        let Some(peer) = outsider.outsider_peer().and_then(|peer| self.peers.get(peer)) else { return };
+        let Some(place) = outsider.outsider_peer().filter(|peer| *peer < self.peers.len()) else { return };
+        self.propose_change(at, Some(place));
+        let peer = &self.peers[place];
         let (node, replica) = (peer.node, ReplicaId(peer.replica));
         let group = &self.groups[at as usize];
         if let Some(next) = group.replica.configuration().replace(node, replica) {

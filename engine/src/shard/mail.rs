@@ -46,6 +46,10 @@ impl Shard {
             Mail::Info { group, reply } => reply(self.group_at(group).map(|at| self.group_info(at))),
             Mail::InfoAll { reply } => reply(self.info()),
             Mail::Epoch { group, reply } => reply(self.group_at(group).and_then(|at| self.epoch_of(at))),
+            Mail::Membership { group, reply } => reply(self.group_at(group).map(|at| self.membership(at))),
+            Mail::ChangeMembership { group, version, change, wait_ms, reply } => {
+                self.change_membership(group, version, change, self.now_ns + wait_ms * 1_000_000, reply);
+            }
             Mail::Genesis(genesis) => self.found(&genesis),
             Mail::Wake => self.producers.due = true,
             Mail::Run(run) => run(&mut LocalShard { shard: self, producer: None }),

@@ -95,6 +95,7 @@ impl World {
             "wipe" => self.wipe(node),
             "rot" => self.rot(node),
             "rollback" => self.remember_log(node),
+            "members" => self.change_voters()?,
             "disk-error" => self.nodes[node].fail_next = true,
             "full" => {
                 self.nodes[node].full = true;
@@ -198,8 +199,9 @@ impl World {
     }
 
     /// From now on a quorum is well; the others are down, or stay cut off in one direction or both, for good.
-    pub(super) fn give_up_a_minority(&mut self) {
+    pub(super) fn give_up_a_minority(&mut self) -> Result<(), String> {
         self.faults_on = false;
+        self.take_changes()?;
         self.replace_spoilt_logs();
         self.heal_nodes();
         let mut order: Vec<usize> = (0..self.plan.nodes).collect();
@@ -234,6 +236,7 @@ impl World {
                 self.after(1, Event::Start { node });
             }
         }
+        Ok(())
     }
 
     /// Ends partitions, pauses, hangs and full disks.

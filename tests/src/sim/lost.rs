@@ -94,7 +94,7 @@ impl World {
         let votes = |node: usize| (1..=self.plan.groups).map(move |group| self.observer.vote(node, group));
         // Somebody well must have state machines, or nothing is seen.
         let fed = self.nodes.iter().all(|node| node.logs.iter().all(|log| !log.without_machines));
-        if !fed || (0..self.plan.nodes).any(|node| votes(node).any(|(_, works)| !works)) {
+        if !fed || !self.members.is_quiet() || (0..self.plan.nodes).any(|node| votes(node).any(|(_, works)| !works)) {
             return self.plan.nodes;
         }
         (0..self.plan.nodes).filter(|node| votes(*node).any(|(votes, _)| !votes)).count()

@@ -128,10 +128,12 @@ plan! {
     rot_ns: u64,
     /// Mean time between logs that come back as they were before.
     rollback_ns: u64,
+    /// Mean time between changes of who votes in some group.
+    members_ns: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
-pub const FAULTS: [&str; 15] = [
+pub const FAULTS: [&str; 16] = [
     "crash",
     "partition",
     "swizzle",
@@ -147,6 +149,7 @@ pub const FAULTS: [&str; 15] = [
     "wipe",
     "rot",
     "rollback",
+    "members",
 ];
 
 /// A log of so many MiB, kept for nobody, is all that a run writes.
@@ -239,6 +242,7 @@ impl Plan {
             ..Self::default()
         }
         .with_lost_logs(large)
+        .with_changes_of_voters()
     }
 
     /// In one of four plans logs are lost. It has dice of its own, so that the other plans stay what they are.
@@ -253,6 +257,18 @@ impl Plan {
         // On a full disk even what should be kept goes.
         if dice.below(4) > 0 && self.full_ns == 0 {
             self.retain_mib = RETAIN_ALL_MIB;
+        }
+        self
+    }
+
+    /// In one of four of the others votes are taken away and given back. Dice of its own, as above.
+    fn with_changes_of_voters(mut self) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0x0070_7e55);
+        let loses = self.wipe_ns + self.rot_ns + self.rollback_ns > 0;
+        if self.nodes > 2 && !loses && self.wal_mib_max == 0 && dice.below(4) == 0 {
+            // One that only learns is not waited for when logs are trimmed.
+            self.retain_mib = RETAIN_ALL_MIB;
+            self.members_ns = self.safety_ns / pick(&mut dice, &[4, 10, 40]);
         }
         self
     }
@@ -299,6 +315,7 @@ impl Plan {
             ..Self::default()
         }
         .with_lost_logs(false)
+        .with_changes_of_voters()
     }
 
     /// Refuses what no cluster can be.
@@ -336,6 +353,7 @@ impl Plan {
             "wipe" => &mut self.wipe_ns,
             "rot" => &mut self.rot_ns,
             "rollback" => &mut self.rollback_ns,
+            "members" => &mut self.members_ns,
             _ => return None,
         })
     }

@@ -12,6 +12,7 @@ use super::agenda::Agenda;
 use super::clock::Clock;
 use super::load::{Load, Step};
 use super::lost::LogState;
+use super::members::Members;
 use super::network::{ConnId, Network};
 use super::observe::Observer;
 use super::plan::{MS, Plan, S, around};
@@ -127,6 +128,7 @@ pub struct World {
     pub(super) network: Network,
     pub(super) load: Load,
     pub(super) observer: Observer,
+    pub(super) members: Members,
     pub(super) report: Report,
     pub(super) print: bool,
     pub(super) faults_on: bool,
@@ -184,6 +186,7 @@ impl World {
         let mut world = Self {
             network: Network::new(plan.nodes, plan.shards),
             observer: Observer::new(&replicas, plan.groups),
+            members: Members::default(),
             plan,
             dice,
             now_ns: 1,
@@ -231,7 +234,7 @@ impl World {
         // Everything may fail.
         self.run_for(self.plan.safety_ns)?;
         // A quorum is healed, the rest stays broken for good: the quorum must commit again.
-        self.give_up_a_minority();
+        self.give_up_a_minority()?;
         self.load.probe(&self.plan);
         let acknowledged = self.load.acknowledged();
         let planned = PLANNED_MIN + 2 * self.plan.groups;
@@ -239,6 +242,7 @@ impl World {
         let end = self.now_ns + LIVENESS_NS;
         loop {
             self.run_for(200 * MS)?;
+            self.give_votes_back()?;
             let late = (1..=self.plan.groups).find(|group| !self.is_live(*group, before[*group as usize - 1]));
             let done = self.load.acknowledged() - acknowledged;
             let Some(group) = late else {
@@ -266,6 +270,7 @@ impl World {
         let end = self.now_ns + LIVENESS_NS;
         loop {
             self.run_for(200 * MS)?;
+            self.give_votes_back()?;
             let late = (1..=self.plan.groups).find(|group| !self.is_settled(*group));
             let Some(group) = late else { break };
             if self.now_ns > end {
@@ -334,7 +339,7 @@ impl World {
         (0..self.plan.nodes).map(node).chain(kept).chain(links).collect::<Vec<_>>().join("; ")
     }
 
-    fn shard(&self, node: usize, group: GroupId) -> Option<&SimShard> {
+    pub(super) fn shard(&self, node: usize, group: GroupId) -> Option<&SimShard> {
         Some(&self.nodes[node].process.as_ref()?.shards[group as usize % self.plan.shards])
     }
 

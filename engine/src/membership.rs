@@ -1,0 +1,79 @@
+//! Who votes in a group, and changing it.
+
+use crate::outcome::{NodeId, Rejection};
+
+/// Who votes in a group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Membership {
+    /// Counts the changes; a change names the version that it is meant for.
+    pub version: u64,
+    /// The nodes whose replicas vote.
+    pub voters: Vec<NodeId>,
+    /// The nodes whose replicas only learn.
+    pub learners: Vec<NodeId>,
+}
+
+/// A change of a group's voters, one at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MembershipChange {
+    /// The replica of this node, which learns already, gets a vote once it has caught up.
+    Add(NodeId),
+    /// The replica of this node loses its vote, and learns on.
+    Remove(NodeId),
+}
+
+impl MembershipChange {
+    /// The node that is meant.
+    pub fn node(self) -> NodeId {
+        match self {
+            Self::Add(node) | Self::Remove(node) => node,
+        }
+    }
+}
+
+/// Why the voters of a group were not changed. Only [`MembershipError::Unknown`] leaves it open whether they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum MembershipError {
+    /// The node does not take the change: see [`Rejection`].
+    #[error("{0}")]
+    Rejected(#[from] Rejection),
+    /// The voters have been changed since.
+    #[error(
+        "the group's voters are those of version {version}, which is not the one that the change is meant for: look at them again"
+    )]
+    VersionConflict {
+        /// The version that governs.
+        version: u64,
+    },
+    /// The node has a vote already.
+    #[error("node {0} votes already")]
+    VotesAlready(NodeId),
+    /// The node has no vote.
+    #[error("node {0} does not vote")]
+    DoesNotVote(NodeId),
+    /// The cluster has no such node.
+    #[error("there is no node {0} in this cluster")]
+    UnknownNode(NodeId),
+    /// A group without voters would be lost.
+    #[error("node {0} is the last voter: a group without voters would be lost")]
+    LastVoter(NodeId),
+    /// There are as many voters as a group may have, or as it may ever have had.
+    #[error("the group can have no more voters")]
+    TooMany,
+    /// Without the node, those who are left could not commit: too few of them can be reached.
+    #[error("without node {0} too few voters are left that can be reached: bring the others back first")]
+    WouldStop(NodeId),
+    /// Another change is under way.
+    #[error("another change of this group's voters is under way: try again when it is through")]
+    Busy,
+    /// The node did not catch up in time. Nothing was changed.
+    #[error("node {0} has not caught up in time, or cannot be reached: nothing was changed")]
+    NotCaughtUp(NodeId),
+    /// The change was proposed, and what became of it is not known.
+    #[error("the change was proposed, and what became of it is not known: look at the group's voters")]
+    Unknown,
+}
+
+/// The outcome of a change: the voters that it led to. It is told when something is chosen under them; from then on a
+/// node that lost its vote may be switched off.
+pub type MembershipOutcome = Result<Membership, MembershipError>;

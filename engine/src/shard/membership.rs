@@ -1,0 +1,190 @@
+//! Changing who votes in a group.
+//!
+//! A change is taken by the group's leader, for the version of the configuration that its asker has seen. It is told
+//! done when something behind the new configuration is chosen, which only a leader that the new voters elected brings
+//! about: then the old ones are not needed any more.
+
+use synod_core::{Configuration, ReplicaId, Slot};
+
+use super::{QUORUM_LOST_NS, Shard};
+use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
+use crate::outcome::{GroupId, Rejection};
+
+/// Who is told what became of a change.
+pub(crate) type MembershipReply = Box<dyn FnOnce(MembershipOutcome) + Send>;
+
+/// A change under way.
+pub(crate) struct PendingChange {
+    change: MembershipChange,
+    stage: Stage,
+    until_ns: u64,
+    reply: MembershipReply,
+}
+
+enum Stage {
+    /// Nothing is proposed: the leader is busy with something else, or the new voter has to catch up.
+    Waits,
+    /// This configuration is proposed.
+    Proposed(Configuration),
+    /// It governs behind this slot.
+    Governs(Configuration, Slot),
+}
+
+impl Shard {
+    /// Who votes in a group, as this node knows it.
+    pub(crate) fn membership(&self, at: u32) -> Membership {
+        self.membership_of(self.groups[at as usize].replica.configuration())
+    }
+
+    fn membership_of(&self, configuration: &Configuration) -> Membership {
+        let voters: Vec<u64> = configuration.voters.iter().map(|voter| voter.node).collect();
+        let mut learners: Vec<u64> = self.peers.iter().map(|peer| peer.node).chain([self.node]).collect();
+        learners.retain(|node| !voters.contains(node));
+        learners.sort_unstable();
+        Membership { version: configuration.version, voters, learners }
+    }
+
+    /// Changes who votes, if this node leads the group and `version` governs it.
+    pub(crate) fn change_membership(
+        &mut self,
+        id: GroupId,
+        version: u64,
+        change: MembershipChange,
+        until_ns: u64,
+        reply: MembershipReply,
+    ) {
+        let checked = match self.group_at(id) {
+            None => Err(Rejection::UnknownGroup.into()),
+            Some(at) => self.check_change(at, version, change).map(|()| at),
+        };
+        match checked {
+            Err(error) => reply(Err(error)),
+            Ok(at) => {
+                let pending = PendingChange { change, stage: Stage::Waits, until_ns, reply };
+                self.groups[at as usize].change = Some(Box::new(pending));
+                self.changing.push(at);
+                if let MembershipChange::Remove(_) = change {
+                    self.propose_change(at, None);
+                }
+            }
+        }
+    }
+
+    fn check_change(&self, at: u32, version: u64, change: MembershipChange) -> Result<(), MembershipError> {
+        let group = &self.groups[at as usize];
+        let configuration = group.replica.configuration();
+        if self.stopping {
+            return Err(Rejection::Stopping.into());
+        }
+        if group.replica.epoch().is_none() {
+            return Err(Rejection::NotLeader { leader: self.leader_of(at) }.into());
+        }
+        if configuration.version != version {
+            return Err(MembershipError::VersionConflict { version: configuration.version });
+        }
+        if group.change.is_some() {
+            return Err(MembershipError::Busy);
+        }
+        let node = change.node();
+        if node != self.node && self.peers.iter().all(|peer| peer.node != node) {
+            return Err(MembershipError::UnknownNode(node));
+        }
+        let votes = configuration.voter_on(node).is_some();
+        match change {
+            MembershipChange::Add(_) if votes => Err(MembershipError::VotesAlready(node)),
+            // Any id will do to see whether there is room.
+            MembershipChange::Add(_) if configuration.add(node, ReplicaId(0)).is_none() => {
+                Err(MembershipError::TooMany)
+            }
+            MembershipChange::Remove(_) if !votes => Err(MembershipError::DoesNotVote(node)),
+            MembershipChange::Remove(_) => match configuration.remove(node) {
+                None => Err(MembershipError::LastVoter(node)),
+                Some(next) if !self.is_reachable(&next) => Err(MembershipError::WouldStop(node)),
+                Some(_) => Ok(()),
+            },
+            MembershipChange::Add(_) => Ok(()),
+        }
+    }
+
+    /// Whether a quorum of a configuration's voters has answered lately.
+    pub(super) fn is_reachable(&self, configuration: &Configuration) -> bool {
+        let answers = |node: u64, replica: ReplicaId| {
+            node == self.node
+                || self.peers.iter().any(|peer| {
+                    peer.node == node && peer.replica == replica.0 && self.now_ns < peer.answered_ns + QUORUM_LOST_NS
+                })
+        };
+        let reachable = configuration.voters.iter().filter(|voter| answers(voter.node, voter.replica)).count();
+        reachable > configuration.voters.len() / 2
+    }
+
+    /// Has the change of a group proposed, if it waits; `caught_up` is the peer that has just caught up.
+    pub(super) fn propose_change(&mut self, at: u32, caught_up: Option<usize>) {
+        let group = &self.groups[at as usize];
+        let Some(pending) = &group.change else { return };
+        if !matches!(pending.stage, Stage::Waits) {
+            return;
+        }
+        let configuration = group.replica.configuration();
+        let next = match (pending.change, caught_up.map(|peer| &self.peers[peer])) {
+            (MembershipChange::Add(node), Some(peer)) if peer.node == node => {
+                configuration.add(node, ReplicaId(peer.replica))
+            }
+            (MembershipChange::Remove(node), _) => configuration.remove(node).filter(|next| self.is_reachable(next)),
+            _ => None,
+        };
+        let Some(next) = next else { return };
+        let mut proposed = false;
+        self.act(at, &[], |r, out| proposed = r.reconfigure(next.clone(), out));
+        let group = &mut self.groups[at as usize];
+        if proposed && let Some(pending) = &mut group.change {
+            tracing::info!(group = group.names.id, change = ?pending.change, "a change of voters is proposed");
+            pending.stage = Stage::Proposed(next);
+        }
+    }
+
+    /// Looks what has become of the changes under way.
+    pub(super) fn follow_changes(&mut self) {
+        for at in std::mem::take(&mut self.changing) {
+            self.propose_change(at, None);
+            match self.outcome_of_change(at) {
+                None => self.changing.push(at),
+                Some(outcome) => {
+                    let pending = self.groups[at as usize].change.take().expect("it is followed");
+                    (pending.reply)(outcome);
+                }
+            }
+        }
+    }
+
+    fn outcome_of_change(&mut self, at: u32) -> Option<MembershipOutcome> {
+        let leader = self.leader_of(at);
+        let group = &mut self.groups[at as usize];
+        let (chosen, leads) = (group.replica.log().chosen(), group.replica.epoch().is_some());
+        let governing = group.replica.configuration();
+        let pending = group.change.as_mut().expect("it is followed");
+        if let Stage::Proposed(next) = &pending.stage
+            && governing.version >= next.version
+        {
+            if governing != next {
+                // Another one took its place, or came after it: which, is not seen here.
+                return Some(Err(MembershipError::Unknown));
+            }
+            pending.stage = Stage::Governs(next.clone(), chosen);
+        }
+        let late = self.now_ns >= pending.until_ns || self.stopping;
+        match &pending.stage {
+            Stage::Governs(next, slot) if chosen > *slot => {
+                let next = next.clone();
+                Some(Ok(self.membership_of(&next)))
+            }
+            Stage::Waits if !leads => Some(Err(Rejection::NotLeader { leader }.into())),
+            Stage::Waits if late => Some(Err(match pending.change {
+                MembershipChange::Add(node) => MembershipError::NotCaughtUp(node),
+                MembershipChange::Remove(node) => MembershipError::WouldStop(node),
+            })),
+            _ if late => Some(Err(MembershipError::Unknown)),
+            _ => None,
+        }
+    }
+}

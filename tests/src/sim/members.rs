@@ -1,0 +1,125 @@
+//! Changes of who votes, as an operator would ask for them: votes are taken away while much goes wrong, and given back
+//! later.
+//!
+//! The budget: a vote is taken away only where everybody else has one, and while it is not known what became of a
+//! change, nobody is given up for good: it may still take effect.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use synod::simulation::SimShard;
+use synod::{GroupId, MembershipChange, MembershipError, MembershipOutcome};
+
+use super::plan::S;
+use super::world::World;
+
+/// An operator waits so long for a change.
+const PATIENCE_NS: u64 = 20 * S;
+
+/// What an operator was told of a change that was asked for at a version.
+type Told = (GroupId, u64, MembershipChange, MembershipOutcome);
+
+/// The changes asked for.
+#[derive(Default)]
+pub(super) struct Members {
+    told: Arc<Mutex<Vec<Told>>>,
+    /// How many were asked for in a group at a version, of which it is not known what became of them.
+    open: BTreeMap<(GroupId, u64), usize>,
+}
+
+impl Members {
+    /// Whether no change may take effect that nobody knows of.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.open.is_empty()
+    }
+}
+
+impl World {
+    /// Takes a vote away, or gives one back.
+    pub(super) fn change_voters(&mut self) -> Result<(), String> {
+        self.take_changes()?;
+        let group = 1 + self.dice.below(self.plan.groups as usize) as GroupId;
+        let (node, anyone) = (self.dice.below(self.plan.nodes), self.dice.below(self.plan.nodes));
+        let missing = (0..self.plan.nodes).find(|at| !self.observer.vote(*at, group).0);
+        let change =
+            missing.map_or(MembershipChange::Remove(node as u64 + 1), |at| MembershipChange::Add(at as u64 + 1));
+        // Mostly the leader is asked.
+        let asked = if self.dice.below(4) == 0 { Some(anyone) } else { self.leader(group) };
+        if let Some(asked) = asked {
+            self.ask_for(asked, group, change);
+        }
+        Ok(())
+    }
+
+    /// Gives all nodes that run their votes back.
+    pub(super) fn give_votes_back(&mut self) -> Result<(), String> {
+        self.take_changes()?;
+        for group in 1..=self.plan.groups {
+            let lacks = |at: &usize| !self.nodes[*at].given_up && !self.observer.vote(*at, group).0;
+            if let Some(missing) = (0..self.plan.nodes).find(lacks)
+                && let Some(leader) = self.leader(group)
+            {
+                self.ask_for(leader, group, MembershipChange::Add(missing as u64 + 1));
+            }
+        }
+        Ok(())
+    }
+
+    fn leader(&self, group: GroupId) -> Option<usize> {
+        (0..self.plan.nodes).find(|at| {
+            let info = self.shard(*at, group).and_then(|shard| shard.info(group));
+            !self.nodes[*at].paused && info.is_some_and(|info| info.epoch > 0)
+        })
+    }
+
+    fn ask_for(&mut self, node: usize, group: GroupId, change: MembershipChange) {
+        let Some((version, _)) = self.shard(node, group).and_then(|shard| shard.configuration(group)) else { return };
+        let told = Arc::clone(&self.members.told);
+        let reply = Box::new(move |outcome| {
+            told.lock().expect("no holder panics").push((group, version, change, outcome));
+        });
+        let ask = |shard: &mut SimShard| shard.change_membership(group, version, change, PATIENCE_NS, reply);
+        if !self.nodes[node].paused && self.with_shard(node, group as usize % self.plan.shards, ask).is_some() {
+            *self.members.open.entry((group, version)).or_default() += 1;
+        }
+    }
+
+    /// Hears what became of the changes.
+    pub(super) fn take_changes(&mut self) -> Result<(), String> {
+        let told = std::mem::take(&mut *self.members.told.lock().expect("no holder panics"));
+        for (group, version, change, outcome) in told {
+            match outcome {
+                // It may take effect at any time.
+                Err(MembershipError::Unknown) => {
+                    self.mark("change of voters unknown");
+                    continue;
+                }
+                Err(MembershipError::NotCaughtUp(_)) => self.mark("new voter not caught up"),
+                Err(_) => self.mark("change of voters refused"),
+                Ok(membership) => {
+                    let (votes, wanted) =
+                        (membership.voters.contains(&change.node()), matches!(change, MembershipChange::Add(_)));
+                    if votes != wanted || membership.version != version + 1 {
+                        return Err(format!("group {group}: {change:?} at version {version} led to {membership:?}"));
+                    }
+                    self.mark(if wanted { "vote given" } else { "vote taken away" });
+                }
+            }
+            if let Some(open) = self.members.open.get_mut(&(group, version)) {
+                *open -= 1;
+            }
+        }
+        // Behind a later configuration that works, none of an older version can be chosen.
+        let newest = |group: GroupId| {
+            let known = (0..self.plan.nodes).filter_map(|node| self.shard(node, group)?.configuration(group));
+            known.map(|(version, _)| version).max().unwrap_or(0)
+        };
+        let still = |group: GroupId, version: u64| newest(group) <= version || !self.observer.vote(0, group).1;
+        let over = self.members.open.iter().filter(|((group, version), open)| **open == 0 || !still(*group, *version));
+        let over: Vec<_> = over.map(|(key, _)| *key).collect();
+        for key in over {
+            self.members.open.remove(&key);
+        }
+        Ok(())
+    }
+}
