@@ -16,6 +16,7 @@ use synod_transport::net::listen::dial;
 
 use crate::batch::Entries;
 use crate::config::{Cluster, Member};
+use crate::membership::{Membership, MembershipChange};
 use crate::outcome::{Committed, GroupId, NodeId};
 use crate::shard::reads::CommittedEntries;
 use crate::wire::{CLIENT_REPLY, CLIENT_REQUEST};
@@ -309,6 +310,39 @@ impl Client {
             ReplyV1::Trimmed { first_index } => Err(ClientError::Trimmed { group, first_index }),
             ReplyV1::Failed { text } => Err(ClientError::Failed(format!("node {node}: {text}"))),
             reply => Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),
+        }
+    }
+
+    /// Who votes in a group, as its leader knows it.
+    ///
+    /// # Errors
+    /// When no leader answers in time.
+    pub fn membership(&mut self, group: GroupId) -> Result<Membership, ClientError> {
+        let (leader, _) = self.leader(group)?;
+        match self.call(leader, &Request::Membership { group }, Duration::from_secs(5))? {
+            ReplyV1::Membership { version, voters, learners } => Ok(Membership { version, voters, learners }),
+            reply => Err(ClientError::Failed(format!("node {leader} answered {reply:?}"))),
+        }
+    }
+
+    /// Has the leader of a group change who votes, if the voters are still those of `version`. It may take as long as a
+    /// call of this client.
+    ///
+    /// # Errors
+    /// When no leader answers in time, or it does not do it: the text says why.
+    pub fn change_membership(
+        &mut self,
+        group: GroupId,
+        version: u64,
+        change: MembershipChange,
+    ) -> Result<Membership, ClientError> {
+        let (leader, _) = self.leader(group)?;
+        let wait_ms = self.timeout.as_millis().min(u128::from(u32::MAX)) as u32;
+        let request = Request::ChangeMembership { group, version, change, wait_ms };
+        match self.call(leader, &request, self.timeout + Duration::from_secs(5))? {
+            ReplyV1::Membership { version, voters, learners } => Ok(Membership { version, voters, learners }),
+            ReplyV1::Failed { text } => Err(ClientError::Failed(text)),
+            reply => Err(ClientError::Failed(format!("node {leader} answered {reply:?}"))),
         }
     }
 

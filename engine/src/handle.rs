@@ -14,6 +14,7 @@ use crate::limits::READ_BYTES_MAX;
 use crate::mailbox::{Mail, Post};
 use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 use crate::outcome::{Committed, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
+use crate::shard::membership::MembershipReply;
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
 
@@ -224,7 +225,7 @@ impl Handle {
             version,
             change,
             wait_ms: timeout.as_millis() as u64,
-            reply: Box::new(|outcome| completer.complete(outcome)),
+            reply: MembershipReply::Callback(Box::new(|outcome| completer.complete(outcome))),
         };
         match self.post(group).send(mail) {
             Ok(()) => pending,

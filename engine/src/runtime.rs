@@ -21,8 +21,9 @@ use synod_wal::disk::{Disk, UringDisk};
 
 use crate::clock::now_ns;
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post};
-use crate::outcome::{NodeId, ProposeError, Rejection};
+use crate::outcome::{NodeId, Rejection};
 use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
+use crate::shard::membership::MembershipReply;
 use crate::shard::serve::read_reply;
 use crate::shard::{Notice, Shard};
 
@@ -527,7 +528,7 @@ impl Driver {
 
     /// A client's request for a group of another shard goes there, and its reply comes back.
     fn forward(&self, connection: u64, request: u64, decoded: crate::client::protocol::Request) {
-        use crate::client::protocol::{ReplyV1, Request};
+        use crate::client::protocol::{ReplyV1, Request, rejected};
         let to = self.posts[(decoded.group() % self.posts.len() as u64) as usize].clone();
         let back = self.posts[self.shard.borrow().shard_number()].clone();
         let reply = move |reply: ReplyV1| {
@@ -552,9 +553,22 @@ impl Driver {
                 reply: Box::new(move |answer| reply(read_reply(answer))),
             },
             Request::Info { .. } => Mail::InfoAll { reply: Box::new(reply) },
+            Request::Membership { group } => Mail::Membership {
+                group,
+                reply: Box::new(move |membership| {
+                    reply(membership.map_or_else(|| rejected(Rejection::UnknownGroup), ReplyV1::from));
+                }),
+            },
+            Request::ChangeMembership { group, version, change, wait_ms } => Mail::ChangeMembership {
+                group,
+                version,
+                change,
+                wait_ms: u64::from(wait_ms),
+                reply: MembershipReply::Callback(Box::new(move |outcome| reply(outcome.into()))),
+            },
         };
         if to.send(mail).is_err() {
-            let reply = ReplyV1::from(Err(ProposeError::Rejected(Rejection::Overloaded)));
+            let reply = rejected(Rejection::Overloaded);
             self.event(|shard| shard.reply(connection, request, &reply));
         }
     }

@@ -21,6 +21,7 @@ use crate::membership::{MembershipChange, MembershipOutcome};
 use crate::node::MachineFactory;
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::seen::Seen;
+use crate::shard::membership::MembershipReply;
 use crate::shard::memory::Memory;
 use crate::shard::{Notice, Shard};
 use crate::wire::{CONFIGURATION, kind};
@@ -354,7 +355,7 @@ impl SimShard {
         reply: Box<dyn FnOnce(MembershipOutcome) + Send>,
     ) {
         let until_ns = self.shard.now_ns + patience_ns;
-        self.shard.change_membership(group, version, change, until_ns, reply);
+        self.shard.change_membership(group, version, change, until_ns, MembershipReply::Callback(reply));
     }
 
     /// Why a log that refuses proposals does not let its oldest segment go.

@@ -10,6 +10,7 @@ mod error;
 mod init;
 mod lines;
 mod local;
+mod member;
 mod serve;
 mod status;
 mod survey;
@@ -48,6 +49,7 @@ enum Command {
     Status(status::Args),
     Append(append::Args),
     Tail(tail::Args),
+    Member(member::Args),
 }
 
 /// Runs the command that the process was given.
@@ -59,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Append(args) => append::run(&args),
         Command::Tail(args) => tail::run(&args),
+        Command::Member(args) => member::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

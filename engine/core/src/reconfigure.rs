@@ -24,6 +24,12 @@ impl<P: Payload> Replica<P> {
         &self.configuration
     }
 
+    /// The slot of the configuration that governs, or one behind it when that is all that is known: once more is chosen,
+    /// its voters have chosen something.
+    pub fn configured_at(&self) -> Slot {
+        self.configured_at
+    }
+
     /// The voter with a number, of this configuration or of the one before: who has lost its vote is told so under its
     /// old number.
     pub fn voter(&self, member: MemberId) -> Option<&Voter> {
@@ -38,7 +44,7 @@ impl<P: Payload> Replica<P> {
     /// Who votes at the beginning has become known.
     pub fn found(&mut self, genesis: Configuration, out: Out<'_, P>) {
         if self.configuration == Configuration::default() {
-            self.govern(genesis, out);
+            self.govern(genesis, Slot::ZERO, out);
         }
     }
 
@@ -75,17 +81,17 @@ impl<P: Payload> Replica<P> {
     pub(crate) fn adopt_configurations(&mut self, before: Slot, out: Out<'_, P>) {
         let newest = (before.0 + 1..=self.log().chosen().0).rev().find_map(|slot| {
             match &self.log().get(Slot(slot)).expect("what was just chosen is in memory").value.body {
-                Body::Configuration(configuration) => Some((**configuration).clone()),
+                Body::Configuration(configuration) => Some(((**configuration).clone(), Slot(slot))),
                 _ => None,
             }
         });
-        if let Some(configuration) = newest {
-            self.govern(configuration, out);
+        if let Some((configuration, slot)) = newest {
+            self.govern(configuration, slot, out);
         }
     }
 
     /// Lets a chosen configuration govern. Whoever led goes on under it with a ballot of its own.
-    fn govern(&mut self, configuration: Configuration, out: Out<'_, P>) {
+    fn govern(&mut self, configuration: Configuration, slot: Slot, out: Out<'_, P>) {
         let newer = configuration.version > self.configuration.version || self.configuration.voters.is_empty();
         if !newer || !configuration.is_legal() {
             return;
@@ -96,6 +102,7 @@ impl<P: Payload> Replica<P> {
             self.broadcast(&message, out);
         }
         self.electorate = Electorate::new(&configuration, self.config.replica);
+        self.configured_at = slot;
         self.former = core::mem::replace(&mut self.configuration, configuration).voters;
         out.push(Action::Reconfigured);
         if self.following.is_some_and(|f| !self.electorate.is_voter(f.ballot.member)) {
@@ -162,7 +169,7 @@ impl<P: Payload> Replica<P> {
         }
         self.acceptor.skip_to(slot);
         self.persist(Record::Installed { slot }, out);
-        self.govern(configuration, out);
+        self.govern(configuration, slot, out);
         if let Some(learning) = self.learning.take() {
             self.learn(learning.from, learning.target, out);
         }

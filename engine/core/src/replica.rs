@@ -101,6 +101,8 @@ pub(crate) enum Role<P> {
 pub struct Replica<P> {
     pub(crate) config: Config,
     pub(crate) configuration: Configuration,
+    /// The slot that holds it.
+    pub(crate) configured_at: Slot,
     /// The voters of the configuration before it.
     pub(crate) former: Vec<Voter>,
     pub(crate) electorate: Electorate,
@@ -141,6 +143,7 @@ impl<P: Payload> Replica<P> {
         let mut replica = Self {
             electorate: Electorate::new(&configuration, config.replica),
             configuration,
+            configured_at: recovered.floor,
             former: Vec::new(),
             config,
             round_seen: recovered.promised.round,

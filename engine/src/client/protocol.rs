@@ -11,11 +11,15 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::batch::{Batch, Entries};
+use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 use crate::outcome::{Committed, GroupId, Outcome, ProposeError, Rejection};
 
 const APPEND: u8 = 1;
 const READ: u8 = 2;
 const INFO: u8 = 3;
+const MEMBERSHIP: u8 = 70;
+const ADD_VOTER: u8 = 71;
+const REMOVE_VOTER: u8 = 72;
 
 /// What a client asks.
 #[derive(Clone, Debug)]
@@ -45,6 +49,22 @@ pub enum Request {
         /// Any group of the shard.
         group: GroupId,
     },
+    /// Who votes in a group.
+    Membership {
+        /// The group.
+        group: GroupId,
+    },
+    /// Change who votes in a group.
+    ChangeMembership {
+        /// The group.
+        group: GroupId,
+        /// The version of its voters that the change is meant for.
+        version: u64,
+        /// The change.
+        change: MembershipChange,
+        /// It may take so long.
+        wait_ms: u32,
+    },
 }
 
 /// A request that is none.
@@ -57,6 +77,7 @@ impl Request {
     pub fn group(&self) -> GroupId {
         match self {
             Self::Append { group, .. } | Self::Read { group, .. } | Self::Info { group } => *group,
+            Self::Membership { group } | Self::ChangeMembership { group, .. } => *group,
         }
     }
 
@@ -79,6 +100,16 @@ impl Request {
                 out.extend_from_slice(&wait_ms.to_le_bytes());
             }
             Self::Info { .. } => out[0] = INFO,
+            Self::Membership { .. } => out[0] = MEMBERSHIP,
+            Self::ChangeMembership { version, change, wait_ms, .. } => {
+                out[0] = match change {
+                    MembershipChange::Add(_) => ADD_VOTER,
+                    MembershipChange::Remove(_) => REMOVE_VOTER,
+                };
+                out.extend_from_slice(&version.to_le_bytes());
+                out.extend_from_slice(&change.node().to_le_bytes());
+                out.extend_from_slice(&wait_ms.to_le_bytes());
+            }
         }
         out
     }
@@ -115,6 +146,22 @@ impl Request {
                 })
             }
             INFO if rest.is_empty() => Ok(Self::Info { group }),
+            MEMBERSHIP if rest.is_empty() => Ok(Self::Membership { group }),
+            operation @ (ADD_VOTER | REMOVE_VOTER) => {
+                let rest: &[u8; 20] =
+                    rest.try_into().map_err(|_| MalformedRequest("the length of a change of voters"))?;
+                let node = u64::from_le_bytes(rest[8..16].try_into().expect("eight bytes"));
+                Ok(Self::ChangeMembership {
+                    group,
+                    version: u64::from_le_bytes(rest[..8].try_into().expect("eight bytes")),
+                    change: if operation == ADD_VOTER {
+                        MembershipChange::Add(node)
+                    } else {
+                        MembershipChange::Remove(node)
+                    },
+                    wait_ms: u32::from_le_bytes(rest[16..].try_into().expect("four bytes")),
+                })
+            }
             _ => Err(MalformedRequest("the operation")),
         }
     }
@@ -201,6 +248,15 @@ pub enum ReplyV1 {
         /// The groups of the asked shard.
         groups: Vec<GroupInfoV1>,
     },
+    /// Who votes in a group.
+    Membership {
+        /// Counts the changes.
+        version: u64,
+        /// The nodes that vote.
+        voters: Vec<u64>,
+        /// The nodes that only learn.
+        learners: Vec<u64>,
+    },
     /// The request failed.
     Failed {
         /// Why.
@@ -252,17 +308,36 @@ impl From<Outcome> for ReplyV1 {
             Err(ProposeError::OutOfSession) => Self::OutOfSession,
             Err(ProposeError::Superseded) => Self::Superseded,
             Err(ProposeError::Unknown) => Self::Unknown,
-            Err(ProposeError::Rejected(rejection)) => {
-                let (rejection, leader) = match rejection {
-                    Rejection::NotLeader { leader } => (RejectionV1::NotLeader, leader.unwrap_or(0)),
-                    Rejection::Overloaded => (RejectionV1::Overloaded, 0),
-                    Rejection::TooLarge => (RejectionV1::TooLarge, 0),
-                    Rejection::UnknownGroup => (RejectionV1::UnknownGroup, 0),
-                    Rejection::HandleClosed => (RejectionV1::HandleClosed, 0),
-                    Rejection::Stopping => (RejectionV1::Stopping, 0),
-                };
-                Self::Rejected { rejection, leader }
-            }
+            Err(ProposeError::Rejected(rejection)) => rejected(rejection),
+        }
+    }
+}
+
+/// The answer to what was refused.
+pub(crate) fn rejected(rejection: Rejection) -> ReplyV1 {
+    let (rejection, leader) = match rejection {
+        Rejection::NotLeader { leader } => (RejectionV1::NotLeader, leader.unwrap_or(0)),
+        Rejection::Overloaded => (RejectionV1::Overloaded, 0),
+        Rejection::TooLarge => (RejectionV1::TooLarge, 0),
+        Rejection::UnknownGroup => (RejectionV1::UnknownGroup, 0),
+        Rejection::HandleClosed => (RejectionV1::HandleClosed, 0),
+        Rejection::Stopping => (RejectionV1::Stopping, 0),
+    };
+    ReplyV1::Rejected { rejection, leader }
+}
+
+impl From<Membership> for ReplyV1 {
+    fn from(Membership { version, voters, learners }: Membership) -> Self {
+        Self::Membership { version, voters, learners }
+    }
+}
+
+impl From<MembershipOutcome> for ReplyV1 {
+    fn from(outcome: MembershipOutcome) -> Self {
+        match outcome {
+            Ok(membership) => membership.into(),
+            Err(MembershipError::Rejected(rejection)) => rejected(rejection),
+            Err(error) => Self::Failed { text: error.to_string() },
         }
     }
 }
@@ -281,6 +356,9 @@ mod tests {
             Request::Append { group: 3, session: None, entries },
             Request::Read { group: 4, from_index: 9, bytes_max: 100, wait_ms: 5 },
             Request::Info { group: 1 },
+            Request::Membership { group: 5 },
+            Request::ChangeMembership { group: 5, version: 2, change: MembershipChange::Add(3), wait_ms: 9 },
+            Request::ChangeMembership { group: 5, version: 2, change: MembershipChange::Remove(3), wait_ms: 9 },
         ] {
             let bytes = request.encode();
             assert_eq!(Request::decode(&bytes).unwrap().encode(), bytes);
@@ -293,6 +371,7 @@ mod tests {
             ReplyV1::Committed { slot: 1, first_index: 2, count: 3 },
             ReplyV1::Entries { first_index: 1, next_index: 3, ends: vec![1, 2], bytes: b"ab".to_vec() },
             ReplyV1::Rejected { rejection: RejectionV1::NotLeader, leader: 2 },
+            ReplyV1::Membership { version: 1, voters: vec![1, 2], learners: vec![3] },
             ReplyV1::Failed { text: "why".into() },
         ] {
             assert_eq!(ReplyV1::decode(&reply.encode()).unwrap(), reply);

@@ -6,9 +6,10 @@ use synod_transport::frame::encode_frame;
 
 use super::group::{Reply, Run};
 use super::links::Outgoing;
+use super::membership::MembershipReply;
 use super::reads::{ReadReply, ReadRequest};
 use super::{Notice, Shard};
-use crate::client::protocol::{ReplyV1, Request};
+use crate::client::protocol::{ReplyV1, Request, rejected};
 use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, CLIENTS_MAX, ENTRY_BYTES_MAX, READ_BYTES_MAX};
 use crate::outcome::{Outcome, ProposeError, Rejection};
 use crate::wire::{CLIENT_REPLY, CLIENT_REQUEST};
@@ -81,6 +82,18 @@ impl Shard {
                 let bytes_max = (bytes_max as usize).min(READ_BYTES_MAX);
                 let reply = ReadReply::Client(connection, request);
                 self.read(group, ReadRequest { from_index, bytes_max, wait_until_ns, reply });
+            }
+            Request::Membership { group } => {
+                let reply = match self.group_at(group) {
+                    Some(at) => self.membership(at).into(),
+                    None => rejected(Rejection::UnknownGroup),
+                };
+                self.reply(connection, request, &reply);
+            }
+            Request::ChangeMembership { group, version, change, wait_ms } => {
+                let until_ns = self.now_ns + u64::from(wait_ms) * 1_000_000;
+                let reply = MembershipReply::Client(connection, request);
+                self.change_membership(group, version, change, until_ns, reply);
             }
             Request::Info { .. } => {
                 let reply = self.info();

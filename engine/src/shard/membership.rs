@@ -4,14 +4,19 @@
 //! done when something behind the new configuration is chosen, which only a leader that the new voters elected brings
 //! about: then the old ones are not needed any more.
 
-use synod_core::{Configuration, ReplicaId, Slot};
+use synod_core::{Configuration, ReplicaId};
 
 use super::{QUORUM_LOST_NS, Shard};
 use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 use crate::outcome::{GroupId, Rejection};
 
 /// Who is told what became of a change.
-pub(crate) type MembershipReply = Box<dyn FnOnce(MembershipOutcome) + Send>;
+pub(crate) enum MembershipReply {
+    /// A client's request: connection and request id.
+    Client(u64, u64),
+    /// Anyone else.
+    Callback(Box<dyn FnOnce(MembershipOutcome) + Send>),
+}
 
 /// A change under way.
 pub(crate) struct PendingChange {
@@ -26,8 +31,8 @@ enum Stage {
     Waits,
     /// This configuration is proposed.
     Proposed(Configuration),
-    /// It governs behind this slot.
-    Governs(Configuration, Slot),
+    /// It governs.
+    Governs(Configuration),
 }
 
 impl Shard {
@@ -58,7 +63,7 @@ impl Shard {
             Some(at) => self.check_change(at, version, change).map(|()| at),
         };
         match checked {
-            Err(error) => reply(Err(error)),
+            Err(error) => self.tell_change(reply, Err(error)),
             Ok(at) => {
                 let pending = PendingChange { change, stage: Stage::Waits, until_ns, reply };
                 self.groups[at as usize].change = Some(Box::new(pending));
@@ -151,9 +156,16 @@ impl Shard {
                 None => self.changing.push(at),
                 Some(outcome) => {
                     let pending = self.groups[at as usize].change.take().expect("it is followed");
-                    (pending.reply)(outcome);
+                    self.tell_change(pending.reply, outcome);
                 }
             }
+        }
+    }
+
+    fn tell_change(&mut self, to: MembershipReply, outcome: MembershipOutcome) {
+        match to {
+            MembershipReply::Callback(reply) => reply(outcome),
+            MembershipReply::Client(connection, request) => self.reply(connection, request, &outcome.into()),
         }
     }
 
@@ -170,11 +182,12 @@ impl Shard {
                 // Another one took its place, or came after it: which, is not seen here.
                 return Some(Err(MembershipError::Unknown));
             }
-            pending.stage = Stage::Governs(next.clone(), chosen);
+            pending.stage = Stage::Governs(next.clone());
         }
         let late = self.now_ns >= pending.until_ns || self.stopping;
         match &pending.stage {
-            Stage::Governs(next, slot) if chosen > *slot => {
+            // A later configuration was chosen by these voters, or by some whom these have chosen.
+            Stage::Governs(next) if chosen > group.replica.configured_at() || governing != next => {
                 let next = next.clone();
                 Some(Ok(self.membership_of(&next)))
             }

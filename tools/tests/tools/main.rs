@@ -8,6 +8,7 @@ mod denied;
 mod identity;
 mod kills;
 mod local;
+mod member;
 mod pipe;
 mod process;
 mod rejoin;

@@ -1,0 +1,104 @@
+//! `synod member`: who votes in a group, and changing it.
+
+use std::time::Duration;
+
+use synod::client::Client;
+use synod::{GroupId, Membership, MembershipChange, NodeId};
+
+use crate::error::ToolError;
+use crate::target::{ClusterFile, check_group, check_node};
+use crate::terminal::say;
+
+const EXAMPLES: &str = "\
+Examples:
+  synod member show   --cluster demo/cluster.toml --group 1
+  synod member remove --cluster demo/cluster.toml --group 1 --node 3
+  synod member add    --cluster demo/cluster.toml --group 1 --node 3
+
+Every node of the cluster has a replica of every group. A voter decides what is committed; a learner
+only gets it. A node that is added must have caught up first. One that is removed may be switched
+off as soon as the command says that it is done. If a change fails with the voters' version, somebody
+else was faster: look again.";
+
+/// Show or change who votes in a group
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Show who votes
+    Show(Target),
+    /// Give a node's replica a vote
+    Add(Change),
+    /// Take a node's vote away
+    Remove(Change),
+}
+
+#[derive(clap::Args)]
+struct Target {
+    #[command(flatten)]
+    cluster: ClusterFile,
+    /// The group
+    #[arg(long)]
+    group: GroupId,
+    /// Seconds that it may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    timeout: u32,
+}
+
+#[derive(clap::Args)]
+struct Change {
+    #[command(flatten)]
+    target: Target,
+    /// The node
+    #[arg(long)]
+    node: NodeId,
+    /// Only if the voters are still those of this version; by default those that are found now
+    #[arg(long)]
+    version: Option<u64>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
+    match &args.action {
+        Action::Show(target) => show(&target.client()?.membership(target.group)?),
+        Action::Add(change) => change.carry_out(MembershipChange::Add(change.node))?,
+        Action::Remove(change) => change.carry_out(MembershipChange::Remove(change.node))?,
+    }
+    Ok(())
+}
+
+impl Target {
+    fn client(&self) -> Result<Client, ToolError> {
+        let cluster = self.cluster.read()?;
+        check_group(&cluster, self.group)?;
+        let mut client = Client::new(cluster);
+        client.set_timeout(Duration::from_secs(u64::from(self.timeout)));
+        Ok(client)
+    }
+}
+
+impl Change {
+    fn carry_out(&self, change: MembershipChange) -> Result<(), ToolError> {
+        check_node(&self.target.cluster.read()?, self.node)?;
+        let mut client = self.target.client()?;
+        let version = match self.version {
+            Some(version) => version,
+            None => client.membership(self.target.group)?.version,
+        };
+        show(&client.change_membership(self.target.group, version, change)?);
+        Ok(())
+    }
+}
+
+fn show(membership: &Membership) {
+    let list = |nodes: &[NodeId]| match nodes {
+        [] => "none".to_owned(),
+        nodes => nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", "),
+    };
+    let Membership { version, voters, learners } = membership;
+    say(format_args!("version {version}, voters {}, learners {}\n", list(voters), list(learners)));
+}

@@ -1,0 +1,48 @@
+//! Votes are taken away and given back, in a cluster under load of its own making.
+
+use crate::cluster::TestCluster;
+use crate::process::{arg, check, run, run_with_input};
+
+#[test]
+fn votes_are_taken_away_and_given_back() {
+    let mut cluster = TestCluster::start(3, 1, 1);
+    cluster.wait_leaders();
+    let file = cluster.cluster_file();
+    let file = arg(&file).to_owned();
+    let member = |action: &str, rest: &[&str]| {
+        let args: Vec<&str> =
+            ["member", action, "--cluster", &file, "--group", "1"].iter().chain(rest).copied().collect();
+        String::from_utf8(run(&args).success()).unwrap()
+    };
+    let append = |text: &str| {
+        run_with_input(&["append", "--cluster", &file, "--group", "1"], text.as_bytes()).success();
+    };
+    assert_eq!(member("show", &[]), "version 0, voters 1, 2, 3, learners none\n");
+    append("one\n");
+    assert_eq!(member("remove", &["--node", "3"]), "version 1, voters 1, 2, learners 3\n");
+    let wrong = |rest: &[&str], words: &[&str]| {
+        let args: Vec<&str> = ["member"].iter().chain(rest).copied().chain(["--cluster", &file]).collect();
+        check(&args, words);
+    };
+    wrong(&["remove", "--node", "3", "--group", "1"], &["node 3 does not vote"]);
+    wrong(&["add", "--node", "2", "--group", "1"], &["node 2 votes already"]);
+    wrong(&["add", "--node", "4", "--group", "1"], &["no node 4", "nodes are 1, 2, 3"]);
+    wrong(&["remove", "--node", "1", "--group", "2"], &["no group 2"]);
+    wrong(&["add", "--node", "3", "--group", "1", "--version", "0"], &["version 1", "look at them again"]);
+
+    // Two voters go on without the third, which learns what it missed when it comes back.
+    cluster.kill(3);
+    append("two\n");
+    wrong(&["add", "--node", "3", "--group", "1", "--timeout", "1"], &["node 3 has not caught up"]);
+    cluster.serve(3);
+    assert_eq!(member("add", &["--node", "3"]), "version 2, voters 1, 2, 3, learners none\n");
+    // And now a second may go.
+    cluster.kill(2);
+    append("three\n");
+    let read = run(&["tail", "--cluster", &file, "--node", "3", "--group", "1", "--until-end"]).success();
+    assert_eq!(String::from_utf8(read).unwrap(), "one\ntwo\nthree\n");
+    // One of two that are left cannot go: the other is down. Who answered a second ago still counts as up.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let left = if cluster.leader(1).0 == 1 { "3" } else { "1" };
+    wrong(&["remove", "--node", left, "--group", "1"], &["too few voters"]);
+}
