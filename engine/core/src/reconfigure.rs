@@ -104,6 +104,12 @@ impl<P: Payload> Replica<P> {
         self.electorate = Electorate::new(&configuration, self.config.replica);
         self.configured_at = slot;
         self.former = core::mem::replace(&mut self.configuration, configuration).voters;
+        let lost = |voter: &&Voter| !self.electorate.is_voter(voter.member) && voter.replica != self.config.replica;
+        for to in self.former.iter().filter(lost).map(|voter| voter.member) {
+            // It is told by all who know: some may not reach it now, and it would follow a leader of that time for ever.
+            let chosen = self.acceptor.log.chosen();
+            out.push(Action::Send { to, message: Message::Behind { chosen } });
+        }
         out.push(Action::Reconfigured);
         if self.following.is_some_and(|f| !self.electorate.is_voter(f.ballot.member)) {
             self.following = None;

@@ -342,11 +342,9 @@ impl<P: Payload> Replica<P> {
     /// A connection to `member` has come up, or has room again: what was on its way may be lost.
     pub fn connected(&mut self, member: MemberId, out: Out<'_, P>) {
         if !self.has_vote_of(member) {
-            if matches!(self.role, Role::Leader(_)) {
-                // It may believe that it votes still, or follow what this replica led before.
-                let chosen = self.log().chosen();
-                out.push(Action::Send { to: member, message: Message::Behind { chosen } });
-            }
+            // It may believe that it votes still, and follow a leader of that time for ever.
+            let chosen = self.log().chosen();
+            out.push(Action::Send { to: member, message: Message::Behind { chosen } });
             return;
         }
         match &mut self.role {
