@@ -182,7 +182,12 @@ impl ShardLoad {
         let settled = match outcome {
             Ok(_) => Settled::Committed,
             Err(ProposeError::Rejected(_) | ProposeError::Superseded) => Settled::Refused,
-            Err(ProposeError::Unknown | ProposeError::Duplicate | ProposeError::OutOfSession) => Settled::Unknown,
+            Err(
+                ProposeError::Unknown
+                | ProposeError::Duplicate
+                | ProposeError::OutOfSession
+                | ProposeError::SessionExpired,
+            ) => Settled::Unknown,
         };
         let mut rest = count;
         while 0 < rest {

@@ -3,25 +3,13 @@
 //! Slots go in one after another; out comes what each one means: entries with their indexes, or nothing. The state is
 //! saved in every segment's summary, so that the log below can go.
 
-use std::collections::BTreeMap;
-
-use synod_core::planted::{Bug, is};
 use synod_core::{Ballot, Body, Configuration, Epoch, Slot, Value};
 use synod_wal::record::body_crc;
 
 use crate::configuration;
-use crate::limits::SESSIONS_MAX;
 use crate::payload::{BatchHeader, Payload};
-
-/// No number of a state that is read back is above this, so that counting on from it never overflows.
-const NUMBER_MAX: u64 = i64::MAX as u64;
-
-/// A client session: the last sequence number that took effect, and the slot where it did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Session {
-    last: u64,
-    slot: Slot,
-}
+use crate::sessions::command::Command;
+use crate::sessions::{Judgement, NUMBER_MAX, Sessions};
 
 /// The registers of one group, after slot [`ApplyState::slot`].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,7 +23,7 @@ pub(crate) struct ApplyState {
     /// Batches that did not take effect.
     pub(crate) void_batches: u64,
     epoch: Epoch,
-    sessions: BTreeMap<u64, Session>,
+    pub(crate) sessions: Sessions,
     /// The last configuration that was chosen, if any was.
     pub(crate) configuration: Option<Configuration>,
 }
@@ -45,10 +33,14 @@ pub(crate) struct ApplyState {
 pub(crate) enum Effect {
     /// Entries that got the indexes from `first_index` on.
     Entries { first_index: u64 },
-    /// A batch that its session has already seen.
-    Duplicate,
-    /// A batch whose sequence does not follow its session, or whose session is unknown.
+    /// A batch that its session has already seen: its slot and first index, if they are still known.
+    Duplicate(Option<(Slot, u64)>),
+    /// A batch whose sequence does not follow its session.
     OutOfSession,
+    /// A batch of a session that has ended, or never was.
+    UnknownSession,
+    /// A session was opened, whose id is the slot, or closed, or idle ones were ended.
+    Sessions,
     /// A batch that does not take effect.
     Void,
     /// A no-op, an epoch start or a configuration.
@@ -63,7 +55,7 @@ impl Default for ApplyState {
             chain: 0,
             void_batches: 0,
             epoch: Epoch::default(),
-            sessions: BTreeMap::new(),
+            sessions: Sessions::default(),
             configuration: None,
         }
     }
@@ -105,6 +97,8 @@ impl ApplyState {
         link[..8].copy_from_slice(&slot.0.to_le_bytes());
         link[8..16].copy_from_slice(&value.origin.pack().to_le_bytes());
         link[16] = u8::from(matches!(effect, Effect::Entries { .. }));
+        // At most 1024, so two bytes have it.
+        link[18..20].copy_from_slice(&(self.sessions.len() as u16).to_le_bytes());
         link[20..].copy_from_slice(&crc.to_le_bytes());
         self.chain = crc32c::crc32c_append(self.chain, &link);
         effect
@@ -116,19 +110,15 @@ impl ApplyState {
         if batch.client == 0 {
             return Effect::Entries { first_index };
         }
-        let last = self.sessions.get(&batch.client).map_or(0, |session| session.last);
-        let Some(end) = batch.sequence.checked_add(u64::from(batch.entries) - 1) else { return Effect::OutOfSession };
-        if batch.sequence == last + 1 || is(Bug::SessionsTakeAll) {
-            if last == 0 && self.sessions.len() == SESSIONS_MAX {
-                let oldest = self.sessions.iter().min_by_key(|(_, s)| s.slot).map(|(client, _)| *client);
-                self.sessions.remove(&oldest.expect("the table is full"));
-            }
-            self.sessions.insert(batch.client, Session { last: end, slot });
-            Effect::Entries { first_index }
-        } else if end <= last {
-            Effect::Duplicate
-        } else {
-            Effect::OutOfSession
+        if let Some(command) = Command::of(batch.client, batch.sequence) {
+            self.sessions.command(slot, command);
+            return Effect::Sessions;
+        }
+        match self.sessions.append(batch.client, batch.sequence, batch.entries, (slot, first_index)) {
+            Judgement::Next => Effect::Entries { first_index },
+            Judgement::Duplicate(position) => Effect::Duplicate(position),
+            Judgement::Gap => Effect::OutOfSession,
+            Judgement::Unknown => Effect::UnknownSession,
         }
     }
 
@@ -139,12 +129,7 @@ impl ApplyState {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&u64::from(self.epoch.open).to_le_bytes());
-        out.extend_from_slice(&(self.sessions.len() as u64).to_le_bytes());
-        for (client, session) in &self.sessions {
-            for number in [*client, session.last, session.slot.0] {
-                out.extend_from_slice(&number.to_le_bytes());
-            }
-        }
+        self.sessions.encode(self.slot, self.next_index, out);
         let configuration = self.configuration.clone().unwrap_or_default();
         out.extend(configuration::numbers(&configuration).flat_map(u64::to_le_bytes));
     }
@@ -156,20 +141,11 @@ impl ApplyState {
         let chain = u32::try_from(numbers.next()?).ok()?;
         let void_batches = numbers.next()?;
         let epoch = Epoch { origin: Ballot::unpack(numbers.next()?), open: numbers.next()? == 1 };
-        let count = numbers.next()?;
         let small = |number: u64| number <= NUMBER_MAX;
-        if next_index == 0 || count > SESSIONS_MAX as u64 || ![slot.0, next_index, void_batches].into_iter().all(small)
-        {
+        if next_index == 0 || ![slot.0, next_index, void_batches].into_iter().all(small) {
             return None;
         }
-        let mut sessions = BTreeMap::new();
-        for _ in 0..count {
-            let (client, last, slot) = (numbers.next()?, numbers.next()?, Slot(numbers.next()?));
-            if !small(last) {
-                return None;
-            }
-            sessions.insert(client, Session { last, slot });
-        }
+        let sessions = Sessions::decode(slot, next_index, numbers)?;
         let configuration = Some(configuration::take(numbers)?).filter(|c| !c.voters.is_empty());
         Some(Self { slot, next_index, chain, void_batches, epoch, sessions, configuration })
     }
@@ -195,26 +171,34 @@ mod tests {
         (state, effects)
     }
 
+    /// A session is opened.
+    fn open() -> Value<BatchHeader> {
+        let (client, sequence) = Command::Open { sessions_max: 8 }.header();
+        batch(client, sequence, 1)
+    }
+
     #[test]
     fn only_the_next_sequence_of_a_session_takes_effect() {
         let (state, effects) = run(&[
             value(Body::EpochStart),
-            batch(7, 1, 3),
-            batch(7, 1, 3),
-            batch(7, 4, 1),
-            batch(7, 6, 1),
-            batch(8, 2, 1),
+            open(),
+            batch(2, 1, 3),
+            batch(2, 1, 3),
+            batch(2, 4, 1),
+            batch(2, 6, 1),
+            batch(8, 1, 1),
             batch(0, 0, 2),
         ]);
         assert_eq!(
             effects,
             [
                 Effect::Nothing,
+                Effect::Sessions,
                 Effect::Entries { first_index: 1 },
-                Effect::Duplicate,
+                Effect::Duplicate(Some((Slot(3), 1))),
                 Effect::Entries { first_index: 4 },
                 Effect::OutOfSession,
-                Effect::OutOfSession,
+                Effect::UnknownSession,
                 Effect::Entries { first_index: 5 },
             ]
         );
@@ -222,16 +206,14 @@ mod tests {
     }
 
     #[test]
-    fn the_session_table_is_bounded() {
-        let mut values = vec![value(Body::EpochStart)];
-        values.extend((1..=SESSIONS_MAX as u64 + 10).map(|client| batch(client, 1, 1)));
-        let (state, _) = run(&values);
-        assert_eq!(state.sessions.len(), SESSIONS_MAX);
+    fn a_void_command_touches_no_session() {
+        let (state, effects) = run(&[open()]);
+        assert_eq!((effects, state.sessions.len()), (vec![Effect::Void], 0));
     }
 
     #[test]
     fn the_state_survives_its_encoding() {
-        let (state, _) = run(&[value(Body::EpochStart), batch(7, 1, 3), value(Body::Noop), batch(1, 1, 1)]);
+        let (state, _) = run(&[value(Body::EpochStart), open(), batch(2, 1, 3), value(Body::Noop), batch(0, 0, 1)]);
         assert_eq!(state.void_batches, 1);
         let mut bytes = Vec::new();
         state.encode(&mut bytes);
@@ -243,13 +225,13 @@ mod tests {
     #[test]
     fn a_state_from_which_nothing_could_follow_is_refused() {
         let decode = |at: usize, number: u64| {
-            // Slot, next index, checksum, void batches, epoch and whether it is open; one session with its last sequence
-            // and slot; no configuration.
-            let mut numbers = [5, 7, 0, 1, 1 << 16, 1, 1, 9, 3, 4, 0, 0, 0];
+            // Slot, next index, checksum, void batches, epoch and whether it is open; no session in no bytes; no
+            // configuration.
+            let mut numbers = [5, 7, 0, 1, 1 << 16, 1, 0, 0, 0, 0, 0];
             numbers[at] = number;
             ApplyState::decode(&mut numbers.into_iter()).is_some()
         };
-        for at in [0, 1, 3, 8] {
+        for at in [0, 1, 3] {
             assert!(decode(at, NUMBER_MAX) && !decode(at, NUMBER_MAX + 1), "number {at}");
         }
     }

@@ -15,6 +15,7 @@ use crate::recovery::Recoverer;
 use crate::seen::Seen;
 use crate::shard::group::{Group, GroupNames};
 use crate::shard::memory::Memory;
+use crate::shard::sessions::Expiry;
 use crate::shard::{Parts, Shard};
 
 /// Which shard of which directory.
@@ -120,6 +121,7 @@ pub(crate) fn assemble(
         memory: place.memory,
         retain_bytes: config.retain_mib * MIB,
         index_bytes_max: config.index_mib << 20,
+        expiry: Expiry::new(config.sessions_max, config.session_idle_seconds),
         node: config.node,
         shard: (place.shard, config.shards),
     });

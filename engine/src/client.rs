@@ -56,6 +56,19 @@ pub enum ClientError {
         /// The first index that is still there.
         first_index: u64,
     },
+    /// The session has ended: closed, not used for too long, or displaced by others.
+    #[error("session {session} of group {group} has expired, and {}", match perhaps_committed {
+        true => "whether the last batch was committed before is unknown: look for it in the log, then open a new session",
+        false => "the last batch is not committed: append it in a new session",
+    })]
+    SessionExpired {
+        /// The group.
+        group: GroupId,
+        /// The session.
+        session: u64,
+        /// Whether the batch may have been committed before: an earlier attempt of this call had an unknown outcome.
+        perhaps_committed: bool,
+    },
     /// A request failed for good.
     #[error("{0}")]
     Failed(String),
@@ -228,34 +241,72 @@ impl Client {
         reply
     }
 
-    /// Appends entries exactly once: in the session of `client`, `sequence` being the number of the first, from 1. What
-    /// is unknown is repeated until it is known. `None`: the session had committed them before.
+    /// Opens a session in a group and gives its id. When an answer is lost a session may be left over; it ends by itself.
     ///
     /// # Errors
-    /// When no leader answers in time, or the sequence does not follow the session.
+    /// When no leader answers in time.
+    pub fn open_session(&mut self, group: GroupId) -> Result<u64, ClientError> {
+        match self.ask_leader(group, &Request::OpenSession { group })?.0 {
+            ReplyV1::Committed { slot, .. } => Ok(slot),
+            reply => Err(ClientError::Failed(format!("opening a session in group {group} was answered {reply:?}"))),
+        }
+    }
+
+    /// Ends a session.
+    ///
+    /// # Errors
+    /// When no leader answers in time.
+    pub fn close_session(&mut self, group: GroupId, session: u64) -> Result<(), ClientError> {
+        self.ask_leader(group, &Request::CloseSession { group, session }).map(|_| ())
+    }
+
+    /// Appends entries exactly once: in a session, `sequence` being the number of the first, from 1. What is unknown is
+    /// repeated until it is known. `None`: the session committed them before, at a position that is no longer remembered.
+    ///
+    /// # Errors
+    /// When no leader answers in time, the session has ended, or the sequence does not follow it.
     pub fn append(
         &mut self,
         group: GroupId,
-        client: u64,
+        session: u64,
         sequence: u64,
         entries: &Entries,
     ) -> Result<Option<Committed>, ClientError> {
+        let request = Request::Append { group, session: Some((session, sequence)), entries: entries.clone() };
+        let (reply, perhaps_committed) = self.ask_leader(group, &request)?;
+        match reply {
+            ReplyV1::Committed { slot, first_index, count } => Ok(Some(Committed { slot, first_index, count })),
+            ReplyV1::Duplicate => Ok(None),
+            ReplyV1::SessionExpired => Err(ClientError::SessionExpired { group, session, perhaps_committed }),
+            reply => Err(ClientError::Failed(format!(
+                "sequence {sequence} of session {session} in group {group} was answered {reply:?}: repeat first what \
+                 comes before it"
+            ))),
+        }
+    }
+
+    /// Asks the leader of a group, whoever that is, until the outcome is known: for requests that are safe to repeat. Gives
+    /// the answer, and whether an attempt before it may have taken effect.
+    fn ask_leader(&mut self, group: GroupId, request: &Request) -> Result<(ReplyV1, bool), ClientError> {
         let start = Instant::now();
         let mut last = String::from("no node was asked");
-        let mut turn = 0;
-        let request = Request::Append { group, session: Some((client, sequence)), entries: entries.clone() };
+        let (mut turn, mut unknown) = (0, false);
         while start.elapsed() < self.timeout {
             let node = self.leaders.get(&group).copied().unwrap_or_else(|| {
                 turn += 1;
                 self.cluster.members[turn % self.cluster.members.len()].node
             });
             let mut pause = Duration::from_millis(20);
-            match self.call(node, &request, Duration::from_secs(5)) {
-                Ok(ReplyV1::Committed { slot, first_index, count }) => {
+            match self.call(node, request, Duration::from_secs(5)) {
+                Ok(
+                    reply @ (ReplyV1::Committed { .. }
+                    | ReplyV1::Duplicate
+                    | ReplyV1::SessionExpired
+                    | ReplyV1::OutOfSession),
+                ) => {
                     self.leaders.insert(group, node);
-                    return Ok(Some(Committed { slot, first_index, count }));
+                    return Ok((reply, unknown));
                 }
-                Ok(ReplyV1::Duplicate) => return Ok(None),
                 Ok(ReplyV1::Rejected { rejection: RejectionV1::NotLeader, leader }) => {
                     last = format!("node {node} does not lead");
                     if leader > 0 && leader != node {
@@ -271,15 +322,13 @@ impl Client {
                 Ok(ReplyV1::Rejected { rejection: RejectionV1::TooLarge, .. }) => {
                     return Err(ClientError::Failed("an entry is larger than 1 MiB".into()));
                 }
-                Ok(ReplyV1::OutOfSession) => {
-                    return Err(ClientError::Failed(format!(
-                        "sequence {sequence} does not follow the session of client {client}, or the group has forgotten \
-                         the session"
-                    )));
+                // All these are safe to repeat.
+                Ok(reply) => {
+                    unknown |= !matches!(reply, ReplyV1::Rejected { .. } | ReplyV1::Superseded);
+                    last = format!("node {node} answered {reply:?}");
                 }
-                // Within a session all these are safe to repeat.
-                Ok(reply) => last = format!("node {node} answered {reply:?}"),
                 Err(error) => {
+                    unknown = true;
                     last = error.to_string();
                     self.leaders.remove(&group);
                 }

@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::SESSIONS_MAX;
 use crate::outcome::{GroupId, NodeId};
+
+/// A year: the longest time that a session may be idle.
+const SESSION_IDLE_SECONDS_MAX: u64 = 365 * 24 * 3600;
 
 /// When a vote counts as durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -124,6 +128,12 @@ pub struct Config {
     /// `retain_mib` is reached; at twice as much new proposals are refused as overloaded.
     #[serde(default = "defaults::index_mib")]
     pub index_mib: usize,
+    /// Client sessions kept per group, at most 1024. When one more is opened, the least recently used one ends.
+    #[serde(default = "defaults::sessions_max")]
+    pub sessions_max: usize,
+    /// A session that is not used for so long, in seconds, is ended by the leader: at the latest after twice that.
+    #[serde(default = "defaults::session_idle_seconds")]
+    pub session_idle_seconds: u64,
     /// Pin each shard to a core of its own. By default when there are enough cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin: Option<bool>,
@@ -158,6 +168,12 @@ mod defaults {
     }
     pub(super) fn index_mib() -> usize {
         128
+    }
+    pub(super) fn sessions_max() -> usize {
+        crate::limits::SESSIONS_MAX
+    }
+    pub(super) fn session_idle_seconds() -> u64 {
+        3600
     }
 }
 
@@ -203,6 +219,8 @@ impl Config {
             spare_segments: defaults::spare_segments(),
             cache_mib: defaults::cache_mib(),
             index_mib: defaults::index_mib(),
+            sessions_max: defaults::sessions_max(),
+            session_idle_seconds: defaults::session_idle_seconds(),
             pin: None,
             allow_plaintext: false,
             members,
@@ -243,6 +261,11 @@ impl Config {
         check(
             self.wal_mib_max >= self.retain_mib + 4 * self.segment_mib,
             "`wal_mib_max` must be at least `retain_mib` and four segments, or the log could never be trimmed in time",
+        )?;
+        check((1..=SESSIONS_MAX).contains(&self.sessions_max), "`sessions_max` must be between 1 and 1024")?;
+        check(
+            (1..=SESSION_IDLE_SECONDS_MAX).contains(&self.session_idle_seconds),
+            "`session_idle_seconds` must be between 1 and 31536000, a year",
         )?;
         check(self.spare_segments <= 1024, "`spare_segments` must be at most 1024")?;
         check(
@@ -346,6 +369,8 @@ mod tests {
         check(|c| c.segment_mib = 2, "segment_mib");
         check(|c| c.retain_mib = 1, "retain_mib");
         check(|c| c.wal_mib_max = 1024, "wal_mib_max");
+        check(|c| c.sessions_max = 1025, "sessions_max");
+        check(|c| c.session_idle_seconds = 0, "session_idle_seconds");
         check(|c| c.preferred_leader = Some(8), "preferred_leader");
         check(|c| c.members[0].address = "10.0.0.1:1".parse().unwrap(), "allow_plaintext");
     }

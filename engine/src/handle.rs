@@ -1,5 +1,7 @@
 //! A node from any thread: proposing, reading, asking.
 
+mod session;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,9 +16,12 @@ use crate::limits::READ_BYTES_MAX;
 use crate::mailbox::{Mail, Post};
 use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 use crate::outcome::{Committed, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
+use crate::sessions::command::is_session;
 use crate::shard::membership::MembershipReply;
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
+
+pub use session::Session;
 
 static NEXT_PROPOSER: AtomicU64 = AtomicU64::new(1);
 
@@ -131,11 +136,21 @@ impl Handle {
         self.propose_with(group, entries, None, None)
     }
 
-    /// Proposes entries in a client session: `sequence` is the number of the first, from 1; entries that the session
-    /// has committed before are refused as [`ProposeError::Duplicate`]. So it is safe to repeat an unknown outcome.
-    pub fn propose_in_session(&self, group: GroupId, client: u64, sequence: u64, entries: Entries) -> Pending<Outcome> {
-        assert!(client > 0 && sequence > 0, "clients and sequences count from 1");
-        self.propose_with(group, entries, Some((client, sequence)), None)
+    /// Proposes entries in a session that was opened before ([`Handle::open_session`], [`Session::id`]), for those who
+    /// number them themselves: `sequence` is the number of the first, from 1. A batch that the session has committed
+    /// before is answered with its position, as often as it is said; so it is safe to repeat an unknown outcome.
+    ///
+    /// # Panics
+    /// When `session` is no session's id or `sequence` is 0.
+    pub fn propose_in_session(
+        &self,
+        group: GroupId,
+        session: u64,
+        sequence: u64,
+        entries: Entries,
+    ) -> Pending<Outcome> {
+        assert!(is_session(session) && sequence > 0, "a session's id is a slot, and sequences count from 1");
+        self.propose_with(group, entries, Some((session, sequence)), None)
     }
 
     fn propose_with(

@@ -25,7 +25,7 @@
 //! # What an outcome means
 //! `Ok`: durable on a quorum, and applied here; it will be in every replica's log at this index. Of the errors,
 //! [`ProposeError::Rejected`] and [`ProposeError::Superseded`] mean that it never takes effect, and
-//! [`ProposeError::Unknown`] that it may.
+//! [`ProposeError::Unknown`] that it may. In a [`Session`] it is safe to repeat what is unknown: it takes effect once.
 //!
 //! # Parts
 //! `shard` is one core's event machine, sans-IO, with `payload`, `batch`, `apply` for what it carries; `wire` and
@@ -62,6 +62,7 @@ mod recovery;
 mod runtime;
 mod sealed;
 mod seen;
+mod sessions;
 mod shard;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -70,7 +71,7 @@ mod wire;
 pub use batch::{Batch, Entries};
 pub use clock::now_ns;
 pub use config::{Cluster, Config, ConfigError, DiskBackend, Member, Sync};
-pub use handle::{Handle, Pending, Proposer, Subscription};
+pub use handle::{Handle, Pending, Proposer, Session, Subscription};
 pub use machine::{CommittedBatch, StateMachine};
 pub use membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 pub use meta::DirectoryError;

@@ -35,6 +35,13 @@ pub const LEARN_BYTES_MAX: usize = 1 << 20;
 pub const READ_BYTES_MAX: usize = 1 << 20;
 /// Sessions kept per group.
 pub const SESSIONS_MAX: usize = 1024;
+/// Batches of one session whose positions are remembered, for those who repeat them; so many may be in flight.
+pub const POSITIONS_MAX: usize = 8;
+/// Positions remembered per group besides the last one of each session.
+pub const EARLIER_POSITIONS_MAX: usize = 256;
+/// A group's sessions, as the log bears them: six numbers of a session with one position and three of an earlier position,
+/// each in at most nine bytes; how many positions there are takes one.
+pub const SESSIONS_BYTES_MAX: usize = SESSIONS_MAX * (6 * 9 + 1) + EARLIER_POSITIONS_MAX * 3 * 9;
 /// Messages in a shard's mailbox.
 pub const MAILBOX_MAX: usize = 64 << 10;
 /// Client connections per shard.

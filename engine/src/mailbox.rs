@@ -21,6 +21,7 @@ use crate::peers::Genesis;
 use crate::shard::membership::MembershipReply;
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
+use crate::shard::sessions::Ask;
 
 /// The answer to a proposal.
 pub(crate) type OutcomeReply = Box<dyn FnOnce(Outcome) + Send>;
@@ -50,6 +51,8 @@ pub(crate) enum Mail {
         submitted_ns: u64,
         reply: OutcomeReply,
     },
+    /// Open or close a session.
+    Session { group: GroupId, ask: Ask, submitted_ns: u64, reply: OutcomeReply },
     /// Read committed entries.
     Read { group: GroupId, from_index: u64, bytes_max: usize, wait_ms: u64, reply: EntriesReply },
     /// What this node knows of a group.

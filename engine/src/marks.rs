@@ -47,6 +47,12 @@ synod_core::marks!(
         BatchVoid,
         /// A batch of a session was committed before.
         BatchDuplicate,
+        /// A batch of a session that has ended is refused.
+        SessionUnknown,
+        /// A session makes room for a new one.
+        SessionDisplaced,
+        /// A session that was not used for long ends.
+        SessionExpired,
         /// A batch does not fit into the frame that is being filled.
         FrameFull,
         /// A batch waits, since the shard has too much in flight.

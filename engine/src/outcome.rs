@@ -70,13 +70,20 @@ pub enum ProposeError {
     /// Its slot holds another value, or it is void: it never takes effect.
     #[error("superseded by another leader: it never takes effect")]
     Superseded,
-    /// Its session has committed it before.
-    #[error("already committed in this session")]
+    /// Its session committed it before, so long ago that the position is no longer known: it is in the log once. Take it
+    /// for done. (A batch that was committed lately and is repeated gives `Ok`, with its position.)
+    #[error("already committed in this session, at a position that is no longer remembered: take it for done")]
     Duplicate,
-    /// Its sequence does not follow its session, or the session is unknown here: it does not take effect now, and
-    /// whether it did before is not known.
-    #[error("the sequence does not follow the session, or the session is unknown")]
+    /// Its sequence does not follow its session: it does not take effect. Repeat first what comes before it.
+    #[error("the sequence does not follow the session: repeat first what comes before it")]
     OutOfSession,
+    /// Its session has ended: closed, not used for too long, or displaced by others. It does not take effect now or later
+    /// in this session, but whether it did before is not known. Look for it in the log, and open a new session.
+    #[error(
+        "the session has expired, and whether these entries were committed before is unknown: look for them in the log, \
+         then open a new session"
+    )]
+    SessionExpired,
     /// It may take effect or not: leadership was lost, or the time was up, while it was in flight. Look for it in the
     /// log, or repeat it in a session.
     #[error("unknown: it may take effect or not; look for it in the log, or use a session")]

@@ -144,8 +144,11 @@ impl RecoveredGroup {
             && let Some((_, value)) = self.values.remove(&self.apply.slot.next())
         {
             let slot = self.apply.slot.next();
+            let before = is(Bug::EndedSessionsComeBack).then(|| self.apply.sessions.clone());
             if let (Effect::Entries { first_index }, Body::Batch(_)) = (self.apply.apply(slot, &value), &value.body) {
                 self.indexes.push_back((slot, first_index));
+            } else if let Some(before) = before.filter(|before| before.len() > self.apply.sessions.len()) {
+                self.apply.sessions = before;
             }
         }
     }
@@ -160,6 +163,7 @@ mod tests {
     use crate::batch::Entries;
     use crate::payload::BatchHeader;
     use crate::persist::record_header;
+    use crate::sessions::command::Command;
 
     fn ballot(round: u64) -> Ballot {
         Ballot { round, member: MemberId(1) }
@@ -238,6 +242,44 @@ mod tests {
         let (recovered, group) = recoverer.finish(1, 7).unwrap();
         assert_eq!(recovered.promised, ballot(4));
         assert_eq!(group.indexes, [(Slot(3), 2)]);
+    }
+
+    /// A batch of one entry in a session; a command when the session is a command's.
+    fn in_session(client: u64, sequence: u64) -> Value<Payload> {
+        let entries = Entries::one(b"").unwrap();
+        let crc = body_crc(&entries.parts(&mut Vec::new()));
+        let header = BatchHeader { entries: 1, bytes: entries.body_bytes() as u32, crc, client, sequence };
+        Value { origin: ballot(1), body: Body::Batch(Payload::new(header, Place::Closed(entries))) }
+    }
+
+    #[test]
+    fn sessions_survive_summary_and_restart_and_ended_ones_do_not_come_back() {
+        let (open, max) = Command::Open { sessions_max: 8 }.header();
+        let (close, third) = Command::Close { session: 3 }.header();
+        let mut apply = ApplyState::default();
+        apply.apply(Slot(1), &epoch_start(1));
+        apply.apply(Slot(2), &in_session(open, max));
+        apply.apply(Slot(3), &in_session(open, max));
+        apply.apply(Slot(4), &in_session(2, 1));
+        let summary = Summary { promised: ballot(1), chosen: Slot(4), apply: apply.clone(), accepted: vec![] };
+        let mut recoverer = Recoverer::default();
+        let (header, body) = summary.encode(7);
+        recoverer.record(RecordPlace { generation: 2, offset: 0, bytes: 96 }, &header, &body);
+        // Behind the summary: one more batch, and the end of the other session.
+        feed(&mut recoverer, 6, &accept(5, 1, in_session(2, 2)));
+        feed(&mut recoverer, 6, &accept(6, 1, in_session(close, third)));
+        feed(&mut recoverer, 6, &Record::Chosen);
+        let (_, mut group) = recoverer.finish(1, 7).unwrap();
+        apply.apply(Slot(5), &in_session(2, 2));
+        apply.apply(Slot(6), &in_session(close, third));
+        assert_eq!(group.apply, apply);
+        let again = [in_session(2, 1), in_session(2, 2), in_session(3, 1)];
+        let effects: Vec<Effect> =
+            (7..).zip(&again).map(|(slot, value)| group.apply.apply(Slot(slot), value)).collect();
+        assert_eq!(
+            effects,
+            [Effect::Duplicate(Some((Slot(4), 1))), Effect::Duplicate(Some((Slot(5), 2))), Effect::UnknownSession]
+        );
     }
 
     #[test]

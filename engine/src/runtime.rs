@@ -545,6 +545,11 @@ impl Driver {
                 submitted_ns: now_ns(),
                 reply: Box::new(move |outcome| reply(outcome.into())),
             },
+            Request::OpenSession { .. } | Request::CloseSession { .. } => {
+                let (group, ask) = decoded.session_ask().expect("it is one");
+                let reply = Box::new(move |outcome: crate::outcome::Outcome| reply(outcome.into()));
+                Mail::Session { group, ask, submitted_ns: now_ns(), reply }
+            }
             Request::Read { group, from_index, bytes_max, wait_ms } => Mail::Read {
                 group,
                 from_index,

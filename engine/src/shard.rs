@@ -47,6 +47,7 @@ pub(crate) mod memory;
 pub(crate) mod producers;
 pub(crate) mod reads;
 pub(crate) mod serve;
+pub(crate) mod sessions;
 
 use clients::Clients;
 use frames::{Flying, Frames, Held};
@@ -55,6 +56,7 @@ use links::{Part, Peer};
 use memory::Memory;
 use producers::Producers;
 use reads::Purpose;
+use sessions::Expiry;
 
 /// Durations of the failure detector, in nanoseconds.
 const HEARTBEAT_NS: u64 = 20_000_000;
@@ -99,6 +101,7 @@ pub(crate) struct Parts {
     pub(crate) memory: Memory,
     pub(crate) retain_bytes: u64,
     pub(crate) index_bytes_max: usize,
+    pub(crate) expiry: Expiry,
     /// The groups whose leader this node would rather be.
     pub(crate) prefers: Vec<bool>,
     /// This node.
@@ -190,6 +193,8 @@ pub(crate) struct Shard {
     /// When the last frame was started, and whether it was a mark.
     quiet_since: (u64, bool),
     seen: Arc<Seen>,
+    /// When which group's idle sessions may end.
+    expiry: Expiry,
     pub(crate) stopping: bool,
 }
 
@@ -255,6 +260,7 @@ impl Shard {
             votes_from_ns: None,
             quiet_since: (0, true),
             seen: parts.seen,
+            expiry: parts.expiry,
             stopping: false,
         }
     }
@@ -345,6 +351,7 @@ impl Shard {
                 group.elections += 1;
                 group.follows = None;
                 tracing::debug!(group = group.names.id, %ballot, "leads");
+                self.expiry.begin(at, group.apply.slot, self.now_ns);
                 self.beat(at);
             }
             Action::SteppedDown { ballot } => {
@@ -767,6 +774,7 @@ impl Shard {
         }
         self.expire_reads();
         self.follow_changes();
+        self.expire_sessions();
         self.mark_quiet_log();
     }
 
@@ -1228,7 +1236,9 @@ impl Shard {
         let effect = group.apply.apply(slot, &value);
         match effect {
             Effect::Void => mark(Mark::BatchVoid),
-            Effect::Duplicate => mark(Mark::BatchDuplicate),
+            Effect::Duplicate(_) => mark(Mark::BatchDuplicate),
+            Effect::Sessions => self.expiry.note(at, slot, now_ns),
+            Effect::UnknownSession => mark(Mark::SessionUnknown),
             _ => {}
         }
         if let (Effect::Entries { first_index }, Body::Batch(payload)) = (effect, &value.body) {
@@ -1255,8 +1265,12 @@ impl Shard {
                 let outcome = match effect {
                     _ if !ours => Err(ProposeError::Superseded),
                     Effect::Entries { .. } => Ok(Committed { slot: slot.0, first_index: first, count }),
-                    Effect::Duplicate => Err(ProposeError::Duplicate),
+                    Effect::Duplicate(Some((slot, first_index))) => Ok(Committed { slot: slot.0, first_index, count }),
+                    Effect::Duplicate(None) => Err(ProposeError::Duplicate),
                     Effect::OutOfSession => Err(ProposeError::OutOfSession),
+                    Effect::UnknownSession => Err(ProposeError::SessionExpired),
+                    // The slot is the session's id.
+                    Effect::Sessions => Ok(Committed { slot: slot.0, first_index: 0, count: 0 }),
                     Effect::Void | Effect::Nothing => Err(ProposeError::Superseded),
                 };
                 first += u64::from(count);

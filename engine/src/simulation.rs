@@ -23,6 +23,7 @@ use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::seen::Seen;
 use crate::shard::membership::MembershipReply;
 use crate::shard::memory::Memory;
+use crate::shard::sessions::Ask;
 use crate::shard::{Notice, Shard};
 use crate::wire::{CONFIGURATION, kind};
 
@@ -269,6 +270,18 @@ impl SimShard {
         let submitted_ns = self.shard.now_ns;
         let reply = Box::new(reply);
         self.shard.on_mail(Mail::Propose { group, entries, session, handle, submitted_ns, reply });
+    }
+
+    /// Opens a session; the slot of a good answer is its id.
+    pub fn open_session(&mut self, group: GroupId, reply: impl FnOnce(Outcome) + Send + 'static) {
+        let submitted_ns = self.shard.now_ns;
+        self.shard.on_mail(Mail::Session { group, ask: Ask::Open, submitted_ns, reply: Box::new(reply) });
+    }
+
+    /// Closes a session.
+    pub fn close_session(&mut self, group: GroupId, id: u64, reply: impl FnOnce(Outcome) + Send + 'static) {
+        let submitted_ns = self.shard.now_ns;
+        self.shard.on_mail(Mail::Session { group, ask: Ask::Close(id), submitted_ns, reply: Box::new(reply) });
     }
 
     /// The turn that runs after events, at the clock's time.

@@ -26,7 +26,7 @@ pub(crate) const CLIENT_REQUEST: u8 = 7;
 pub(crate) const CLIENT_REPLY: u8 = 8;
 
 /// The version of all record layouts.
-pub(crate) const RECORD_VERSION: u16 = 2;
+pub(crate) const RECORD_VERSION: u16 = 3;
 
 /// Record kinds. The first five are found in the log too.
 pub(crate) mod kind {
@@ -365,7 +365,9 @@ mod tests {
     use synod_wal::record::{RECORD_HEADER_BYTES, body_crc};
 
     use super::*;
+    use crate::apply::Effect;
     use crate::batch::Entries;
+    use crate::sessions::command::Command;
 
     fn ballot(round: u64) -> Ballot {
         Ballot { round, member: MemberId(3) }
@@ -439,6 +441,22 @@ mod tests {
             append_vote(&mut again, 77, &decoded, 12);
             assert_eq!(again, bytes);
         }
+    }
+
+    #[test]
+    fn sessions_survive_a_state_message() {
+        let value = |body| Value { origin: ballot(1), body };
+        let batch = |(client, sequence)| BatchHeader { entries: 1, client, sequence, ..BatchHeader::default() };
+        let mut state = ApplyState::default();
+        state.apply_header(Slot(1), &value(Body::EpochStart));
+        state.apply_header(Slot(2), &value(Body::Batch(batch(Command::Open { sessions_max: 8 }.header()))));
+        state.apply_header(Slot(3), &value(Body::Batch(batch((2, 1)))));
+        let mut bytes = Vec::new();
+        append_state(&mut bytes, 77, &state);
+        let Incoming::State(mut taken) = decode(&bytes) else { panic!("a state") };
+        assert_eq!(taken, state);
+        let again = taken.apply_header(Slot(4), &value(Body::Batch(batch((2, 1)))));
+        assert_eq!(again, Effect::Duplicate(Some((Slot(3), 1))));
     }
 
     #[test]

@@ -15,7 +15,9 @@ pub mod fuzz;
 pub mod model;
 pub mod sim;
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use synod::{Config, Entries, Handle, Member, Node, Options, ProposeError, new_cluster_id};
@@ -29,6 +31,8 @@ pub struct Cluster {
     pub configs: Vec<Config>,
     /// The running nodes, by node number less one; a stopped one is `None`.
     pub nodes: Vec<Option<Node>>,
+    /// Sessions by group and the number that a test calls them by.
+    sessions: Mutex<HashMap<(u64, u64), u64>>,
     dir: tempfile::TempDir,
 }
 
@@ -59,7 +63,7 @@ impl Cluster {
         };
         let configs: Vec<Config> = (1..=count as u64).map(config).collect();
         let nodes = configs.iter().map(|_| None).collect();
-        let mut cluster = Self { configs, nodes, dir };
+        let mut cluster = Self { configs, nodes, sessions: Mutex::default(), dir };
         (1..=count as u64).for_each(|node| cluster.start_node(node));
         cluster
     }
@@ -99,11 +103,27 @@ impl Cluster {
         panic!("group {group} has no leader after {PATIENCE:?}");
     }
 
+    /// The id of the session that a test calls by this number; it is opened at first use.
+    pub fn session(&self, group: u64, client: u64) -> u64 {
+        let mut sessions = self.sessions.lock().expect("no holder panics");
+        let open = || {
+            let end = Instant::now() + PATIENCE;
+            loop {
+                match self.leader(group).open_session(group).wait() {
+                    Ok(session) => return session.id(),
+                    Err(error) => assert!(Instant::now() < end, "group {group} opens no session: {error}"),
+                }
+            }
+        };
+        *sessions.entry((group, client)).or_insert_with(open)
+    }
+
     /// Commits entries exactly once, whoever leads: in the session of `client`, `sequence` being the first one's.
     pub fn commit(&self, group: u64, client: u64, sequence: u64, entries: &Entries) {
+        let session = self.session(group, client);
         let end = Instant::now() + PATIENCE;
         loop {
-            let outcome = self.leader(group).propose_in_session(group, client, sequence, entries.clone()).wait();
+            let outcome = self.leader(group).propose_in_session(group, session, sequence, entries.clone()).wait();
             match outcome {
                 Ok(_) | Err(ProposeError::Duplicate) => return,
                 // The leader has changed; within a session it is safe to say it again.

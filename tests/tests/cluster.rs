@@ -1,12 +1,14 @@
 //! Clusters that commit, stop, start again and lose a node.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use synod::limits::ENTRY_BYTES_MAX;
 use synod::{
-    CommittedBatch, Config, DiskBackend, Entries, MachineFactory, Node, Options, ProposeError, Rejection, StateMachine,
+    CommittedBatch, Config, DiskBackend, Entries, MachineFactory, Node, Options, Outcome, ProposeError, Rejection,
+    Session, StateMachine,
 };
-use synod_sim::Cluster;
+use synod_sim::{Cluster, PATIENCE};
 
 fn check_cluster(count: usize, groups: u64, shards: usize, disk: DiskBackend) {
     let mut cluster = Cluster::start(count, |c: &mut Config| (c.groups, c.shards, c.disk) = (groups, shards, disk));
@@ -95,7 +97,7 @@ fn a_session_takes_each_sequence_once() {
     cluster.commit(1, 77, 1, &Entries::one(b"a").unwrap());
     cluster.commit(1, 77, 1, &Entries::one(b"a").unwrap());
     let ahead = loop {
-        match cluster.leader(1).propose_in_session(1, 77, 3, Entries::one(b"c").unwrap()).wait() {
+        match cluster.leader(1).propose_in_session(1, cluster.session(1, 77), 3, Entries::one(b"c").unwrap()).wait() {
             Err(ProposeError::Rejected(_) | ProposeError::Unknown) => {}
             outcome => break outcome,
         }
@@ -103,6 +105,107 @@ fn a_session_takes_each_sequence_once() {
     assert_eq!(ahead, Err(ProposeError::OutOfSession));
     cluster.commit(1, 77, 2, &Entries::one(b"b").unwrap());
     assert_eq!(cluster.log(1, 1, 2), [b"a", b"b"]);
+}
+
+/// Proposes in a session at whoever leads until the outcome is known.
+fn settle(cluster: &Cluster, session: &mut Session, entry: &[u8]) -> Outcome {
+    let mut outcome = session.propose(Entries::one(entry).unwrap()).wait();
+    let end = Instant::now() + PATIENCE;
+    while matches!(outcome, Err(ProposeError::Rejected(_) | ProposeError::Unknown | ProposeError::Superseded)) {
+        assert!(Instant::now() < end, "{outcome:?}");
+        session.attach(cluster.leader(1));
+        outcome = session.retry().pop().expect("it is not settled").wait();
+    }
+    outcome
+}
+
+fn open(cluster: &Cluster) -> Session {
+    Session::resume(cluster.leader(1), 1, cluster.session(1, 1), 1)
+}
+
+#[test]
+fn a_session_goes_on_at_another_node_and_a_repeated_batch_has_its_position() {
+    let mut cluster = Cluster::start(3, |c| c.groups = 1);
+    let mut session = open(&cluster);
+    let first = settle(&cluster, &mut session, b"one").unwrap();
+    assert_eq!((first.first_index, session.next_sequence(), session.unsettled_batches()), (1, 2, 0));
+    // Another process that does not know how far it went begins with what may not be committed.
+    let mut again = Session::resume(cluster.leader(1), 1, session.id(), 1);
+    assert_eq!(settle(&cluster, &mut again, b"one").unwrap(), first);
+    let leader = cluster.leader(1).node();
+    cluster.stop_node(leader);
+    assert_eq!(settle(&cluster, &mut session, b"two").unwrap().first_index, 2);
+    let other = leader % 3 + 1;
+    assert_eq!(cluster.log(other, 1, 2), [&b"one"[..], b"two"]);
+}
+
+#[test]
+fn a_session_keeps_what_is_not_committed_and_at_most_eight_batches() {
+    let cluster = Cluster::start(3, |c| c.groups = 1);
+    let leader = cluster.leader(1).node();
+    let follower = cluster.node(leader % 3 + 1);
+    let mut session = Session::resume(follower, 1, cluster.session(1, 1), 1);
+    let flights: Vec<_> = (0..9_u8).map(|entry| session.propose(Entries::one(&[entry]).unwrap())).collect();
+    let outcomes: Vec<_> = flights.into_iter().map(|flight| flight.wait()).collect();
+    assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
+    assert_eq!((session.unsettled_batches(), session.next_sequence()), (8, 9));
+    let end = Instant::now() + PATIENCE;
+    while session.unsettled_batches() > 0 {
+        assert!(Instant::now() < end);
+        session.attach(cluster.leader(1));
+        for flight in session.retry() {
+            // Whatever it is: what is not committed stays in the session.
+            let _ = flight.wait();
+        }
+    }
+    let log: Vec<Vec<u8>> = (0..8).map(|entry| vec![entry]).collect();
+    assert_eq!(cluster.log(leader, 1, 8), log);
+}
+
+#[test]
+fn a_session_that_was_closed_or_displaced_is_unknown_for_ever() {
+    let cluster = Cluster::start(1, |c| {
+        c.groups = 1;
+        c.sessions_max = 2;
+    });
+    let handle = cluster.leader(1);
+    let (mut one, mut two) = (open(&cluster), handle.open_session(1).wait().unwrap());
+    let first = settle(&cluster, &mut one, b"one").unwrap();
+    settle(&cluster, &mut two, b"two").unwrap();
+    let mut three = handle.open_session(1).wait().unwrap();
+    let mut again = Session::resume(handle.clone(), 1, one.id(), 1);
+    assert_eq!(settle(&cluster, &mut again, b"one"), Err(ProposeError::SessionExpired));
+    let id = two.id();
+    two.close().wait().unwrap();
+    assert_eq!(
+        settle(&cluster, &mut Session::resume(handle.clone(), 1, id, 2), b"more"),
+        Err(ProposeError::SessionExpired)
+    );
+    assert_eq!(settle(&cluster, &mut three, b"three").unwrap().first_index, first.first_index + 2);
+}
+
+#[test]
+fn a_session_that_nobody_uses_expires_and_is_unknown_after_a_restart_too() {
+    let mut cluster = Cluster::start(1, |c| {
+        c.groups = 1;
+        c.session_idle_seconds = 1;
+    });
+    let mut session = open(&cluster);
+    settle(&cluster, &mut session, b"one").unwrap();
+    let opened = cluster.leader(1).info(1).expect("it runs").applied_slot;
+    let end = Instant::now() + PATIENCE;
+    while cluster.leader(1).info(1).expect("it runs").applied_slot == opened {
+        assert!(Instant::now() < end, "no session expires");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let expired = cluster.leader(1).info(1).expect("it runs").applied_slot;
+    assert_eq!(settle(&cluster, &mut session, b"two"), Err(ProposeError::SessionExpired));
+    cluster.stop_node(1);
+    cluster.start_node(1);
+    assert!(cluster.leader(1).info(1).expect("it runs").applied_slot >= expired);
+    session.attach(cluster.leader(1));
+    assert_eq!(session.retry().pop().expect("it is not settled").wait(), Err(ProposeError::SessionExpired));
+    assert_eq!(cluster.log(1, 1, 1), [b"one"]);
 }
 
 #[test]

@@ -44,7 +44,8 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
 fn fill_up(cluster: &Cluster, from: u64, at_most: u64) -> u64 {
     let mut committed = from;
     while committed < at_most {
-        match cluster.leader(1).propose_in_session(1, 1, committed + 1, entry(committed + 1)).wait() {
+        match cluster.leader(1).propose_in_session(1, cluster.session(1, 1), committed + 1, entry(committed + 1)).wait()
+        {
             Ok(_) | Err(ProposeError::Duplicate) => committed += 1,
             Err(ProposeError::Rejected(Rejection::Overloaded)) => return committed,
             Err(
@@ -60,7 +61,7 @@ fn fill_up(cluster: &Cluster, from: u64, at_most: u64) -> u64 {
 fn commit_when_there_is_room(cluster: &Cluster, sequence: u64) {
     let end = Instant::now() + PATIENCE;
     loop {
-        match cluster.leader(1).propose_in_session(1, 1, sequence, entry(sequence)).wait() {
+        match cluster.leader(1).propose_in_session(1, cluster.session(1, 1), sequence, entry(sequence)).wait() {
             Ok(_) | Err(ProposeError::Duplicate) => return,
             Err(error) if Instant::now() > end => panic!("entry {sequence}: {error}"),
             Err(_) => std::thread::sleep(Duration::from_millis(20)),

@@ -1,12 +1,13 @@
 //! `synod append`: replicates stdin line by line, exactly once.
 //!
-//! All batches go through one session, in which what is unknown is repeated until it is known; so what comes out of
-//! the group is what went in, also over a change of leader.
+//! All batches go through a session, in which what is unknown is repeated until it is known; so what comes out of the
+//! group is what went in, also over a change of leader. A session that ended while the input paused is replaced by a new
+//! one, unless a batch was on its way.
 
 use std::io::Read;
 use std::time::Instant;
 
-use synod::client::Client;
+use synod::client::{Client, ClientError};
 use synod::{Entries, GroupId};
 
 use crate::error::ToolError;
@@ -21,7 +22,9 @@ Examples:
 
 An entry is a line with its newline, at most 1 MiB; a last line without a newline is an entry too.
 What one read brings is sent at once, in batches of up to 64 KiB. When the leader dies, what is
-unknown is sent again to the next one, and takes effect once. `synod tail` gives the bytes back.";
+unknown is sent again to the next one, and takes effect once: all goes through a session of the
+group, and when that has ended because the input paused for long, through a new one. `synod tail`
+gives the bytes back.";
 
 /// Replicate stdin line by line
 #[derive(clap::Args)]
@@ -38,10 +41,15 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     let cluster = args.cluster.read()?;
     check_group(&cluster, args.group)?;
     let start = Instant::now();
-    let mut session =
-        Session { client: Client::new(cluster), group: args.group, id: random_u64()?, entries: 0, bytes: 0 };
+    let mut client = Client::new(cluster);
+    let id = client.open_session(args.group).map_err(|error| ToolError::Failed(error.to_string()))?;
+    let mut session = Session { client, group: args.group, id, before: 0, entries: 0, bytes: 0 };
     append_all(&mut session, &mut std::io::stdin().lock())?;
-    let Session { entries, bytes, group, .. } = session;
+    let Session { entries, bytes, group, id, mut client, .. } = session;
+    if let Err(error) = client.close_session(group, id) {
+        // All is appended, and a session that nobody uses ends by itself.
+        complain(format_args!("the session was not closed: {error}"));
+    }
     let seconds = start.elapsed().as_secs_f64();
     complain(format_args!("appended {entries} entries, {bytes} bytes to group {group} in {seconds:.3} s"));
     Ok(())
@@ -52,6 +60,8 @@ struct Session {
     client: Client,
     group: GroupId,
     id: u64,
+    /// Entries acknowledged before the session was opened.
+    before: u64,
     /// Entries acknowledged.
     entries: u64,
     /// Their bytes.
@@ -86,7 +96,15 @@ impl Session {
         let first = self.entries + 1;
         let last = self.entries + batch.len() as u64;
         // Duplicate or committed: in both cases it is in the log once.
-        self.client.append(self.group, self.id, first, batch).map_err(|error| {
+        let mut appended = self.client.append(self.group, self.id, first - self.before, batch);
+        if let Err(ClientError::SessionExpired { perhaps_committed: false, .. }) = appended {
+            // The input paused for long. What came before is committed, this batch is not: a new session goes on.
+            let opened = self.client.open_session(self.group);
+            self.id = opened.map_err(|error| ToolError::Failed(self.so_far(error)))?;
+            self.before = self.entries;
+            appended = self.client.append(self.group, self.id, 1, batch);
+        }
+        appended.map_err(|error| {
             ToolError::Failed(self.so_far(format_args!("{error}; lines {first} to {last} may be appended or not")))
         })?;
         self.entries = last;
@@ -98,13 +116,4 @@ impl Session {
     fn so_far(&self, failure: impl std::fmt::Display) -> String {
         format!("{failure} ({} lines before are appended)", self.entries)
     }
-}
-
-/// A client's number that no other run has.
-fn random_u64() -> Result<u64, ToolError> {
-    let mut bytes = [0; 8];
-    // So few bytes come whole.
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| ToolError::Io { what: "cannot draw a random number".into(), error: error.into() })?;
-    Ok(u64::from_le_bytes(bytes).max(1))
 }

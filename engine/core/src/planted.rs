@@ -97,6 +97,10 @@ bugs! {
     WipedReplicaVotes,
     /// Nobody compares the end of its log with what peers have seen of it. For the shard to carry out.
     LogEndIsNotChecked,
+    /// A session that has ended, or never was, is taken for a new one.
+    UnknownSessionsAreNew,
+    /// Sessions that have ended come back with a restart.
+    EndedSessionsComeBack,
 }
 
 #[cfg(feature = "planted")]

@@ -13,6 +13,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::batch::{Batch, Entries};
 use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 use crate::outcome::{Committed, GroupId, Outcome, ProposeError, Rejection};
+use crate::sessions::command::is_session;
+use crate::shard::sessions::Ask;
 
 const APPEND: u8 = 1;
 const READ: u8 = 2;
@@ -20,6 +22,8 @@ const INFO: u8 = 3;
 const MEMBERSHIP: u8 = 70;
 const ADD_VOTER: u8 = 71;
 const REMOVE_VOTER: u8 = 72;
+const OPEN_SESSION: u8 = 60;
+const CLOSE_SESSION: u8 = 61;
 
 /// What a client asks.
 #[derive(Clone, Debug)]
@@ -28,7 +32,7 @@ pub enum Request {
     Append {
         /// The group.
         group: GroupId,
-        /// The client's number and the sequence of the first entry, from 1.
+        /// The session's id, which [`Request::OpenSession`] gave, and the sequence of the first entry, from 1.
         session: Option<(u64, u64)>,
         /// The entries.
         entries: Entries,
@@ -65,6 +69,18 @@ pub enum Request {
         /// It may take so long.
         wait_ms: u32,
     },
+    /// Open a session. The slot of the answer [`ReplyV1::Committed`] is its id; the answer has no entries.
+    OpenSession {
+        /// The group.
+        group: GroupId,
+    },
+    /// End a session, if it is there. The answer [`ReplyV1::Committed`] has no entries.
+    CloseSession {
+        /// The group.
+        group: GroupId,
+        /// The session's id.
+        session: u64,
+    },
 }
 
 /// A request that is none.
@@ -78,6 +94,17 @@ impl Request {
         match self {
             Self::Append { group, .. } | Self::Read { group, .. } | Self::Info { group } => *group,
             Self::Membership { group } | Self::ChangeMembership { group, .. } => *group,
+            Self::OpenSession { group } | Self::CloseSession { group, .. } => *group,
+        }
+    }
+
+    /// The group and what is asked, if a session is to be opened or closed.
+    pub(crate) fn session_ask(&self) -> Option<(GroupId, Ask)> {
+        match self {
+            Self::OpenSession { group } => Some((*group, Ask::Open)),
+            Self::CloseSession { group, session } => Some((*group, Ask::Close(*session))),
+            Self::Append { .. } | Self::Read { .. } | Self::Info { .. } => None,
+            Self::Membership { .. } | Self::ChangeMembership { .. } => None,
         }
     }
 
@@ -110,6 +137,11 @@ impl Request {
                 out.extend_from_slice(&change.node().to_le_bytes());
                 out.extend_from_slice(&wait_ms.to_le_bytes());
             }
+            Self::OpenSession { .. } => out[0] = OPEN_SESSION,
+            Self::CloseSession { session, .. } => {
+                out[0] = CLOSE_SESSION;
+                out.extend_from_slice(&session.to_le_bytes());
+            }
         }
         out
     }
@@ -128,6 +160,9 @@ impl Request {
                 let sequence = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));
                 if (client == 0) != (sequence == 0) {
                     return Err(MalformedRequest("half a session"));
+                }
+                if client != 0 && !is_session(client) {
+                    return Err(MalformedRequest("the session's id"));
                 }
                 let batch = Batch::decode(body).map_err(|_| MalformedRequest("the entries"))?;
                 let mut entries = Entries::new();
@@ -161,6 +196,12 @@ impl Request {
                     },
                     wait_ms: u32::from_le_bytes(rest[16..].try_into().expect("four bytes")),
                 })
+            }
+            OPEN_SESSION if rest.is_empty() => Ok(Self::OpenSession { group }),
+            CLOSE_SESSION => {
+                let session = rest.try_into().map(u64::from_le_bytes).ok().filter(|id| is_session(*id));
+                let session = session.ok_or(MalformedRequest("the session's id"))?;
+                Ok(Self::CloseSession { group, session })
             }
             _ => Err(MalformedRequest("the operation")),
         }
@@ -206,7 +247,7 @@ pub enum ReplyV1 {
         /// How many.
         count: u32,
     },
-    /// The session has committed them before.
+    /// The session has committed them before, at a position that is no longer remembered.
     Duplicate,
     /// The sequence does not follow the session.
     OutOfSession,
@@ -262,6 +303,8 @@ pub enum ReplyV1 {
         /// Why.
         text: String,
     },
+    /// The session has ended. The entries do not take effect now; whether they did before is not known.
+    SessionExpired,
 }
 
 /// A [`Rejection`] on the wire.
@@ -306,6 +349,7 @@ impl From<Outcome> for ReplyV1 {
             Ok(Committed { slot, first_index, count }) => Self::Committed { slot, first_index, count },
             Err(ProposeError::Duplicate) => Self::Duplicate,
             Err(ProposeError::OutOfSession) => Self::OutOfSession,
+            Err(ProposeError::SessionExpired) => Self::SessionExpired,
             Err(ProposeError::Superseded) => Self::Superseded,
             Err(ProposeError::Unknown) => Self::Unknown,
             Err(ProposeError::Rejected(rejection)) => rejected(rejection),
@@ -345,8 +389,10 @@ impl From<MembershipOutcome> for ReplyV1 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use synod_core::Slot;
 
     use super::*;
+    use crate::sessions::command::Command;
 
     #[test]
     fn requests_come_back() {
@@ -359,10 +405,21 @@ mod tests {
             Request::Membership { group: 5 },
             Request::ChangeMembership { group: 5, version: 2, change: MembershipChange::Add(3), wait_ms: 9 },
             Request::ChangeMembership { group: 5, version: 2, change: MembershipChange::Remove(3), wait_ms: 9 },
+            Request::OpenSession { group: 2 },
+            Request::CloseSession { group: 2, session: 9 },
         ] {
             let bytes = request.encode();
             assert_eq!(Request::decode(&bytes).unwrap().encode(), bytes);
         }
+    }
+
+    #[test]
+    fn no_client_has_the_session_of_a_command() {
+        let (client, sequence) = Command::Expire { unused_since: Slot(9) }.header();
+        let append =
+            Request::Append { group: 1, session: Some((client, sequence)), entries: Entries::one(b"").unwrap() };
+        assert!(Request::decode(&append.encode()).is_err());
+        assert!(Request::decode(&Request::CloseSession { group: 1, session: client }.encode()).is_err());
     }
 
     #[test]

@@ -77,6 +77,18 @@ impl Shard {
                     self.reply_append(connection, request, Err(ProposeError::Rejected(rejection)));
                 }
             }
+            Request::OpenSession { .. } | Request::CloseSession { .. } => {
+                let (group, ask) = decoded.session_ask().expect("it is one");
+                let run =
+                    Run { reply: Reply::Client(connection, request), tag: 0, count: 0, submitted_ns: self.now_ns };
+                let refused = match self.group_at(group) {
+                    None => Some(Rejection::UnknownGroup),
+                    Some(at) => self.ask(at, ask, run).err().map(|(_, rejection)| rejection),
+                };
+                if let Some(rejection) = refused {
+                    self.reply_append(connection, request, Err(ProposeError::Rejected(rejection)));
+                }
+            }
             Request::Read { group, from_index, bytes_max, wait_ms } => {
                 let wait_until_ns = if wait_ms == 0 { 0 } else { self.now_ns + u64::from(wait_ms) * 1_000_000 };
                 let bytes_max = (bytes_max as usize).min(READ_BYTES_MAX);

@@ -38,6 +38,9 @@ impl Shard {
                     reply(Err(ProposeError::Rejected(rejection)));
                 }
             }
+            Mail::Session { group, ask, submitted_ns, reply } => {
+                self.ask_by_mail(group, ask, Run { reply: Reply::Callback(reply), tag: 0, count: 0, submitted_ns });
+            }
             Mail::Read { group, from_index, bytes_max, wait_ms, reply } => {
                 let wait_until_ns = if wait_ms == 0 { 0 } else { self.now_ns + wait_ms * 1_000_000 };
                 let reply = ReadReply::Callback(reply);

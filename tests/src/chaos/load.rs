@@ -258,17 +258,31 @@ fn append_in_session(mut seat: Seat, group: u64) {
     let mut client = Client::new(seat.cluster.clone());
     client.set_timeout(Duration::from_secs(2));
     let mut sequence = 1;
+    let opened = loop {
+        match client.open_session(group) {
+            Ok(opened) => break opened,
+            Err(_) if seat.stopped() => return,
+            Err(_) => {}
+        }
+    };
     while !seat.stopped() {
         let payloads = seat.payloads(SESSION_BATCH);
         let ids = seat.records.invoke(group, seat.number, &payloads);
-        let count = append_once(&mut client, &seat, group, sequence, &payloads, &ids);
+        let count = append_once(&mut client, &seat, (group, opened), sequence, &payloads, &ids);
         sequence += count;
         std::thread::sleep(PACE);
     }
 }
 
 /// Gives how far the session went on.
-fn append_once(client: &mut Client, seat: &Seat, group: u64, first: u64, payloads: &[u64], ids: &[AppendId]) -> u64 {
+fn append_once(
+    client: &mut Client,
+    seat: &Seat,
+    (group, opened): (u64, u64),
+    first: u64,
+    payloads: &[u64],
+    ids: &[AppendId],
+) -> u64 {
     let session = u64::from(seat.number);
     let mut entries = Entries::new();
     for (payload, sequence) in payloads.iter().zip(first..) {
@@ -276,7 +290,7 @@ fn append_once(client: &mut Client, seat: &Seat, group: u64, first: u64, payload
         entries.push(&entry(*payload, Some(sequence))).expect("a small batch fits");
     }
     loop {
-        let outcome = match client.append(group, session, first, &entries) {
+        let outcome = match client.append(group, opened, first, &entries) {
             Ok(Some(committed)) => Outcome::Committed { index: committed.first_index },
             Ok(None) => Outcome::Duplicate,
             Err(ClientError::NoLeader { .. }) if !seat.stopped() => continue,

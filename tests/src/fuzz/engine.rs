@@ -111,6 +111,8 @@ static REQUESTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         Request::Append { group: 3, session: None, entries: three_entries() },
         Request::Read { group: 4, from_index: 9, bytes_max: 100, wait_ms: 5 },
         Request::Info { group: 1 },
+        Request::OpenSession { group: 3 },
+        Request::CloseSession { group: 3, session: 7 },
     ];
     requests.iter().map(Request::encode).collect()
 });
@@ -158,9 +160,21 @@ static RECORD_RUNS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
 fn far_ahead(number: u64) -> Vec<u8> {
     let records = record_specimens();
     let [(summary, _), .., (learned, batch), _] = &records[..] else { unreachable!("there are more specimens") };
-    // Slot, next index, checksum, void batches, epoch and whether it is open, one session; nothing accepted.
-    let numbers = [number, number, 0, number, 1 << 16, 1, 1, 9, number, number, 0];
-    let body: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    let bits = |number: u64| {
+        let more = (0..9).map(|byte| (number >> (7 * byte)) as u8 | 0x80);
+        let mut run: Vec<u8> = more.collect();
+        run[8] &= 0x7f;
+        run
+    };
+    // Session 9, its last sequence, used in the last slot, where its only position is: one entry, the last of all.
+    let mut session = [&[9][..], &bits(number), &[0, 1, 1, 0, 1]].concat();
+    let length = session.len() as u64;
+    session.resize(session.len().next_multiple_of(8), 0);
+    // Slot, next index, checksum, void batches, epoch and whether it is open, one session; no configuration, and nothing
+    // accepted.
+    let head = [number, number, 0, number, 1 << 16, 1, 1, length];
+    let bytes = |numbers: &[u64]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
+    let body = [bytes(&head), session, bytes(&[0; 4])].concat();
     let mut summary = *summary;
     (summary.numbers[0], summary.numbers[4]) = (number, number);
     (summary.body_len, summary.body_crc) = (body.len() as u32, crc32c::crc32c(&body));

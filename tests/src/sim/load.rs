@@ -2,14 +2,17 @@
 
 use std::sync::{Arc, Mutex};
 
+use synod::limits::POSITIONS_MAX;
 use synod::simulation::SimShard;
 use synod::{Entries, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
 
-use super::observe::Observer;
+use super::observe::{Observer, payload};
 use super::plan::{Plan, S};
 use crate::check::history::{self, AppendId};
 use crate::disk::Dice;
 
+/// Settled batches of a session that its client remembers, to say them again: more than a group remembers.
+const SETTLED_MAX: usize = 10;
 /// A client waits so long for an outcome when it can go on no further otherwise.
 const PATIENCE_NS: u64 = 3 * S;
 
@@ -30,13 +33,27 @@ struct Flying {
     ticket: u64,
     way: Way,
     group: GroupId,
-    append: AppendId,
+    /// Its operation in the history; none when it is only said again.
+    append: Option<AppendId>,
     /// The node that has it.
     node: usize,
     entry: Vec<u8>,
     since_ns: u64,
     /// In a session: its number there.
     sequence: u64,
+    /// It was committed at this index long ago, and is only said again.
+    settled_at: Option<u64>,
+}
+
+/// Where a client is with its session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Seat {
+    /// It has none.
+    None,
+    /// It has asked a node for one.
+    Opening { ticket: u64, node: usize, since_ns: u64 },
+    /// It has this one.
+    Open(u64),
 }
 
 #[derive(Debug)]
@@ -50,6 +67,9 @@ struct Client {
     /// A session's proposal whose outcome is not known: it is said again.
     again: Option<Flying>,
     sequence: u64,
+    seat: Seat,
+    /// The last batches of its session that are committed: sequence, index, entry.
+    settled: Vec<(u64, u64, Vec<u8>)>,
     /// Its handle, which is bound to an epoch and to the node that gave it.
     handle: Option<(u64, Epoch, usize)>,
     /// Groups of which it takes the next in turn, outside its session or handle.
@@ -74,7 +94,7 @@ pub struct Load {
 /// What came of asking a client to go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// It has proposed on this node's shard of the group.
+    /// It has proposed or asked for something on this node's shard of the group.
     Proposed(usize, GroupId),
     /// It waits.
     Waits,
@@ -91,6 +111,8 @@ impl Load {
             flying: Vec::new(),
             again: None,
             sequence: 0,
+            seat: Seat::None,
+            settled: Vec::new(),
             handle: None,
             probes: Vec::new(),
         };
@@ -156,6 +178,22 @@ impl Load {
             client.handle = None;
             return Ok(Step::Waits);
         };
+        let mut session = None;
+        if way == Way::Session {
+            match client.seat {
+                Seat::Open(id) => session = Some(id),
+                Seat::Opening { since_ns, .. } if now_ns <= since_ns + PATIENCE_NS => return Ok(Step::Waits),
+                Seat::None | Seat::Opening { .. } => {
+                    let (ticket, told) = (self.next_ticket, Arc::clone(&self.told));
+                    self.next_ticket += 1;
+                    client.seat = Seat::Opening { ticket, node, since_ns: now_ns };
+                    shard.open_session(group, move |outcome| {
+                        told.lock().expect("no holder panics").push((ticket, outcome));
+                    });
+                    return Ok(Step::Proposed(node, group));
+                }
+            }
+        }
         if way == Way::Ordered && client.handle.is_none() {
             let Some(epoch) = shard.epoch(group) else {
                 *believes = dice.below(plan.nodes);
@@ -165,8 +203,15 @@ impl Load {
             self.next_handle += 1;
         }
         let handle = client.handle.filter(|_| way == Way::Ordered).map(|(handle, epoch, _)| (handle, epoch));
+        let repeats =
+            way == Way::Session && client.again.is_none() && !client.settled.is_empty() && dice.below(12) == 0;
         let flying = match client.again.take_if(|_| way == Way::Session) {
             Some(flying) => Flying { node, ticket: self.next_ticket, since_ns: now_ns, ..flying },
+            None if repeats => {
+                let (sequence, index, entry) = client.settled[dice.below(client.settled.len())].clone();
+                let (ticket, settled_at) = (self.next_ticket, Some(index));
+                Flying { ticket, way, group, append: None, node, entry, since_ns: now_ns, sequence, settled_at }
+            }
             None => {
                 let payload = self.next_payload;
                 self.next_payload += 1;
@@ -174,15 +219,15 @@ impl Load {
                 entry.resize(8 + dice.below(plan.entry_bytes_max), payload as u8);
                 let named = handle.map(|(handle, _)| handle as u32);
                 let append = observer.history(group).append(now_ns, at as u32, named, payload);
-                let append = append.map_err(|full| full.to_string())?;
+                let append = Some(append.map_err(|full| full.to_string())?);
                 client.sequence += u64::from(way == Way::Session);
                 let (ticket, sequence) = (self.next_ticket, client.sequence);
-                Flying { ticket, way, group, append, node, entry, since_ns: now_ns, sequence }
+                Flying { ticket, way, group, append, node, entry, since_ns: now_ns, sequence, settled_at: None }
             }
         };
         self.next_ticket += 1;
         let (ticket, told) = (flying.ticket, Arc::clone(&self.told));
-        let session = (way == Way::Session).then_some((at as u64 + 1, flying.sequence));
+        let session = session.map(|id| (id, flying.sequence));
         let entries = Entries::one(&flying.entry).expect("it is small");
         client.flying.push(flying);
         shard.propose(group, entries, session, handle, move |outcome| {
@@ -197,15 +242,32 @@ impl Load {
     }
 
     /// Takes in what shards have told since the last call.
-    pub fn take_outcomes(&mut self, now_ns: u64, plan: &Plan, dice: &mut Dice, observer: &mut Observer) {
+    /// `applied` is the last index that the node which told them has given an entry of a group.
+    pub fn take_outcomes(
+        &mut self,
+        now_ns: u64,
+        plan: &Plan,
+        dice: &mut Dice,
+        observer: &mut Observer,
+        applied: impl Fn(GroupId) -> u64,
+    ) {
         let told = std::mem::take(&mut *self.told.lock().expect("no holder panics"));
         for (ticket, outcome) in told {
+            if outcome == Err(ProposeError::SessionExpired)
+                && let Some(flying) = self.flying(ticket)
+            {
+                observer.expired(flying.group, payload(&flying.entry), applied(flying.group));
+            }
             let leader = match outcome {
                 Err(ProposeError::Rejected(Rejection::NotLeader { leader })) => leader,
                 _ => None,
             };
             self.resolve(ticket, outcome, leader, now_ns, plan, dice, observer);
         }
+    }
+
+    fn flying(&self, ticket: u64) -> Option<&Flying> {
+        self.clients.iter().flat_map(|client| &client.flying).find(|flying| flying.ticket == ticket)
     }
 
     /// A node has ended: what it had not answered is unknown.
@@ -219,6 +281,58 @@ impl Load {
         for ticket in tickets {
             self.resolve(ticket, Err(ProposeError::Unknown), None, now_ns, plan, dice, observer);
         }
+        for client in &mut self.clients {
+            if matches!(client.seat, Seat::Opening { node: of, .. } if of == node) {
+                client.seat = Seat::None;
+            }
+        }
+    }
+
+    /// A client was told what became of its wish for a session.
+    fn seated(&mut self, ticket: u64, outcome: Outcome, leader: Option<NodeId>, plan: &Plan, dice: &mut Dice) {
+        let is_asking = |client: &&mut Client| matches!(client.seat, Seat::Opening { ticket: of, .. } if of == ticket);
+        let Some(client) = self.clients.iter_mut().find(is_asking) else { return };
+        client.seat = match outcome {
+            Ok(opened) => {
+                *self.outcomes.entry("session opened").or_default() += 1;
+                (client.sequence, client.settled) = (0, Vec::new());
+                Seat::Open(opened.slot)
+            }
+            Err(_) => {
+                client.believes[client.group as usize - 1] = match leader {
+                    Some(node) => node as usize - 1,
+                    None => dice.below(plan.nodes),
+                };
+                Seat::None
+            }
+        };
+    }
+
+    /// Now and then a client leaves its session without a word, or closes it and may not have noticed. What waits for its
+    /// outcome keeps it.
+    pub fn maybe_leave<'a>(
+        &mut self,
+        at: usize,
+        dice: &mut Dice,
+        shard: impl FnOnce(usize, GroupId) -> Option<&'a mut SimShard>,
+    ) -> Option<(usize, GroupId)> {
+        let client = &mut self.clients[at];
+        let Seat::Open(id) = client.seat else { return None };
+        if client.again.is_some() || client.flying.iter().any(|flying| flying.way == Way::Session) || dice.below(20) > 0
+        {
+            return None;
+        }
+        let (group, choice) = (client.group, dice.below(3));
+        if choice < 2 {
+            client.seat = Seat::None;
+        }
+        if choice == 0 {
+            return None;
+        }
+        let node = client.believes[group as usize - 1];
+        shard(node, group)?.close_session(group, id, |_| ());
+        *self.outcomes.entry("session closed").or_default() += 1;
+        Some((node, group))
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -237,7 +351,7 @@ impl Load {
             let flying = client.flying.remove(at);
             Some((client, flying))
         });
-        let Some((client, flying)) = found else { return };
+        let Some((client, flying)) = found else { return self.seated(ticket, outcome, leader, plan, dice) };
         let (name, noted) = match outcome {
             Ok(committed) => ("committed", history::Outcome::Committed { index: committed.first_index }),
             Err(ProposeError::Duplicate) => ("duplicate", history::Outcome::Duplicate),
@@ -245,9 +359,14 @@ impl Load {
             Err(ProposeError::Rejected(_)) => ("rejected", history::Outcome::Rejected),
             Err(ProposeError::Superseded) => ("superseded", history::Outcome::Superseded),
             Err(ProposeError::OutOfSession) => ("out of session", history::Outcome::Unknown),
+            Err(ProposeError::SessionExpired) => ("session expired", history::Outcome::Unknown),
             Err(ProposeError::Unknown) => ("unknown", history::Outcome::Unknown),
         };
+        let name = if flying.settled_at.is_some() { "said again" } else { name };
         *self.outcomes.entry(name).or_default() += 1;
+        if let Some(wrong) = client.wrong(&flying, outcome) {
+            observer.wrong(format!("group {}: {flying:?} in {:?}: {wrong}", flying.group, client.seat));
+        }
         if outcome.is_err() {
             // A client may have sent more through a handle before it learns that it was refused.
             if flying.way == Way::Ordered && dice.below(3) > 0 {
@@ -258,11 +377,46 @@ impl Load {
                 None => dice.below(plan.nodes),
             };
         }
+        let expired = outcome == Err(ProposeError::SessionExpired);
+        let Some(append) = flying.append else {
+            if expired {
+                client.seat = Seat::None;
+            }
+            return;
+        };
         let settled = matches!(outcome, Ok(_) | Err(ProposeError::Duplicate));
-        if flying.way == Way::Session && !settled {
+        // A client that was told so may try on all the same: never again does it take effect.
+        let gives_up = expired && dice.below(3) == 0;
+        if flying.way == Way::Session && !settled && !gives_up {
             client.again = Some(flying);
-        } else {
-            observer.appended(flying.group, now_ns, flying.append, noted);
+            return;
+        }
+        observer.appended(flying.group, now_ns, append, noted);
+        if gives_up {
+            client.seat = Seat::None;
+        } else if let (Way::Session, Ok(committed)) = (flying.way, outcome) {
+            client.settled.push((flying.sequence, committed.first_index, flying.entry));
+            if client.settled.len() > SETTLED_MAX {
+                client.settled.remove(0);
+            }
+        }
+    }
+}
+
+impl Client {
+    /// What is wrong with the answer to a session's batch.
+    fn wrong(&self, flying: &Flying, outcome: Outcome) -> Option<String> {
+        let behind = self.sequence - flying.sequence.min(self.sequence);
+        let known = behind < POSITIONS_MAX as u64;
+        match (outcome, flying.settled_at) {
+            _ if flying.way != Way::Session => None,
+            (Err(ProposeError::OutOfSession), _) => Some("it follows what was committed".into()),
+            (Ok(committed), Some(index)) if committed.first_index != index => {
+                Some(format!("it was committed at index {index}, not at {}", committed.first_index))
+            }
+            (Ok(_), Some(_)) if !known => Some("so old a position is not remembered".into()),
+            (Err(ProposeError::Duplicate), _) if known => Some("its position is remembered".into()),
+            _ => None,
         }
     }
 }

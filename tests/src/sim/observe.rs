@@ -85,6 +85,10 @@ pub struct Observer {
     voters: BTreeMap<(usize, usize), Member>,
     /// The voters by the ids of their logs.
     by_replica: BTreeMap<u128, Member>,
+    /// Appends whose proposers were told that their session has ended, by group and payload; and how long the log was then.
+    expired: BTreeMap<(u64, u64), u64>,
+    /// The first answer that was wrong.
+    wrong: Option<String>,
 }
 
 /// The name of a value: a ballot proposes at most one per slot.
@@ -113,6 +117,8 @@ impl Observer {
             logs: vec![Vec::new(); groups as usize],
             held: BTreeMap::new(),
             delivered: (0..nodes).map(|_| Delivered::default()).collect(),
+            expired: BTreeMap::new(),
+            wrong: None,
         }
     }
 
@@ -239,6 +245,9 @@ impl Observer {
 
     /// Takes in what a node's machines were given.
     pub fn delivered(&mut self, node: usize) -> Result<(), String> {
+        if let Some(wrong) = &self.wrong {
+            return Err(wrong.clone());
+        }
         let mut delivered = self.delivered[node].lock().expect("no holder panics");
         for (group, index, entry) in delivered.drain(..) {
             self.streams.deliver(group, node as u64, index, &entry, None).map_err(|violation| violation.to_string())?;
@@ -260,6 +269,29 @@ impl Observer {
         self.history(group).appended(now_ns, id, outcome);
     }
 
+    /// A proposer was told that its session has ended, by a node that has applied a log of so many entries.
+    pub fn expired(&mut self, group: u64, payload: u64, length: u64) {
+        self.expired.entry((group, payload)).or_insert(length);
+    }
+
+    /// An answer is wrong.
+    pub fn wrong(&mut self, what: String) {
+        self.wrong.get_or_insert(what);
+    }
+
+    /// What takes effect of a session takes effect before anybody is told that the session has ended.
+    fn check_expired(&self) -> Result<(), String> {
+        for ((group, payload), length) in &self.expired {
+            let log = &self.logs[*group as usize - 1];
+            if log.get(*length as usize..).is_some_and(|behind| behind.contains(payload)) {
+                return Err(format!(
+                    "group {group}: {payload} was committed behind index {length}, where its session had ended"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Entries of a group in the agreed log.
     pub fn log_len(&self, group: u64) -> u64 {
         self.logs[group as usize - 1].len() as u64
@@ -272,6 +304,7 @@ impl Observer {
 
     /// Judges all operations against the final logs; gives how many entries were committed and known to be.
     pub fn judge(&self) -> Result<u64, String> {
+        self.check_expired()?;
         let mut committed = 0;
         for (history, log) in self.histories.iter().zip(&self.logs) {
             let checked = log::check(history, log).map_err(|violation| violation.to_string())?;

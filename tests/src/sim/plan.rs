@@ -130,6 +130,10 @@ plan! {
     rollback_ns: u64,
     /// Mean time between changes of who votes in some group.
     members_ns: u64,
+    /// Sessions per group; 0: as many as usual.
+    sessions_max: usize,
+    /// So long a session may be idle, in seconds; 0: as long as usual.
+    session_idle_s: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
@@ -243,6 +247,15 @@ impl Plan {
         }
         .with_lost_logs(large)
         .with_changes_of_voters()
+        .with_sessions(false)
+    }
+
+    /// In some plans sessions are few and short-lived. It has dice of its own too.
+    fn with_sessions(mut self, rough: bool) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0x5e55_1045);
+        self.sessions_max = pick(&mut dice, &[0, 0, 1, 2, 3]);
+        self.session_idle_s = if rough { pick(&mut dice, &[0, 1]) } else { pick(&mut dice, &[0, 0, 1, 2, 10]) };
+        self
     }
 
     /// In one of four plans logs are lost. It has dice of its own, so that the other plans stay what they are.
@@ -316,6 +329,7 @@ impl Plan {
         }
         .with_lost_logs(false)
         .with_changes_of_voters()
+        .with_sessions(true)
     }
 
     /// Refuses what no cluster can be.

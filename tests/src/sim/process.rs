@@ -91,7 +91,12 @@ impl World {
 
     pub(super) fn after_turn(&mut self, node: usize) -> Result<(), String> {
         self.observer.delivered(node)?;
-        self.load.take_outcomes(self.now_ns, &self.plan, &mut self.dice, &mut self.observer);
+        let process = self.nodes[node].process.as_ref();
+        let applied = |group: GroupId| {
+            let info = process.and_then(|process| process.shards[group as usize % process.shards.len()].info(group));
+            info.map_or(0, |info| info.next_index - 1)
+        };
+        self.load.take_outcomes(self.now_ns, &self.plan, &mut self.dice, &mut self.observer, applied);
         Ok(())
     }
 

@@ -156,6 +156,12 @@ impl World {
             if plan.wal_mib_max > 0 {
                 config.wal_mib_max = plan.wal_mib_max;
             }
+            if plan.sessions_max > 0 {
+                config.sessions_max = plan.sessions_max;
+            }
+            if plan.session_idle_s > 0 {
+                config.session_idle_seconds = plan.session_idle_s;
+            }
             let incarnation = u128::from(dice.roll()) << 64 | u128::from(dice.roll());
             let replicas: Vec<u128> = (0..plan.shards).map(|shard| incarnation ^ shard as u128).collect();
             Node {
@@ -525,18 +531,24 @@ impl World {
     fn client(&mut self, at: usize) -> Result<(), String> {
         if self.load_on {
             let (nodes, shards) = (&mut self.nodes, self.plan.shards);
+            fn up(nodes: &mut [Node], shards: usize, node: usize, group: GroupId) -> Option<&mut SimShard> {
+                let node = &mut nodes[node];
+                if node.paused {
+                    return None;
+                }
+                Some(&mut node.process.as_mut()?.shards[group as usize % shards])
+            }
+            let left = self.load.maybe_leave(at, &mut self.dice, |node, group| up(nodes, shards, node, group));
             let step =
                 self.load.step(at, self.now_ns, &self.plan, &mut self.dice, &mut self.observer, |node, group| {
-                    let node = &mut nodes[node];
-                    if node.paused {
-                        return None;
-                    }
-                    Some(&mut node.process.as_mut()?.shards[group as usize % shards])
+                    up(nodes, shards, node, group)
                 })?;
-            if let Step::Proposed(node, group) = step {
+            let proposed = if let Step::Proposed(node, group) = step { Some((node, group)) } else { None };
+            for (node, group) in left.into_iter().chain(proposed) {
                 self.with_shard(node, group as usize % self.plan.shards, |_| ());
             }
-            self.load.take_outcomes(self.now_ns, &self.plan, &mut self.dice, &mut self.observer);
+            // Nothing that is told before a turn says that a session has ended.
+            self.load.take_outcomes(self.now_ns, &self.plan, &mut self.dice, &mut self.observer, |_| 0);
         }
         let mean = if self.faults_on { self.plan.think_ns } else { self.plan.think_ns.min(THINK_WELL_NS) };
         let pause = around(&mut self.dice, mean);
