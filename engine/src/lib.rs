@@ -28,7 +28,7 @@
 //! [`ProposeError::Unknown`] that it may. In a [`Session`] it is safe to repeat what is unknown: it takes effect once.
 //!
 //! # Parts
-//! `shard` is one core's event machine, sans-IO, with `payload`, `batch`, `apply` for what it carries; `wire` and
+//! `shard` is one core's event machine, sans-IO, with `payload`, `batch`, `apply` and `sessions` for what it carries; `wire` and
 //! `persist` give messages and log records their bytes, `recovery` reads the latter back and `assemble` makes a shard of
 //! them; `runtime` drives a shard on
 //! its executor; `node` owns threads, `meta` the directory, `peers` what is known of the other nodes, `open_log` what

@@ -43,7 +43,8 @@ impl Sessions {
         if count > SESSIONS_MAX as u64 || length > SESSIONS_BYTES_MAX as u64 {
             return None;
         }
-        let mut bytes = Vec::with_capacity((length as usize).next_multiple_of(8));
+        // It grows only with what is there.
+        let mut bytes = Vec::new();
         for _ in 0..length.div_ceil(8) {
             bytes.extend_from_slice(&numbers.next()?.to_le_bytes());
         }
@@ -86,7 +87,7 @@ impl Session {
         if count > POSITIONS_MAX as u64 || (count == 0) != (last == 0) {
             return None;
         }
-        let mut positions = VecDeque::with_capacity(count as usize);
+        let mut positions = VecDeque::new();
         let (mut newer_slot, mut newer_index, mut left) = (used, next_index, last);
         for at in 0..count {
             let (entries, back) = (take(bytes)?, take(bytes)?);
