@@ -42,7 +42,9 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     check_group(&cluster, args.group)?;
     let start = Instant::now();
     let mut client = Client::new(cluster);
-    let id = client.open_session(args.group).map_err(|error| ToolError::Failed(error.to_string()))?;
+    let id = client
+        .open_session(args.group)
+        .map_err(|error| ToolError::Failed(format!("{error} (nothing was appended)")))?;
     let mut session = Session { client, group: args.group, id, before: 0, entries: 0, bytes: 0 };
     append_all(&mut session, &mut std::io::stdin().lock())?;
     let Session { entries, bytes, group, id, mut client, .. } = session;

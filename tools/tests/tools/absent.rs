@@ -50,7 +50,7 @@ fn a_cluster_that_is_down_is_given_up_with_a_reason() {
     let address = members[1].address.to_string();
     check(&[&["tail", "--node", "2"][..], &group].concat(), &["node 2", &address, "refused", "--from 1"]);
 
-    append.finish().check_failure(&["group 1 has no leader", "refused", "lines 1 to 1 may be appended or not"]);
+    append.finish().check_failure(&["group 1 has no leader", "refused", "nothing was appended"]);
     until_end.finish().check_failure(&["group 1 has no leader", "refused"]);
 }
 
