@@ -113,6 +113,7 @@ pub(crate) fn assemble(
         peers,
         seen: Arc::clone(&place.seen),
         prefers: ids.iter().map(|id| config.prefers(*id)).collect(),
+        clock_drift_percent: config.clock_drift_percent,
         groups,
         writer: Writer::new(writer_config, &recovery),
         index: recoverer.index,

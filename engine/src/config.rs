@@ -124,6 +124,9 @@ pub struct Config {
     /// `retain_mib` is reached; at twice as much new proposals are refused as overloaded.
     #[serde(default = "defaults::index_mib")]
     pub index_mib: usize,
+    /// By how many percent the clocks of two nodes may run apart. Reads by a leader's lease rest on it, and nothing else.
+    #[serde(default = "defaults::clock_drift_percent")]
+    pub clock_drift_percent: u64,
     /// Pin each shard to a core of its own. By default when there are enough cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin: Option<bool>,
@@ -158,6 +161,9 @@ mod defaults {
     }
     pub(super) fn index_mib() -> usize {
         128
+    }
+    pub(super) fn clock_drift_percent() -> u64 {
+        10
     }
 }
 
@@ -203,6 +209,7 @@ impl Config {
             spare_segments: defaults::spare_segments(),
             cache_mib: defaults::cache_mib(),
             index_mib: defaults::index_mib(),
+            clock_drift_percent: defaults::clock_drift_percent(),
             pin: None,
             allow_plaintext: false,
             members,
@@ -244,6 +251,7 @@ impl Config {
             self.wal_mib_max >= self.retain_mib + 4 * self.segment_mib,
             "`wal_mib_max` must be at least `retain_mib` and four segments, or the log could never be trimmed in time",
         )?;
+        check((1..=50).contains(&self.clock_drift_percent), "`clock_drift_percent` must be between 1 and 50")?;
         check(self.spare_segments <= 1024, "`spare_segments` must be at most 1024")?;
         check(
             self.allow_plaintext || self.members.iter().all(|m| m.address.ip().is_loopback()),
@@ -347,6 +355,7 @@ mod tests {
         check(|c| c.retain_mib = 1, "retain_mib");
         check(|c| c.wal_mib_max = 1024, "wal_mib_max");
         check(|c| c.preferred_leader = Some(8), "preferred_leader");
+        check(|c| c.clock_drift_percent = 80, "clock_drift_percent");
         check(|c| c.members[0].address = "10.0.0.1:1".parse().unwrap(), "allow_plaintext");
     }
 

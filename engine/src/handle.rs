@@ -11,8 +11,10 @@ use crate::batch::Entries;
 use crate::client::protocol::GroupInfoV1;
 use crate::clock::now_ns;
 use crate::limits::READ_BYTES_MAX;
+use crate::machine::StateMachine;
 use crate::mailbox::{Mail, Post};
 use crate::outcome::{Committed, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
+use crate::shard::points::{AtPoint, Consistency, ReadPoint};
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
 
@@ -219,6 +221,56 @@ impl Handle {
         // Refused mail is dropped, and its completer with it.
         let _ = self.post(group).send(mail);
         pending
+    }
+
+    /// Waits until all that the consistency asks for is applied here, on any node: a linearizable read of what the state
+    /// machine keeps elsewhere begins with this.
+    pub fn read_index(
+        &self,
+        group: GroupId,
+        consistency: Consistency,
+        timeout: Duration,
+    ) -> Pending<Result<ReadPoint, ReadError>> {
+        let (completer, pending) = pending(Err(ReadError::Stopping));
+        self.read_point(group, consistency, timeout, |answer| {
+            completer.complete(answer.map(|(point, _)| point));
+        });
+        pending
+    }
+
+    /// Runs a closure over the group's state machine on this node, on its shard's thread, as soon as all that the
+    /// consistency asks for is applied. It must not block.
+    pub fn query<M: StateMachine, T: Send + 'static>(
+        &self,
+        group: GroupId,
+        consistency: Consistency,
+        timeout: Duration,
+        query: impl FnOnce(&M) -> T + Send + 'static,
+    ) -> Pending<Result<T, ReadError>> {
+        let (completer, pending) = pending(Err(ReadError::Stopping));
+        self.read_point(group, consistency, timeout, move |answer| {
+            completer.complete(answer.and_then(|(_, machine)| {
+                let machine = machine.and_then(|machine| (machine as &dyn std::any::Any).downcast_ref::<M>());
+                machine.map(query).ok_or(ReadError::NoMachine)
+            }));
+        });
+        pending
+    }
+
+    fn read_point(
+        &self,
+        group: GroupId,
+        consistency: Consistency,
+        timeout: Duration,
+        reply: impl FnOnce(AtPoint<'_>) + Send + 'static,
+    ) {
+        let wait_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        let mail = Mail::ReadPoint { group, consistency, wait_ns, reply: Box::new(reply) };
+        if let Err(refused) = self.post(group).send(mail)
+            && let Mail::ReadPoint { reply, .. } = *refused
+        {
+            reply(Err(ReadError::Overloaded));
+        }
     }
 
     /// Every committed entry of a group from `from_index` on, in order, for ever: how a database tails its log.

@@ -37,6 +37,8 @@ pub const READ_BYTES_MAX: usize = 1 << 20;
 pub const SESSIONS_MAX: usize = 1024;
 /// Messages in a shard's mailbox.
 pub const MAILBOX_MAX: usize = 64 << 10;
+/// Reads per shard that wait for a leader's word or for an index.
+pub const POINT_READS_MAX: usize = 64 << 10;
 /// Client connections per shard.
 pub const CLIENTS_MAX: usize = 1024;
 

@@ -17,6 +17,7 @@ use crate::client::protocol::{GroupInfoV1, ReplyV1};
 use crate::limits::MAILBOX_MAX;
 use crate::outcome::{Epoch, GroupId, Outcome};
 use crate::peers::Genesis;
+use crate::shard::points::{AtPoint, Consistency};
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
 
@@ -24,6 +25,9 @@ use crate::shard::reads::{CommittedEntries, ReadError};
 pub(crate) type OutcomeReply = Box<dyn FnOnce(Outcome) + Send>;
 /// The answer to a read.
 pub(crate) type EntriesReply = Box<dyn FnOnce(Result<CommittedEntries, ReadError>) + Send>;
+
+/// The answer to a read of a known age.
+pub(crate) type PointAnswer = Box<dyn FnOnce(AtPoint<'_>) + Send>;
 
 /// What a peer said of its shard in the handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +54,8 @@ pub(crate) enum Mail {
     },
     /// Read committed entries.
     Read { group: GroupId, from_index: u64, bytes_max: usize, wait_ms: u64, reply: EntriesReply },
+    /// Up to where this node has applied a group, and what its state machine says there.
+    ReadPoint { group: GroupId, consistency: Consistency, wait_ns: u64, reply: PointAnswer },
     /// What this node knows of a group.
     Info { group: GroupId, reply: Box<dyn FnOnce(Option<GroupInfoV1>) + Send> },
     /// What the shard knows of all its groups, for a client of another shard.

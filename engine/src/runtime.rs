@@ -23,6 +23,7 @@ use crate::clock::now_ns;
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post};
 use crate::outcome::{NodeId, ProposeError, Rejection};
 use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
+use crate::shard::points::point_reply;
 use crate::shard::serve::read_reply;
 use crate::shard::{Notice, Shard};
 
@@ -538,6 +539,12 @@ impl Driver {
                 bytes_max: bytes_max as usize,
                 wait_ms: u64::from(wait_ms),
                 reply: Box::new(move |answer| reply(read_reply(answer))),
+            },
+            Request::ReadPoint { group, consistency, wait_ms } => Mail::ReadPoint {
+                group,
+                consistency,
+                wait_ns: u64::from(wait_ms) * 1_000_000,
+                reply: Box::new(move |answer| reply(point_reply(answer.map(|(point, _)| point)))),
             },
             Request::Info { .. } => Mail::InfoAll { reply: Box::new(reply) },
         };

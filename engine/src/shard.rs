@@ -43,17 +43,21 @@ mod identity;
 pub(crate) mod links;
 mod mail;
 pub(crate) mod memory;
+pub(crate) mod points;
 pub(crate) mod producers;
 pub(crate) mod reads;
 pub(crate) mod serve;
+pub(crate) mod support;
 
 use clients::Clients;
 use frames::{Flying, Frames, Held};
 use group::{Group, OpenBatch, Pending, Reply, Run};
 use links::{Part, Peer};
 use memory::Memory;
+use points::Points;
 use producers::Producers;
 use reads::Purpose;
+use support::{Drift, Granted};
 
 /// Durations of the failure detector, in nanoseconds.
 const HEARTBEAT_NS: u64 = 20_000_000;
@@ -100,6 +104,8 @@ pub(crate) struct Parts {
     pub(crate) index_bytes_max: usize,
     /// The groups whose leader this node would rather be.
     pub(crate) prefers: Vec<bool>,
+    /// By how much the nodes' clocks may run apart.
+    pub(crate) clock_drift_percent: u64,
     /// This node.
     pub(crate) node: u64,
     /// This shard, and how many the node has.
@@ -188,6 +194,10 @@ pub(crate) struct Shard {
     quiet_since: (u64, bool),
     seen: Arc<Seen>,
     pub(crate) stopping: bool,
+    points: Points,
+    drift: Drift,
+    /// Until then no promise leaves: this voter may have been bound to a leader when it ended.
+    promises_from_ns: u64,
 }
 
 impl Shard {
@@ -203,7 +213,7 @@ impl Shard {
         let frame_bytes_max = parts.writer.frame_bytes_max();
         let recovered_end = parts.writer.durable_through();
         Self {
-            peers: parts.peers.iter().map(|node| Peer::new(*node)).collect(),
+            peers: parts.peers.iter().map(|node| Peer::new(*node, Granted::starting_at(parts.seed))).collect(),
             by_uid,
             by_id,
             groups: parts.groups,
@@ -252,12 +262,16 @@ impl Shard {
             quiet_since: (0, true),
             seen: parts.seen,
             stopping: false,
+            points: Points::default(),
+            drift: Drift::of_percent(parts.clock_drift_percent),
+            promises_from_ns: 0,
         }
     }
 
     /// Opens the log. Elections begin once it is open.
     pub(crate) fn start(&mut self, spares: usize) {
         self.wait_before_voting();
+        self.wait_before_promising();
         self.writer.start(&mut self.disk_ops);
         self.writer.prepare_ahead(spares, &mut self.disk_ops);
         for at in 0..self.groups.len() as u32 {
@@ -555,6 +569,7 @@ impl Shard {
             mark(Mark::PeerRestarted);
             // Whatever it led, it leads no longer.
             self.peer_lost(at);
+            self.void_support(at);
         }
         self.check_own_log(node, seen, !self.peers[at].met);
         let peer = &mut self.peers[at];
@@ -615,7 +630,10 @@ impl Shard {
             RECORDS => self.on_records(at, body),
             ACKS => self.on_acks(at, body),
             HEARTBEAT => self.on_heartbeat(at, body),
-            HEARTBEAT_ACK => Heartbeat::decode(body).map(|_| self.peers[at].answered_ns = self.now_ns),
+            HEARTBEAT_ACK => {
+                Heartbeat::decode(body).map(|answer| self.note_support(at, answer.support, answer.sent_ns))
+            }
+            wire::points::ROUND..=wire::points::POINTS_ANSWER => self.on_list(at, kind, body),
             _ => Err(wire::Malformed("the kind of frame")),
         };
         if let Err(malformed) = handled {
@@ -638,6 +656,8 @@ impl Shard {
             match incoming {
                 Incoming::Message(message) if !votes && !matches!(message, Message::LearnRequest { .. }) => {}
                 Incoming::Vote(..) if !votes => {}
+                Incoming::Message(message) if self.withholds_message(at, peer, &message) => {}
+                Incoming::Vote(vote, _) if self.withholds_vote(at, peer, &vote) => {}
                 Incoming::Message(message) => {
                     // A full memory takes no more values; whoever sent them sends them again.
                     if self.has_memory_for(at, &message) {
@@ -682,7 +702,8 @@ impl Shard {
         let heartbeat = Heartbeat::decode(body)?;
         self.peers[peer].disk_full = heartbeat.full;
         if !self.wal_stuck() {
-            let answer = self.heartbeat_of(heartbeat.sent_ns);
+            let mut answer = self.heartbeat_of(heartbeat.sent_ns);
+            answer.support = self.grant_support(peer);
             self.push_frame(peer, HEARTBEAT_ACK, &answer.encode());
         }
         Ok(())
@@ -710,7 +731,7 @@ impl Shard {
 
     fn heartbeat_of(&self, sent_ns: u64) -> Heartbeat {
         let full = self.writer.starved().is_some();
-        Heartbeat { sent_ns, wal_sequence: self.writer.durable_through(), full }
+        Heartbeat { sent_ns, wal_sequence: self.writer.durable_through(), full, support: 0 }
     }
 
     /// Time has passed.
@@ -750,6 +771,13 @@ impl Shard {
             if self.wal_stuck() || self.yields() || !self.may_vote() {
                 mark(Mark::TimerPutOff);
                 self.arm_timer(at, true);
+                continue;
+            }
+            if self.must_not_campaign(at) {
+                mark(Mark::ElectionPutOff);
+                self.arm_timer(at, true);
+                // It has not tried.
+                self.prefers[at as usize] += u32::from(self.prefers[at as usize] > 0);
                 continue;
             }
             self.act(at, &[], |r, out| r.timeout(out));
@@ -1015,6 +1043,7 @@ impl Shard {
             self.act(at, &[], |r, out| r.quorum_lost(out));
             self.wake_readers(at);
         }
+        self.fail_points();
     }
 
     /// Drops everything, so that whoever waits for an answer learns that there will be none.
@@ -1048,6 +1077,7 @@ impl Shard {
             return Err(fatal.clone());
         }
         self.deliver_completions();
+        self.serve_points();
         Ok(())
     }
 
@@ -1060,6 +1090,7 @@ impl Shard {
         self.now_ns = now_ns;
         self.start_frames();
         self.release_cache();
+        self.send_points();
         let (now_us, log_end) = (self.now_us(), self.writer.durable_through());
         for at in 0..self.peers.len() {
             let fits = self.peers[at].flush(now_us, log_end);

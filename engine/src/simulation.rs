@@ -21,6 +21,8 @@ use crate::node::MachineFactory;
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::seen::Seen;
 use crate::shard::memory::Memory;
+use crate::shard::points::{AtPoint, Consistency, ReadPoint};
+use crate::shard::reads::ReadError;
 use crate::shard::{Notice, Shard};
 use crate::wire::{CONFIGURATION, kind};
 
@@ -269,6 +271,18 @@ impl SimShard {
         self.shard.on_mail(Mail::Propose { group, entries, session, handle, submitted_ns, reply });
     }
 
+    /// Asks up to where the group is applied here, at a consistency.
+    pub fn read_index(
+        &mut self,
+        group: GroupId,
+        consistency: Consistency,
+        wait_ns: u64,
+        reply: impl FnOnce(Result<ReadPoint, ReadError>) + Send + 'static,
+    ) {
+        let reply = Box::new(|answer: AtPoint<'_>| reply(answer.map(|(point, _)| point)));
+        self.shard.on_mail(Mail::ReadPoint { group, consistency, wait_ns, reply });
+    }
+
     /// The turn that runs after events, at the clock's time.
     ///
     /// # Errors
@@ -349,7 +363,7 @@ impl SimShard {
     }
 
     /// How full its queues are, after a turn.
-    pub fn census(&self) -> [Bound; 13] {
+    pub fn census(&self) -> [Bound; 14] {
         self.shard.census()
     }
 

@@ -12,6 +12,8 @@ use crate::batch::Batch;
 use crate::configuration;
 use crate::payload::{BatchHeader, Payload, Place};
 
+pub(crate) mod points;
+
 /// Wire frame kind: a run of records that bear their own checksums.
 pub(crate) const RECORDS: u8 = 3;
 /// Wire frame kind: acknowledgements.
@@ -337,24 +339,27 @@ pub(crate) struct Heartbeat {
     pub(crate) wal_sequence: u64,
     /// The sender's disk has no room for more of its log: it takes no proposals.
     pub(crate) full: bool,
+    /// In an answer: the epoch of the support that it grants.
+    pub(crate) support: u64,
 }
 
 impl Heartbeat {
-    pub(crate) fn encode(&self) -> [u8; 24] {
-        let mut out = [0; 24];
+    pub(crate) fn encode(&self) -> [u8; 32] {
+        let mut out = [0; 32];
         out[..8].copy_from_slice(&self.sent_ns.to_le_bytes());
         out[8..16].copy_from_slice(&self.wal_sequence.to_le_bytes());
         out[16] = u8::from(self.full);
+        out[24..].copy_from_slice(&self.support.to_le_bytes());
         out
     }
 
     pub(crate) fn decode(body: &[u8]) -> Result<Self, Malformed> {
-        let body: &[u8; 24] = body.try_into().map_err(|_| Malformed("the length of a heartbeat"))?;
+        let body: &[u8; 32] = body.try_into().map_err(|_| Malformed("the length of a heartbeat"))?;
         let number = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
         if number(16) > 1 {
             return Err(Malformed("the flags of a heartbeat"));
         }
-        Ok(Self { sent_ns: number(0), wal_sequence: number(8), full: number(16) == 1 })
+        Ok(Self { sent_ns: number(0), wal_sequence: number(8), full: number(16) == 1, support: number(24) })
     }
 }
 
@@ -450,7 +455,7 @@ mod tests {
         let (log_end, acks) = Ack::decode_all(&bytes).unwrap();
         assert_eq!((log_end, acks.collect::<Vec<_>>()), (12, vec![ack, ack]));
         assert!(Ack::decode_all(&bytes[1..]).is_err());
-        let heartbeat = Heartbeat { sent_ns: 5, wal_sequence: 6, full: true };
+        let heartbeat = Heartbeat { sent_ns: 5, wal_sequence: 6, full: true, support: 7 };
         assert_eq!(Heartbeat::decode(&heartbeat.encode()), Ok(heartbeat));
     }
 

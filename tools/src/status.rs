@@ -96,6 +96,7 @@ mod tests {
             elections: 1,
             configuration: 0,
             votes: group != 2,
+            lease: leader == 2,
         }
     }
 

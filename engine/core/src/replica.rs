@@ -354,6 +354,11 @@ impl<P: Payload> Replica<P> {
         &self.electorate.voters
     }
 
+    /// How many voters make a quorum, in either phase.
+    pub fn quorum(&self) -> usize {
+        self.electorate.quorum()
+    }
+
     /// Whether this replica and `from`, another one, both vote.
     fn has_vote_of(&self, from: MemberId) -> bool {
         self.electorate.me.is_some_and(|me| me != from) && self.electorate.is_voter(from)

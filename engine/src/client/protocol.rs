@@ -12,10 +12,12 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::batch::{Batch, Entries};
 use crate::outcome::{Committed, GroupId, Outcome, ProposeError, Rejection};
+use crate::shard::points::Consistency;
 
 const APPEND: u8 = 1;
 const READ: u8 = 2;
 const INFO: u8 = 3;
+const READ_POINT: u8 = 40;
 
 /// What a client asks.
 #[derive(Clone, Debug)]
@@ -45,6 +47,15 @@ pub enum Request {
         /// Any group of the shard.
         group: GroupId,
     },
+    /// Up to where the node has applied a group, at a consistency.
+    ReadPoint {
+        /// The group.
+        group: GroupId,
+        /// How old it may be.
+        consistency: Consistency,
+        /// Wait so long for it.
+        wait_ms: u32,
+    },
 }
 
 /// A request that is none.
@@ -56,7 +67,10 @@ impl Request {
     /// The group that is asked.
     pub fn group(&self) -> GroupId {
         match self {
-            Self::Append { group, .. } | Self::Read { group, .. } | Self::Info { group } => *group,
+            Self::Append { group, .. }
+            | Self::Read { group, .. }
+            | Self::Info { group }
+            | Self::ReadPoint { group, .. } => *group,
         }
     }
 
@@ -79,6 +93,18 @@ impl Request {
                 out.extend_from_slice(&wait_ms.to_le_bytes());
             }
             Self::Info { .. } => out[0] = INFO,
+            Self::ReadPoint { consistency, wait_ms, .. } => {
+                out[0] = READ_POINT;
+                let (way, index) = match consistency {
+                    Consistency::Linearizable => (0u32, 0),
+                    Consistency::Quorum => (1, 0),
+                    Consistency::AtLeast(index) => (2, *index),
+                    Consistency::Stale => (3, 0),
+                };
+                out.extend_from_slice(&index.to_le_bytes());
+                out.extend_from_slice(&way.to_le_bytes());
+                out.extend_from_slice(&wait_ms.to_le_bytes());
+            }
         }
         out
     }
@@ -115,6 +141,19 @@ impl Request {
                 })
             }
             INFO if rest.is_empty() => Ok(Self::Info { group }),
+            READ_POINT => {
+                let rest: &[u8; 16] = rest.try_into().map_err(|_| MalformedRequest("the length of a read"))?;
+                let index = u64::from_le_bytes(rest[..8].try_into().expect("eight bytes"));
+                let consistency = match (u32::from_le_bytes(rest[8..12].try_into().expect("four bytes")), index) {
+                    (0, 0) => Consistency::Linearizable,
+                    (1, 0) => Consistency::Quorum,
+                    (2, index) => Consistency::AtLeast(index),
+                    (3, 0) => Consistency::Stale,
+                    _ => return Err(MalformedRequest("the consistency of a read")),
+                };
+                let wait_ms = u32::from_le_bytes(rest[12..].try_into().expect("four bytes"));
+                Ok(Self::ReadPoint { group, consistency, wait_ms })
+            }
             _ => Err(MalformedRequest("the operation")),
         }
     }
@@ -145,6 +184,8 @@ pub struct GroupInfoV1 {
     pub configuration: u64,
     /// Whether this node's replica votes. One that does not is catching up, or waits for the first contact of all nodes.
     pub votes: bool,
+    /// Whether this node leads and holds a lease: it answers linearizable reads without asking anyone.
+    pub lease: bool,
 }
 
 /// A node's answer.
@@ -205,6 +246,13 @@ pub enum ReplyV1 {
     Failed {
         /// Why.
         text: String,
+    },
+    /// The node has applied a group up to here.
+    Point {
+        /// The last index.
+        index: u64,
+        /// The epoch of the leader that vouched for it, as a number; 0: none had to.
+        epoch: u64,
     },
 }
 
@@ -281,6 +329,8 @@ mod tests {
             Request::Append { group: 3, session: None, entries },
             Request::Read { group: 4, from_index: 9, bytes_max: 100, wait_ms: 5 },
             Request::Info { group: 1 },
+            Request::ReadPoint { group: 1, consistency: Consistency::Linearizable, wait_ms: 5 },
+            Request::ReadPoint { group: 1, consistency: Consistency::AtLeast(9), wait_ms: 5 },
         ] {
             let bytes = request.encode();
             assert_eq!(Request::decode(&bytes).unwrap().encode(), bytes);
@@ -294,6 +344,7 @@ mod tests {
             ReplyV1::Entries { first_index: 1, next_index: 3, ends: vec![1, 2], bytes: b"ab".to_vec() },
             ReplyV1::Rejected { rejection: RejectionV1::NotLeader, leader: 2 },
             ReplyV1::Failed { text: "why".into() },
+            ReplyV1::Point { index: 5, epoch: 6 },
         ] {
             assert_eq!(ReplyV1::decode(&reply.encode()).unwrap(), reply);
         }

@@ -6,6 +6,7 @@ use synod_transport::frame::encode_frame;
 
 use super::group::{Reply, Run};
 use super::links::Outgoing;
+use super::points::{PointRead, PointReply};
 use super::reads::{ReadReply, ReadRequest};
 use super::{Notice, Shard};
 use crate::client::protocol::{ReplyV1, Request};
@@ -81,6 +82,11 @@ impl Shard {
                 let bytes_max = (bytes_max as usize).min(READ_BYTES_MAX);
                 let reply = ReadReply::Client(connection, request);
                 self.read(group, ReadRequest { from_index, bytes_max, wait_until_ns, reply });
+            }
+            Request::ReadPoint { group, consistency, wait_ms } => {
+                let until_ns = self.now_ns + u64::from(wait_ms) * 1_000_000;
+                let reply = PointReply::Client(connection, request);
+                self.read_point(group, PointRead::new(consistency, until_ns, reply));
             }
             Request::Info { .. } => {
                 let reply = self.info();

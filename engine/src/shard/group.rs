@@ -6,7 +6,9 @@ use synod_core::planted::{Bug, is};
 use synod_core::{Ballot, RecordSeq, Replica, Slot, Timer};
 use synod_wal::record::RecordHeader;
 
+use super::points::PointRead;
 use super::reads::ReadRequest;
+use super::support::{Binding, Tenure};
 use crate::apply::ApplyState;
 use crate::batch::{Batch, Entries};
 use crate::limits::BATCH_ENTRIES_MAX;
@@ -97,6 +99,12 @@ pub(crate) struct Group {
     /// The heartbeats that found it busy.
     pub(crate) busy_beats: u32,
     pub(crate) elections: u64,
+    /// Reads that wait for a leader's word or for an index.
+    pub(crate) points: Vec<PointRead>,
+    /// The leader to which this voter has bound the group.
+    pub(crate) binding: Option<Binding>,
+    /// What voters have confirmed, where this replica leads.
+    pub(crate) tenure: Tenure,
 }
 
 impl Group {
@@ -132,6 +140,9 @@ impl Group {
             beats: None,
             busy_beats: 0,
             elections: 0,
+            points: Vec::new(),
+            binding: None,
+            tenure: Tenure::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::group::{Reply, Run};
+use super::points::{PointRead, PointReply};
 use super::producers::LocalShard;
 use super::reads::{ReadReply, ReadRequest};
 use crate::mailbox::Mail;
@@ -42,6 +43,11 @@ impl Shard {
                 let wait_until_ns = if wait_ms == 0 { 0 } else { self.now_ns + wait_ms * 1_000_000 };
                 let reply = ReadReply::Callback(reply);
                 self.read(group, ReadRequest { from_index, bytes_max, wait_until_ns, reply });
+            }
+            Mail::ReadPoint { group, consistency, wait_ns, reply } => {
+                let read =
+                    PointRead::new(consistency, self.now_ns.saturating_add(wait_ns), PointReply::Callback(reply));
+                self.read_point(group, read);
             }
             Mail::Info { group, reply } => reply(self.group_at(group).map(|at| self.group_info(at))),
             Mail::InfoAll { reply } => reply(self.info()),

@@ -128,6 +128,8 @@ plan! {
     rot_ns: u64,
     /// Mean time between logs that come back as they were before.
     rollback_ns: u64,
+    /// Of 100 steps of a client, how many are reads; never by a lease where clocks may do anything.
+    read_percent: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
@@ -239,6 +241,19 @@ impl Plan {
             ..Self::default()
         }
         .with_lost_logs(large)
+        .with_reads()
+    }
+
+    /// Most plans read, with dice of its own again.
+    fn with_reads(mut self) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0x6ead_6ead);
+        self.read_percent = pick(&mut dice, &[0, 10, 30, 50]);
+        self
+    }
+
+    /// Whether clocks run apart by no more than leases allow.
+    pub fn leases(&self) -> bool {
+        self.clock_ns == 0
     }
 
     /// In one of four plans logs are lost. It has dice of its own, so that the other plans stay what they are.
@@ -299,6 +314,7 @@ impl Plan {
             ..Self::default()
         }
         .with_lost_logs(false)
+        .with_reads()
     }
 
     /// Refuses what no cluster can be.

@@ -92,6 +92,11 @@ impl World {
     pub(super) fn after_turn(&mut self, node: usize) -> Result<(), String> {
         self.observer.delivered(node)?;
         self.load.take_outcomes(self.now_ns, &self.plan, &mut self.dice, &mut self.observer);
+        let (nodes, shards) = (&self.nodes, self.plan.shards);
+        let blind = |node: usize, group: u64| nodes[node].logs[group as usize % shards].without_machines;
+        for name in self.load.reads.take_answers(&self.observer, blind)? {
+            self.mark(name);
+        }
         Ok(())
     }
 

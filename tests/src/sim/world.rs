@@ -517,8 +517,27 @@ impl World {
 
     // ---- load ----
 
+    /// A client reads, on any node.
+    fn read(&mut self) {
+        let node = self.dice.below(self.plan.nodes);
+        let group = 1 + self.dice.below(self.plan.groups as usize) as u64;
+        let shard = group as usize % self.plan.shards;
+        if self.nodes[node].paused {
+            return;
+        }
+        let now_ns = self.local_ns(node);
+        if let Some(process) = &mut self.nodes[node].process {
+            process.shards[shard].set_now(now_ns);
+            self.load.reads.begin(node, group, &self.plan, &mut self.dice, &mut process.shards[shard]);
+            self.with_shard(node, shard, |_| ());
+        }
+    }
+
     fn client(&mut self, at: usize) -> Result<(), String> {
-        if self.load_on {
+        let reads = self.plan.read_percent > 0 && (self.dice.below(100) as u64) < self.plan.read_percent;
+        if self.load_on && reads {
+            self.read();
+        } else if self.load_on {
             let (nodes, shards) = (&mut self.nodes, self.plan.shards);
             let step =
                 self.load.step(at, self.now_ns, &self.plan, &mut self.dice, &mut self.observer, |node, group| {
