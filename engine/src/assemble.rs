@@ -102,7 +102,8 @@ pub(crate) fn assemble(
         );
         let machine = machines.and_then(|make| make(*id));
         let names = GroupNames { id: *id, uid };
-        groups.push(Group::new(names, replica, recovered.apply, (recovered.indexes, recovered.gone), machine));
+        let group = Group::new(names, replica, recovered.apply, (recovered.indexes, recovered.gone), machine);
+        groups.push(Group { preferred: config.preferred(*id), ..group });
     }
     let writer_config = WriterConfig {
         segment_bytes: place.segment_bytes,

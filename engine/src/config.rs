@@ -288,13 +288,15 @@ impl Config {
 
     /// Whether this node should lead a group, if it can.
     pub(crate) fn prefers(&self, group: GroupId) -> bool {
-        match self.preferred_leader {
-            Some(node) => node == self.node,
-            None => {
-                let nodes = self.nodes();
-                nodes[(group % nodes.len() as u64) as usize] == self.node
-            }
-        }
+        self.preferred(group) == self.node
+    }
+
+    /// The node that should lead a group, if it can: the same on all nodes.
+    pub(crate) fn preferred(&self, group: GroupId) -> NodeId {
+        self.preferred_leader.unwrap_or_else(|| {
+            let nodes = self.nodes();
+            nodes[(group % nodes.len() as u64) as usize]
+        })
     }
 
     /// A group's uid: made of the cluster's id, so the same everywhere and nowhere else.

@@ -182,7 +182,7 @@ pub fn message_specimens() -> Vec<Vec<u8>> {
         Message::Resign { ballot: b },
     ];
     let votes = [
-        Vote::Prepare { ballot: b, attempt: 3, version: 2 },
+        Vote::Prepare { ballot: b, attempt: 3, version: 2, order: b },
         Vote::Promise { ballot: b, attempt: 3, chosen: Slot(9), reports: 2 },
         Vote::Report { ballot: b, attempt: 3, slot: Slot(5), accepted: ballot(6), value: batch(6, 1) },
         Vote::Report { ballot: b, attempt: 3, slot: Slot(6), accepted: ballot(6), value: epoch_start(6) },

@@ -17,6 +17,7 @@ use crate::outcome::{Committed, Epoch, GroupId, NodeId, Outcome, ProposeError, R
 use crate::shard::points::{AtPoint, Consistency, ReadPoint};
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
+use crate::shard::transfer::TransferError;
 
 static NEXT_PROPOSER: AtomicU64 = AtomicU64::new(1);
 
@@ -254,6 +255,25 @@ impl Handle {
                 machine.map(query).ok_or(ReadError::NoMachine)
             }));
         });
+        pending
+    }
+
+    /// Hands a group that this node leads over to another. Proposals wait meanwhile; they are refused as
+    /// [`Rejection::NotLeader`] when the other has taken over.
+    pub fn transfer(&self, group: GroupId, to: NodeId, timeout: Duration) -> Pending<Result<(), TransferError>> {
+        let (completer, pending) = pending(Err(TransferError::Stopping));
+        let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        let mail = Mail::Transfer { group, to, timeout_ns, reply: Box::new(|end| completer.complete(end)) };
+        // Refused mail is dropped, and its completer with it.
+        let _ = self.post(group).send(mail);
+        pending
+    }
+
+    /// Gives up a group's leadership; the others elect a leader, which may be this node again. False when it does not lead.
+    pub fn resign(&self, group: GroupId) -> Pending<bool> {
+        let (completer, pending) = pending(false);
+        let mail = Mail::Resign { group, reply: Box::new(|led| completer.complete(led)) };
+        let _ = self.post(group).send(mail);
         pending
     }
 

@@ -78,3 +78,4 @@ pub use outcome::{Committed, Epoch, GroupId, NodeId, Outcome, ProposeError, Reje
 pub use shard::points::{Consistency, ReadPoint};
 pub use shard::producers::{LocalShard, Producer};
 pub use shard::reads::{CommittedEntries, ReadError};
+pub use shard::transfer::TransferError;

@@ -15,11 +15,12 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crate::batch::Entries;
 use crate::client::protocol::{GroupInfoV1, ReplyV1};
 use crate::limits::MAILBOX_MAX;
-use crate::outcome::{Epoch, GroupId, Outcome};
+use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::peers::Genesis;
 use crate::shard::points::{AtPoint, Consistency};
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
+use crate::shard::transfer::TransferReply;
 
 /// The answer to a proposal.
 pub(crate) type OutcomeReply = Box<dyn FnOnce(Outcome) + Send>;
@@ -56,6 +57,10 @@ pub(crate) enum Mail {
     Read { group: GroupId, from_index: u64, bytes_max: usize, wait_ms: u64, reply: EntriesReply },
     /// Up to where this node has applied a group, and what its state machine says there.
     ReadPoint { group: GroupId, consistency: Consistency, wait_ns: u64, reply: PointAnswer },
+    /// Hand a group over to a node.
+    Transfer { group: GroupId, to: NodeId, timeout_ns: u64, reply: TransferReply },
+    /// Give a group's leadership up.
+    Resign { group: GroupId, reply: Box<dyn FnOnce(bool) + Send> },
     /// What this node knows of a group.
     Info { group: GroupId, reply: Box<dyn FnOnce(Option<GroupInfoV1>) + Send> },
     /// What the shard knows of all its groups, for a client of another shard.

@@ -73,5 +73,11 @@ synod_core::marks!(
         PointForwarded,
         /// The time of a read is up.
         PointReadExpired,
+        /// Another has taken a group over.
+        Transferred,
+        /// Another has not taken a group over in time.
+        TransferFailed,
+        /// A group is given back to the node that prefers it.
+        GroupGoesHome,
     }
 );

@@ -48,6 +48,7 @@ pub(crate) mod producers;
 pub(crate) mod reads;
 pub(crate) mod serve;
 pub(crate) mod support;
+pub(crate) mod transfer;
 
 use clients::Clients;
 use frames::{Flying, Frames, Held};
@@ -58,6 +59,7 @@ use points::Points;
 use producers::Producers;
 use reads::Purpose;
 use support::{Drift, Granted};
+use transfer::Transfers;
 
 /// Durations of the failure detector, in nanoseconds.
 const HEARTBEAT_NS: u64 = 20_000_000;
@@ -195,6 +197,7 @@ pub(crate) struct Shard {
     seen: Arc<Seen>,
     pub(crate) stopping: bool,
     points: Points,
+    transfers: Transfers,
     drift: Drift,
     /// Until then no promise leaves: this voter may have been bound to a leader when it ended.
     promises_from_ns: u64,
@@ -263,6 +266,7 @@ impl Shard {
             seen: parts.seen,
             stopping: false,
             points: Points::default(),
+            transfers: Transfers::default(),
             drift: Drift::of_percent(parts.clock_drift_percent),
             promises_from_ns: 0,
         }
@@ -584,6 +588,7 @@ impl Shard {
         peer.heard_ns = self.now_ns;
         peer.answered_ns = self.now_ns;
         peer.lost = false;
+        peer.well_ns = self.now_ns;
         for group in 0..self.groups.len() as u32 {
             let member = self.address(group, at);
             self.act(group, &[], |r, out| r.connected(member, out));
@@ -701,6 +706,9 @@ impl Shard {
     fn on_heartbeat(&mut self, peer: usize, body: &[u8]) -> Result<(), wire::Malformed> {
         let heartbeat = Heartbeat::decode(body)?;
         self.peers[peer].disk_full = heartbeat.full;
+        if heartbeat.full {
+            self.peers[peer].well_ns = self.peers[peer].well_ns.max(self.now_ns);
+        }
         if !self.wal_stuck() {
             let mut answer = self.heartbeat_of(heartbeat.sent_ns);
             answer.support = self.grant_support(peer);
@@ -752,6 +760,7 @@ impl Shard {
             if !self.peers[at].lost && self.now_ns > self.peers[at].heard_ns + PEER_LOST_NS {
                 mark(Mark::PeerLost);
                 self.peers[at].lost = true;
+                self.peers[at].well_ns = self.now_ns;
                 self.peer_lost(at);
             }
             if let Some(connection) = self.peers[at].connection
@@ -839,6 +848,7 @@ impl Shard {
         self.release_cache_behind();
         self.release_segments();
         self.renew_summaries();
+        self.give_groups_home();
     }
 
     /// The disk has answered.
@@ -1044,6 +1054,7 @@ impl Shard {
             self.wake_readers(at);
         }
         self.fail_points();
+        self.fail_transfers();
     }
 
     /// Drops everything, so that whoever waits for an answer learns that there will be none.
@@ -1078,6 +1089,7 @@ impl Shard {
         }
         self.deliver_completions();
         self.serve_points();
+        self.step_transfers();
         Ok(())
     }
 
@@ -1178,6 +1190,9 @@ impl Shard {
                 return false;
             };
             let bytes = batch.entries.body_bytes();
+            if group.transfer.is_some() {
+                return true;
+            }
             if !group.replica.can_propose() || !self.frames.fits(bytes) {
                 if group.replica.can_propose() {
                     mark(Mark::FrameFull);

@@ -23,6 +23,7 @@ use crate::seen::Seen;
 use crate::shard::memory::Memory;
 use crate::shard::points::{AtPoint, Consistency, ReadPoint};
 use crate::shard::reads::ReadError;
+use crate::shard::transfer::TransferError;
 use crate::shard::{Notice, Shard};
 use crate::wire::{CONFIGURATION, kind};
 
@@ -281,6 +282,22 @@ impl SimShard {
     ) {
         let reply = Box::new(|answer: AtPoint<'_>| reply(answer.map(|(point, _)| point)));
         self.shard.on_mail(Mail::ReadPoint { group, consistency, wait_ns, reply });
+    }
+
+    /// Hands a group over to another node.
+    pub fn transfer(
+        &mut self,
+        group: GroupId,
+        to: NodeId,
+        timeout_ns: u64,
+        reply: impl FnOnce(Result<(), TransferError>) + Send + 'static,
+    ) {
+        self.shard.on_mail(Mail::Transfer { group, to, timeout_ns, reply: Box::new(reply) });
+    }
+
+    /// Gives a group's leadership up.
+    pub fn resign(&mut self, group: GroupId) -> bool {
+        self.shard.resign(group)
     }
 
     /// The turn that runs after events, at the clock's time.

@@ -238,6 +238,7 @@ impl<P: Payload> Replica<P> {
                     self.settle_follower(chosen, out);
                 }
             }
+            Message::Campaign { ballot } => self.on_order(from, ballot, out),
             Message::Resign { ballot } => {
                 if self.following.is_some_and(|f| f.ballot == ballot) {
                     mark(Mark::ResignHeard);

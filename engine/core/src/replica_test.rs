@@ -539,7 +539,11 @@ fn a_leader_without_a_quorum_steps_down() {
 fn a_huge_ballot_is_refused() {
     let mut w = World::new(3);
     let ballot = Ballot { round: Ballot::ROUND_MAX, member: member(3) };
-    w.receive((member(3), member(1), Wire::Vote(Vote::Prepare { ballot, attempt: 1, version: 0 })));
+    w.receive((
+        member(3),
+        member(1),
+        Wire::Vote(Vote::Prepare { ballot, attempt: 1, version: 0, order: Ballot::ZERO }),
+    ));
     assert_eq!(w.node(1).replica.promised(), Ballot::ZERO);
     assert!(w.net.is_empty());
 }

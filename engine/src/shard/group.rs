@@ -9,6 +9,7 @@ use synod_wal::record::RecordHeader;
 use super::points::PointRead;
 use super::reads::ReadRequest;
 use super::support::{Binding, Tenure};
+use super::transfer::Transfer;
 use crate::apply::ApplyState;
 use crate::batch::{Batch, Entries};
 use crate::limits::BATCH_ENTRIES_MAX;
@@ -105,6 +106,10 @@ pub(crate) struct Group {
     pub(crate) binding: Option<Binding>,
     /// What voters have confirmed, where this replica leads.
     pub(crate) tenure: Tenure,
+    /// It is being handed over to another node: nothing is proposed.
+    pub(crate) transfer: Option<Transfer>,
+    /// The node that should lead it, if it can; 0: none.
+    pub(crate) preferred: u64,
 }
 
 impl Group {
@@ -143,6 +148,8 @@ impl Group {
             points: Vec::new(),
             binding: None,
             tenure: Tenure::default(),
+            transfer: None,
+            preferred: 0,
         }
     }
 

@@ -72,6 +72,8 @@ pub(crate) struct Peer {
     pub(crate) granted: Granted,
     /// What the peer's voters grant the leaders here.
     pub(crate) support: Support,
+    /// Since when it is well, as far as one can tell from here; it may lie ahead.
+    pub(crate) well_ns: u64,
     control: Vec<u8>,
     pub(crate) acks: Vec<u8>,
     bulk: Vec<Part>,
@@ -96,6 +98,7 @@ impl Peer {
             stuck: false,
             granted,
             support: Support::default(),
+            well_ns: 0,
             control: Vec::new(),
             acks: Vec::new(),
             bulk: Vec::new(),

@@ -49,6 +49,8 @@ impl Shard {
                     PointRead::new(consistency, self.now_ns.saturating_add(wait_ns), PointReply::Callback(reply));
                 self.read_point(group, read);
             }
+            Mail::Transfer { group, to, timeout_ns, reply } => self.transfer(group, to, timeout_ns, reply),
+            Mail::Resign { group, reply } => reply(self.resign(group)),
             Mail::Info { group, reply } => reply(self.group_at(group).map(|at| self.group_info(at))),
             Mail::InfoAll { reply } => reply(self.info()),
             Mail::Epoch { group, reply } => reply(self.group_at(group).and_then(|at| self.epoch_of(at))),

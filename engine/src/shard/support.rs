@@ -321,6 +321,8 @@ impl Shard {
                 self.groups[at as usize].binding = None;
                 false
             }
+            // Nor is an order taken by one who may have been bound to another since.
+            Message::Campaign { .. } => !self.may_promise(),
             Message::PreVote { .. } if !self.may_promise() || self.bound_to(at).is_some() => {
                 mark(Mark::PreVoteWithheld);
                 true
@@ -329,10 +331,11 @@ impl Shard {
         }
     }
 
-    /// Whether a vote must not reach the replica: another's Prepare, while this one is bound, or leads by a lease.
+    /// Whether a vote must not reach the replica: another's Prepare, while this one is bound, or leads by a lease. Only the
+    /// order of the very leader and ballot passes a binding.
     pub(super) fn withholds_vote(&self, at: u32, peer: usize, vote: &Vote<Payload>) -> bool {
-        let Vote::Prepare { .. } = vote else { return false };
-        let bound = self.bound_to(at).is_some_and(|(to, _)| to != peer);
+        let Vote::Prepare { order, .. } = vote else { return false };
+        let bound = self.bound_to(at).is_some_and(|(to, ballot)| to != peer && ballot != *order);
         let withholds = !self.may_promise() || bound || self.holds_own_lease(at);
         if withholds {
             mark(Mark::PrepareWithheld);

@@ -130,6 +130,8 @@ plan! {
     rollback_ns: u64,
     /// Of 100 steps of a client, how many are reads; never by a lease where clocks may do anything.
     read_percent: u64,
+    /// Of 1000 steps of a client, how many hand a group over or have its leader resign.
+    transfer_permille: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
@@ -244,10 +246,11 @@ impl Plan {
         .with_reads()
     }
 
-    /// Most plans read, with dice of its own again.
+    /// Most plans read and hand groups over, with dice of its own again.
     fn with_reads(mut self) -> Self {
         let mut dice = Dice::new(self.seed ^ 0x6ead_6ead);
         self.read_percent = pick(&mut dice, &[0, 10, 30, 50]);
+        self.transfer_permille = pick(&mut dice, &[0, 5, 20, 60]);
         self
     }
 
