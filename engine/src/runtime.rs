@@ -25,6 +25,7 @@ use crate::outcome::{NodeId, ProposeError, Rejection};
 use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
 use crate::shard::points::point_reply;
 use crate::shard::serve::read_reply;
+use crate::shard::transfer::transfer_reply;
 use crate::shard::{Notice, Shard};
 
 /// How long a stopping shard waits for what is in flight.
@@ -545,6 +546,12 @@ impl Driver {
                 consistency,
                 wait_ns: u64::from(wait_ms) * 1_000_000,
                 reply: Box::new(move |answer| reply(point_reply(answer.map(|(point, _)| point)))),
+            },
+            Request::Transfer { group, to, timeout_ms } => Mail::Transfer {
+                group,
+                to,
+                timeout_ns: u64::from(timeout_ms) * 1_000_000,
+                reply: Box::new(move |end| reply(transfer_reply(end))),
             },
             Request::Info { .. } => Mail::InfoAll { reply: Box::new(reply) },
         };

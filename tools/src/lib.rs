@@ -10,12 +10,14 @@ mod error;
 mod init;
 mod lines;
 mod local;
+mod read;
 mod serve;
 mod status;
 mod survey;
 mod tail;
 mod target;
 mod terminal;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -48,6 +50,8 @@ enum Command {
     Status(status::Args),
     Append(append::Args),
     Tail(tail::Args),
+    Read(read::Args),
+    Transfer(transfer::Args),
 }
 
 /// Runs the command that the process was given.
@@ -59,6 +63,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Append(args) => append::run(&args),
         Command::Tail(args) => tail::run(&args),
+        Command::Read(args) => read::run(&args),
+        Command::Transfer(args) => transfer::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

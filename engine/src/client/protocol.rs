@@ -11,13 +11,14 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::batch::{Batch, Entries};
-use crate::outcome::{Committed, GroupId, Outcome, ProposeError, Rejection};
+use crate::outcome::{Committed, GroupId, NodeId, Outcome, ProposeError, Rejection};
 use crate::shard::points::Consistency;
 
 const APPEND: u8 = 1;
 const READ: u8 = 2;
 const INFO: u8 = 3;
 const READ_POINT: u8 = 40;
+const TRANSFER: u8 = 41;
 
 /// What a client asks.
 #[derive(Clone, Debug)]
@@ -56,6 +57,15 @@ pub enum Request {
         /// Wait so long for it.
         wait_ms: u32,
     },
+    /// Hand a group that the node leads over to another node.
+    Transfer {
+        /// The group.
+        group: GroupId,
+        /// The node that is to lead it.
+        to: NodeId,
+        /// Give up after so long.
+        timeout_ms: u32,
+    },
 }
 
 /// A request that is none.
@@ -70,7 +80,8 @@ impl Request {
             Self::Append { group, .. }
             | Self::Read { group, .. }
             | Self::Info { group }
-            | Self::ReadPoint { group, .. } => *group,
+            | Self::ReadPoint { group, .. }
+            | Self::Transfer { group, .. } => *group,
         }
     }
 
@@ -93,6 +104,11 @@ impl Request {
                 out.extend_from_slice(&wait_ms.to_le_bytes());
             }
             Self::Info { .. } => out[0] = INFO,
+            Self::Transfer { to, timeout_ms, .. } => {
+                out[0] = TRANSFER;
+                out.extend_from_slice(&to.to_le_bytes());
+                out.extend_from_slice(&u64::from(*timeout_ms).to_le_bytes());
+            }
             Self::ReadPoint { consistency, wait_ms, .. } => {
                 out[0] = READ_POINT;
                 let (way, index) = match consistency {
@@ -141,6 +157,15 @@ impl Request {
                 })
             }
             INFO if rest.is_empty() => Ok(Self::Info { group }),
+            TRANSFER => {
+                let rest: &[u8; 16] = rest.try_into().map_err(|_| MalformedRequest("the length of a transfer"))?;
+                let timeout = u64::from_le_bytes(rest[8..].try_into().expect("eight bytes"));
+                Ok(Self::Transfer {
+                    group,
+                    to: u64::from_le_bytes(rest[..8].try_into().expect("eight bytes")),
+                    timeout_ms: u32::try_from(timeout).map_err(|_| MalformedRequest("the time for a transfer"))?,
+                })
+            }
             READ_POINT => {
                 let rest: &[u8; 16] = rest.try_into().map_err(|_| MalformedRequest("the length of a read"))?;
                 let index = u64::from_le_bytes(rest[..8].try_into().expect("eight bytes"));
@@ -254,6 +279,8 @@ pub enum ReplyV1 {
         /// The epoch of the leader that vouched for it, as a number; 0: none had to.
         epoch: u64,
     },
+    /// It is done.
+    Done,
 }
 
 /// A [`Rejection`] on the wire.
@@ -331,6 +358,7 @@ mod tests {
             Request::Info { group: 1 },
             Request::ReadPoint { group: 1, consistency: Consistency::Linearizable, wait_ms: 5 },
             Request::ReadPoint { group: 1, consistency: Consistency::AtLeast(9), wait_ms: 5 },
+            Request::Transfer { group: 1, to: 2, timeout_ms: 5 },
         ] {
             let bytes = request.encode();
             assert_eq!(Request::decode(&bytes).unwrap().encode(), bytes);

@@ -88,6 +88,9 @@ impl Shard {
                 let reply = PointReply::Client(connection, request);
                 self.read_point(group, PointRead::new(consistency, until_ns, reply));
             }
+            Request::Transfer { group, to, timeout_ms } => {
+                self.transfer_for_client(group, to, u64::from(timeout_ms) * 1_000_000, (connection, request));
+            }
             Request::Info { .. } => {
                 let reply = self.info();
                 self.reply(connection, request, &reply);

@@ -7,6 +7,7 @@
 use synod_core::Ballot;
 
 use super::Shard;
+use crate::client::protocol::{RejectionV1, ReplyV1};
 use crate::marks::{Mark, mark};
 use crate::outcome::{GroupId, NodeId};
 
@@ -51,8 +52,18 @@ pub enum TransferError {
     Stopping,
 }
 
-/// Who is told how it went.
+/// What a caller is told with.
 pub(crate) type TransferReply = Box<dyn FnOnce(Result<(), TransferError>) + Send>;
+
+/// Who is told how it went.
+enum Teller {
+    /// Nobody: this node does it by itself.
+    Nobody,
+    /// A client's request: connection and request id.
+    Client(u64, u64),
+    /// Anyone else.
+    Callback(TransferReply),
+}
 
 /// A group that is being handed over.
 pub(crate) struct Transfer {
@@ -60,8 +71,7 @@ pub(crate) struct Transfer {
     ballot: Ballot,
     until_ns: u64,
     ordered_ns: Option<u64>,
-    /// None: this node does it by itself.
-    reply: Option<TransferReply>,
+    teller: Teller,
 }
 
 /// The groups of a shard that are being handed over.
@@ -76,20 +86,37 @@ pub(crate) struct Transfers {
 impl Shard {
     /// Hands a group over to another node.
     pub(crate) fn transfer(&mut self, id: GroupId, to: NodeId, timeout_ns: u64, reply: TransferReply) {
+        self.transfer_and_tell(id, to, timeout_ns, Teller::Callback(reply));
+    }
+
+    /// The same for a client's request.
+    pub(super) fn transfer_for_client(&mut self, id: GroupId, to: NodeId, timeout_ns: u64, asked: (u64, u64)) {
+        self.transfer_and_tell(id, to, timeout_ns, Teller::Client(asked.0, asked.1));
+    }
+
+    fn transfer_and_tell(&mut self, id: GroupId, to: NodeId, timeout_ns: u64, teller: Teller) {
         let refused = match self.group_at(id) {
             None => Err(TransferError::UnknownGroup(id)),
             Some(_) if self.stopping => Err(TransferError::Stopping),
             Some(at) => match self.begin_transfer(at, to, timeout_ns) {
                 Ok(true) => {
                     let transfer = self.groups[at as usize].transfer.as_mut().expect("it has just begun");
-                    transfer.reply = Some(reply);
+                    transfer.teller = teller;
                     return;
                 }
                 Ok(false) => Ok(()),
                 Err(error) => Err(error),
             },
         };
-        reply(refused);
+        self.tell(teller, refused);
+    }
+
+    fn tell(&mut self, teller: Teller, end: Result<(), TransferError>) {
+        match teller {
+            Teller::Nobody => {}
+            Teller::Client(connection, request) => self.reply(connection, request, &transfer_reply(end)),
+            Teller::Callback(reply) => reply(end),
+        }
     }
 
     /// False when there is nothing to do.
@@ -109,7 +136,8 @@ impl Shard {
         let peer = self.peers.iter().position(|peer| peer.node == to).filter(ready);
         let peer = peer.ok_or(TransferError::NotReady(to))?;
         let until_ns = self.now_ns.saturating_add(timeout_ns);
-        self.groups[at as usize].transfer = Some(Transfer { peer, ballot, until_ns, ordered_ns: None, reply: None });
+        self.groups[at as usize].transfer =
+            Some(Transfer { peer, ballot, until_ns, ordered_ns: None, teller: Teller::Nobody });
         self.transfers.groups.push(at);
         Ok(true)
     }
@@ -168,16 +196,14 @@ impl Shard {
     }
 
     fn end_transfer(&mut self, at: u32, end: Result<(), TransferError>) {
-        let Some(Transfer { peer, reply, .. }) = self.groups[at as usize].transfer.take() else { return };
+        let Some(Transfer { peer, teller, .. }) = self.groups[at as usize].transfer.take() else { return };
         if end.is_ok() {
             mark(Mark::Transferred);
         } else {
             self.peers[peer].well_ns = self.now_ns + UNWELL_NS - WELL_NS;
         }
         tracing::debug!(group = self.groups[at as usize].names.id, to = self.peers[peer].node, ?end, "handed over");
-        if let Some(reply) = reply {
-            reply(end);
-        }
+        self.tell(teller, end);
     }
 
     /// Gives groups back to the nodes that prefer them: a few at a time.
@@ -220,5 +246,16 @@ impl Shard {
         for at in std::mem::take(&mut self.transfers.groups) {
             self.end_transfer(at, Err(TransferError::Stopping));
         }
+    }
+}
+
+/// The reply to a client's request.
+pub(crate) fn transfer_reply(end: Result<(), TransferError>) -> ReplyV1 {
+    match end {
+        Ok(()) => ReplyV1::Done,
+        Err(TransferError::NotLeader { leader }) => {
+            ReplyV1::Rejected { rejection: RejectionV1::NotLeader, leader: leader.unwrap_or(0) }
+        }
+        Err(error) => ReplyV1::Failed { text: error.to_string() },
     }
 }
