@@ -37,6 +37,7 @@ use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming
 #[cfg(feature = "simulation")]
 mod census;
 pub(crate) mod clients;
+pub(crate) mod events;
 pub(crate) mod frames;
 pub(crate) mod group;
 mod identity;
@@ -51,6 +52,7 @@ pub(crate) mod support;
 pub(crate) mod transfer;
 
 use clients::Clients;
+use events::OnEvent;
 use frames::{Flying, Frames, Held};
 use group::{Group, OpenBatch, Pending, Reply, Run};
 use links::{Part, Peer};
@@ -196,6 +198,8 @@ pub(crate) struct Shard {
     quiet_since: (u64, bool),
     seen: Arc<Seen>,
     pub(crate) stopping: bool,
+    /// Who is told what happens to the groups.
+    pub(crate) events: Option<OnEvent>,
     points: Points,
     transfers: Transfers,
     drift: Drift,
@@ -265,6 +269,7 @@ impl Shard {
             quiet_since: (0, true),
             seen: parts.seen,
             stopping: false,
+            events: None,
             points: Points::default(),
             transfers: Transfers::default(),
             drift: Drift::of_percent(parts.clock_drift_percent),
@@ -316,6 +321,7 @@ impl Shard {
         }
         self.actions = actions;
         self.arm_timer(at, rearm);
+        self.tell_leader(at);
     }
 
     fn perform(&mut self, at: u32, action: Action<Payload>, received: &[u8], rearm: &mut bool) {

@@ -108,6 +108,8 @@ pub(crate) struct Group {
     pub(crate) tenure: Tenure,
     /// It is being handed over to another node: nothing is proposed.
     pub(crate) transfer: Option<Transfer>,
+    /// The leader that the listener was last told of.
+    pub(crate) told_leader: Option<synod_core::Ballot>,
     /// The node that should lead it, if it can; 0: none.
     pub(crate) preferred: u64,
 }
@@ -149,6 +151,7 @@ impl Group {
             binding: None,
             tenure: Tenure::default(),
             transfer: None,
+            told_leader: None,
             preferred: 0,
         }
     }
