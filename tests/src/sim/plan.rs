@@ -243,11 +243,15 @@ impl Plan {
             ..Self::default()
         }
         .with_lost_logs(large)
-        .with_reads()
+        .with_reads(large)
     }
 
     /// Most plans read and hand groups over, with dice of its own again.
-    fn with_reads(mut self) -> Self {
+    fn with_reads(mut self, large: bool) -> Self {
+        if large {
+            // All in a hurry to propose.
+            return self;
+        }
         let mut dice = Dice::new(self.seed ^ 0x6ead_6ead);
         self.read_percent = pick(&mut dice, &[0, 10, 30, 50]);
         self.transfer_permille = pick(&mut dice, &[0, 5, 20, 60]);
@@ -317,7 +321,7 @@ impl Plan {
             ..Self::default()
         }
         .with_lost_logs(false)
-        .with_reads()
+        .with_reads(false)
     }
 
     /// Refuses what no cluster can be.
