@@ -46,7 +46,7 @@ impl Replica {
         let (groups, shards) = (config.groups, config.shards);
         let observers = Observers::new(&config.dir, shards);
         let machines = observers.machines().map_err(|error| error.to_string())?;
-        let options = Options { machines: Some(machines), on_fatal: None };
+        let options = Options { machines: Some(machines), ..Options::default() };
         let node = Node::start(config, options).map_err(|error| error.to_string())?;
         let handle = node.handle();
         let (saver, saved) = (observers.clone(), handle.clone());

@@ -103,7 +103,8 @@ pub(crate) fn assemble(
         );
         let machine = machines.and_then(|make| make(*id));
         let names = GroupNames { id: *id, uid };
-        groups.push(Group::new(names, replica, recovered.apply, (recovered.indexes, recovered.gone), machine));
+        let group = Group::new(names, replica, recovered.apply, (recovered.indexes, recovered.gone), machine);
+        groups.push(Group { preferred: config.preferred(*id), ..group });
     }
     let writer_config = WriterConfig {
         segment_bytes: place.segment_bytes,
@@ -114,6 +115,7 @@ pub(crate) fn assemble(
         peers,
         seen: Arc::clone(&place.seen),
         prefers: ids.iter().map(|id| config.prefers(*id)).collect(),
+        clock_drift_percent: config.clock_drift_percent,
         groups,
         writer: Writer::new(writer_config, &recovery),
         index: recoverer.index,

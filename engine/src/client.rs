@@ -18,6 +18,7 @@ use crate::batch::Entries;
 use crate::config::{Cluster, Member};
 use crate::membership::{Membership, MembershipChange};
 use crate::outcome::{Committed, GroupId, NodeId};
+use crate::shard::points::Consistency;
 use crate::shard::reads::CommittedEntries;
 use crate::wire::{CLIENT_REPLY, CLIENT_REQUEST};
 use protocol::{GroupInfoV1, RejectionV1, ReplyV1, Request};
@@ -391,6 +392,43 @@ impl Client {
         match self.call(leader, &request, self.timeout + Duration::from_secs(5))? {
             ReplyV1::Membership { version, voters, learners } => Ok(Membership { version, voters, learners }),
             ReplyV1::Failed { text } => Err(ClientError::Failed(text)),
+            reply => Err(ClientError::Failed(format!("node {leader} answered {reply:?}"))),
+        }
+    }
+
+    /// Waits until `node` has applied all of a group that the consistency asks for.
+    ///
+    /// # Errors
+    /// When the node does not answer, or cannot come so far in time.
+    pub fn read_index(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        consistency: Consistency,
+        wait: Duration,
+    ) -> Result<u64, ClientError> {
+        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        let request = Request::ReadPoint { group, consistency, wait_ms };
+        match self.call(node, &request, wait + Duration::from_secs(10))? {
+            ReplyV1::Point { index, .. } => Ok(index),
+            ReplyV1::Failed { text } => Err(ClientError::Failed(format!("node {node}: {text}"))),
+            reply => Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),
+        }
+    }
+
+    /// Has the leader of a group hand it over to a node.
+    ///
+    /// # Errors
+    /// When there is no leader, or the other does not take over in time.
+    pub fn transfer(&mut self, group: GroupId, to: NodeId, timeout: Duration) -> Result<(), ClientError> {
+        let (leader, _) = self.leader(group)?;
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        match self.call(leader, &Request::Transfer { group, to, timeout_ms }, timeout + Duration::from_secs(10))? {
+            ReplyV1::Done => Ok(()),
+            ReplyV1::Failed { text } => Err(ClientError::Failed(format!("node {leader}: {text}"))),
+            ReplyV1::Rejected { rejection: RejectionV1::NotLeader, .. } => Err(ClientError::Failed(format!(
+                "node {leader} led group {group} until now: another election came between; try again"
+            ))),
             reply => Err(ClientError::Failed(format!("node {leader} answered {reply:?}"))),
         }
     }

@@ -134,6 +134,9 @@ pub struct Config {
     /// A session that is not used for so long, in seconds, is ended by the leader: at the latest after twice that.
     #[serde(default = "defaults::session_idle_seconds")]
     pub session_idle_seconds: u64,
+    /// By how many percent the clocks of two nodes may run apart. Reads by a leader's lease rest on it, and nothing else.
+    #[serde(default = "defaults::clock_drift_percent")]
+    pub clock_drift_percent: u64,
     /// Pin each shard to a core of its own. By default when there are enough cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin: Option<bool>,
@@ -174,6 +177,9 @@ mod defaults {
     }
     pub(super) fn session_idle_seconds() -> u64 {
         3600
+    }
+    pub(super) fn clock_drift_percent() -> u64 {
+        10
     }
 }
 
@@ -221,6 +227,7 @@ impl Config {
             index_mib: defaults::index_mib(),
             sessions_max: defaults::sessions_max(),
             session_idle_seconds: defaults::session_idle_seconds(),
+            clock_drift_percent: defaults::clock_drift_percent(),
             pin: None,
             allow_plaintext: false,
             members,
@@ -267,6 +274,7 @@ impl Config {
             (1..=SESSION_IDLE_SECONDS_MAX).contains(&self.session_idle_seconds),
             "`session_idle_seconds` must be between 1 and 31536000, a year",
         )?;
+        check((1..=50).contains(&self.clock_drift_percent), "`clock_drift_percent` must be between 1 and 50")?;
         check(self.spare_segments <= 1024, "`spare_segments` must be at most 1024")?;
         check(
             self.allow_plaintext || self.members.iter().all(|m| m.address.ip().is_loopback()),
@@ -303,13 +311,15 @@ impl Config {
 
     /// Whether this node should lead a group, if it can.
     pub(crate) fn prefers(&self, group: GroupId) -> bool {
-        match self.preferred_leader {
-            Some(node) => node == self.node,
-            None => {
-                let nodes = self.nodes();
-                nodes[(group % nodes.len() as u64) as usize] == self.node
-            }
-        }
+        self.preferred(group) == self.node
+    }
+
+    /// The node that should lead a group, if it can: the same on all nodes.
+    pub(crate) fn preferred(&self, group: GroupId) -> NodeId {
+        self.preferred_leader.unwrap_or_else(|| {
+            let nodes = self.nodes();
+            nodes[(group % nodes.len() as u64) as usize]
+        })
     }
 
     /// A group's uid: made of the cluster's id, so the same everywhere and nowhere else.
@@ -372,6 +382,7 @@ mod tests {
         check(|c| c.sessions_max = 1025, "sessions_max");
         check(|c| c.session_idle_seconds = 0, "session_idle_seconds");
         check(|c| c.preferred_leader = Some(8), "preferred_leader");
+        check(|c| c.clock_drift_percent = 80, "clock_drift_percent");
         check(|c| c.members[0].address = "10.0.0.1:1".parse().unwrap(), "allow_plaintext");
     }
 

@@ -182,7 +182,7 @@ pub fn message_specimens() -> Vec<Vec<u8>> {
         Message::Resign { ballot: b },
     ];
     let votes = [
-        Vote::Prepare { ballot: b, attempt: 3, version: 2 },
+        Vote::Prepare { ballot: b, attempt: 3, version: 2, order: b },
         Vote::Promise { ballot: b, attempt: 3, chosen: Slot(9), reports: 2 },
         Vote::Report { ballot: b, attempt: 3, slot: Slot(5), accepted: ballot(6), value: batch(6, 1) },
         Vote::Report { ballot: b, attempt: 3, slot: Slot(6), accepted: ballot(6), value: epoch_start(6) },
@@ -202,7 +202,7 @@ pub fn ack_specimens() -> Vec<Vec<u8>> {
     let mut two = 12u64.to_le_bytes().to_vec();
     ack.append(&mut two);
     ack.append(&mut two);
-    vec![two, Heartbeat { sent_ns: 5, wal_sequence: 6, full: true }.encode().to_vec()]
+    vec![two, Heartbeat { sent_ns: 5, wal_sequence: 6, full: true, support: 7 }.encode().to_vec()]
 }
 
 /// The records of a log, as (header, body): first the summary of an older part, then votes behind it.

@@ -13,13 +13,16 @@ use crate::batch::Entries;
 use crate::client::protocol::GroupInfoV1;
 use crate::clock::now_ns;
 use crate::limits::READ_BYTES_MAX;
+use crate::machine::StateMachine;
 use crate::mailbox::{Mail, Post};
 use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 use crate::outcome::{Committed, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
 use crate::sessions::command::is_session;
 use crate::shard::membership::MembershipReply;
+use crate::shard::points::{AtPoint, Consistency, ReadPoint};
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
+use crate::shard::transfer::TransferError;
 
 pub use session::Session;
 
@@ -267,6 +270,75 @@ impl Handle {
         // Refused mail is dropped, and its completer with it.
         let _ = self.post(group).send(mail);
         pending
+    }
+
+    /// Waits until all that the consistency asks for is applied here, on any node: a linearizable read of what the state
+    /// machine keeps elsewhere begins with this.
+    pub fn read_index(
+        &self,
+        group: GroupId,
+        consistency: Consistency,
+        timeout: Duration,
+    ) -> Pending<Result<ReadPoint, ReadError>> {
+        let (completer, pending) = pending(Err(ReadError::Stopping));
+        self.read_point(group, consistency, timeout, |answer| {
+            completer.complete(answer.map(|(point, _)| point));
+        });
+        pending
+    }
+
+    /// Runs a closure over the group's state machine on this node, on its shard's thread, as soon as all that the
+    /// consistency asks for is applied. It must not block.
+    pub fn query<M: StateMachine, T: Send + 'static>(
+        &self,
+        group: GroupId,
+        consistency: Consistency,
+        timeout: Duration,
+        query: impl FnOnce(&M) -> T + Send + 'static,
+    ) -> Pending<Result<T, ReadError>> {
+        let (completer, pending) = pending(Err(ReadError::Stopping));
+        self.read_point(group, consistency, timeout, move |answer| {
+            completer.complete(answer.and_then(|(_, machine)| {
+                let machine = machine.and_then(|machine| (machine as &dyn std::any::Any).downcast_ref::<M>());
+                machine.map(query).ok_or(ReadError::NoMachine)
+            }));
+        });
+        pending
+    }
+
+    /// Hands a group that this node leads over to another. Proposals wait meanwhile; they are refused as
+    /// [`Rejection::NotLeader`] when the other has taken over.
+    pub fn transfer(&self, group: GroupId, to: NodeId, timeout: Duration) -> Pending<Result<(), TransferError>> {
+        let (completer, pending) = pending(Err(TransferError::Stopping));
+        let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        let mail = Mail::Transfer { group, to, timeout_ns, reply: Box::new(|end| completer.complete(end)) };
+        // Refused mail is dropped, and its completer with it.
+        let _ = self.post(group).send(mail);
+        pending
+    }
+
+    /// Gives up a group's leadership; the others elect a leader, which may be this node again. False when it does not lead.
+    pub fn resign(&self, group: GroupId) -> Pending<bool> {
+        let (completer, pending) = pending(false);
+        let mail = Mail::Resign { group, reply: Box::new(|led| completer.complete(led)) };
+        let _ = self.post(group).send(mail);
+        pending
+    }
+
+    fn read_point(
+        &self,
+        group: GroupId,
+        consistency: Consistency,
+        timeout: Duration,
+        reply: impl FnOnce(AtPoint<'_>) + Send + 'static,
+    ) {
+        let wait_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        let mail = Mail::ReadPoint { group, consistency, wait_ns, reply: Box::new(reply) };
+        if let Err(refused) = self.post(group).send(mail)
+            && let Mail::ReadPoint { reply, .. } = *refused
+        {
+            reply(Err(ReadError::Overloaded));
+        }
     }
 
     /// Every committed entry of a group from `from_index` on, in order, for ever: how a database tails its log.

@@ -78,5 +78,8 @@ pub use meta::DirectoryError;
 pub use metrics::Phases;
 pub use node::{MachineFactory, Node, OnFatal, Options, StartError, new_cluster_id};
 pub use outcome::{Committed, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
+pub use shard::events::{Event, OnEvent};
+pub use shard::points::{Consistency, ReadPoint};
 pub use shard::producers::{LocalShard, Producer};
 pub use shard::reads::{CommittedEntries, ReadError};
+pub use shard::transfer::TransferError;

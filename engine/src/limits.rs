@@ -44,6 +44,8 @@ pub const EARLIER_POSITIONS_MAX: usize = 256;
 pub const SESSIONS_BYTES_MAX: usize = SESSIONS_MAX * (6 * 9 + 1) + EARLIER_POSITIONS_MAX * 3 * 9;
 /// Messages in a shard's mailbox.
 pub const MAILBOX_MAX: usize = 64 << 10;
+/// Reads per shard that wait for a leader's word or for an index.
+pub const POINT_READS_MAX: usize = 64 << 10;
 /// Client connections per shard.
 pub const CLIENTS_MAX: usize = 1024;
 

@@ -16,7 +16,7 @@ pub struct CommittedBatch<'a> {
 /// A state machine: it gets every committed entry of its group, in order, each once per start of the node.
 ///
 /// It runs on the thread of the group's shard, so `apply` must not block.
-pub trait StateMachine: 'static {
+pub trait StateMachine: std::any::Any {
     /// The last index whose effect this machine holds durably: entries behind it are handed over again after a
     /// restart, and the log up to it may be trimmed. A machine in memory answers 0 at the start and may then answer
     /// what it has applied only if it can do without the log after a restart. It may be higher than the log's end, when a

@@ -16,17 +16,22 @@ use crate::batch::Entries;
 use crate::client::protocol::{GroupInfoV1, ReplyV1};
 use crate::limits::MAILBOX_MAX;
 use crate::membership::{Membership, MembershipChange};
-use crate::outcome::{Epoch, GroupId, Outcome};
+use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::peers::Genesis;
 use crate::shard::membership::MembershipReply;
+use crate::shard::points::{AtPoint, Consistency};
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
 use crate::shard::sessions::Ask;
+use crate::shard::transfer::TransferReply;
 
 /// The answer to a proposal.
 pub(crate) type OutcomeReply = Box<dyn FnOnce(Outcome) + Send>;
 /// The answer to a read.
 pub(crate) type EntriesReply = Box<dyn FnOnce(Result<CommittedEntries, ReadError>) + Send>;
+
+/// The answer to a read of a known age.
+pub(crate) type PointAnswer = Box<dyn FnOnce(AtPoint<'_>) + Send>;
 
 /// What a peer said of its shard in the handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +60,12 @@ pub(crate) enum Mail {
     Session { group: GroupId, ask: Ask, submitted_ns: u64, reply: OutcomeReply },
     /// Read committed entries.
     Read { group: GroupId, from_index: u64, bytes_max: usize, wait_ms: u64, reply: EntriesReply },
+    /// Up to where this node has applied a group, and what its state machine says there.
+    ReadPoint { group: GroupId, consistency: Consistency, wait_ns: u64, reply: PointAnswer },
+    /// Hand a group over to a node.
+    Transfer { group: GroupId, to: NodeId, timeout_ns: u64, reply: TransferReply },
+    /// Give a group's leadership up.
+    Resign { group: GroupId, reply: Box<dyn FnOnce(bool) + Send> },
     /// What this node knows of a group.
     Info { group: GroupId, reply: Box<dyn FnOnce(Option<GroupInfoV1>) + Send> },
     /// What the shard knows of all its groups, for a client of another shard.

@@ -61,5 +61,29 @@ synod_core::marks!(
         MemoryFull,
         /// Values leave memory behind others that must stay.
         CacheReleasedBehind,
+        /// A voter has bound a group to this leader.
+        VoterBound,
+        /// A leader says that it leads no longer: its voters are free.
+        BindingReleased,
+        /// A pre-vote is not answered, since this voter is bound.
+        PreVoteWithheld,
+        /// A Prepare is not answered, since this voter is bound or leads by a lease.
+        PrepareWithheld,
+        /// An election is put off, since this voter is bound or has just been started.
+        ElectionPutOff,
+        /// A read is answered by a lease.
+        LeaseRead,
+        /// A read is confirmed by a quorum.
+        QuorumRead,
+        /// A read is passed on to the leader.
+        PointForwarded,
+        /// The time of a read is up.
+        PointReadExpired,
+        /// Another has taken a group over.
+        Transferred,
+        /// Another has not taken a group over in time.
+        TransferFailed,
+        /// A group is given back to the node that prefers it.
+        GroupGoesHome,
     }
 );

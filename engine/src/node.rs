@@ -28,6 +28,7 @@ use crate::peers::{Me, Met, Owner, Peers, Said};
 use crate::random::random_u128;
 use crate::runtime::{self, Built, Setup};
 use crate::seen::Seen;
+use crate::shard::events::OnEvent;
 
 /// The ticker's period: it drives timeouts, and no shard sleeps longer.
 const TICK: Duration = Duration::from_millis(5);
@@ -76,6 +77,8 @@ pub struct Options {
     pub machines: Option<MachineFactory>,
     /// Called when a shard cannot go on.
     pub on_fatal: Option<OnFatal>,
+    /// Told what happens to the groups: who leads, who votes.
+    pub events: Option<OnEvent>,
 }
 
 /// A running node. Dropping it stops it as [`Node::shutdown`] does.
@@ -225,7 +228,11 @@ impl Node {
             let on_fatal = options.on_fatal.clone();
             let setup = Setup {
                 cpu: cpus.get(shard).copied(),
-                build: Box::new(move || build_shard(&shared, shard, options.machines.as_ref())),
+                build: Box::new(move || {
+                    let (mut built, disk, spares) = build_shard(&shared, shard, options.machines.as_ref())?;
+                    built.events = options.events;
+                    Ok((built, disk, spares))
+                }),
                 opened: {
                     let dir = self.shared.config.dir.clone();
                     Box::new(move || meta::note_opened(&dir, shard))

@@ -24,7 +24,9 @@ use crate::mailbox::{Mail, Mailbox, PeerHello, Post};
 use crate::outcome::{NodeId, Rejection};
 use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
 use crate::shard::membership::MembershipReply;
+use crate::shard::points::point_reply;
 use crate::shard::serve::read_reply;
+use crate::shard::transfer::transfer_reply;
 use crate::shard::{Notice, Shard};
 
 /// How long a stopping shard waits for what is in flight.
@@ -556,6 +558,18 @@ impl Driver {
                 bytes_max: bytes_max as usize,
                 wait_ms: u64::from(wait_ms),
                 reply: Box::new(move |answer| reply(read_reply(answer))),
+            },
+            Request::ReadPoint { group, consistency, wait_ms } => Mail::ReadPoint {
+                group,
+                consistency,
+                wait_ns: u64::from(wait_ms) * 1_000_000,
+                reply: Box::new(move |answer| reply(point_reply(answer.map(|(point, _)| point)))),
+            },
+            Request::Transfer { group, to, timeout_ms } => Mail::Transfer {
+                group,
+                to,
+                timeout_ns: u64::from(timeout_ms) * 1_000_000,
+                reply: Box::new(move |end| reply(transfer_reply(end))),
             },
             Request::Info { .. } => Mail::InfoAll { reply: Box::new(reply) },
             Request::Membership { group } => Mail::Membership {

@@ -37,6 +37,7 @@ use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming
 #[cfg(feature = "simulation")]
 mod census;
 pub(crate) mod clients;
+pub(crate) mod events;
 pub(crate) mod frames;
 pub(crate) mod group;
 mod identity;
@@ -44,19 +45,26 @@ pub(crate) mod links;
 mod mail;
 pub(crate) mod membership;
 pub(crate) mod memory;
+pub(crate) mod points;
 pub(crate) mod producers;
 pub(crate) mod reads;
 pub(crate) mod serve;
 pub(crate) mod sessions;
+pub(crate) mod support;
+pub(crate) mod transfer;
 
 use clients::Clients;
+use events::OnEvent;
 use frames::{Flying, Frames, Held};
 use group::{Group, OpenBatch, Pending, Reply, Run};
 use links::{Part, Peer};
 use memory::Memory;
+use points::Points;
 use producers::Producers;
 use reads::Purpose;
 use sessions::Expiry;
+use support::{Drift, Granted};
+use transfer::Transfers;
 
 /// Durations of the failure detector, in nanoseconds.
 const HEARTBEAT_NS: u64 = 20_000_000;
@@ -104,6 +112,8 @@ pub(crate) struct Parts {
     pub(crate) expiry: Expiry,
     /// The groups whose leader this node would rather be.
     pub(crate) prefers: Vec<bool>,
+    /// By how much the nodes' clocks may run apart.
+    pub(crate) clock_drift_percent: u64,
     /// This node.
     pub(crate) node: u64,
     /// This shard, and how many the node has.
@@ -196,6 +206,13 @@ pub(crate) struct Shard {
     /// When which group's idle sessions may end.
     expiry: Expiry,
     pub(crate) stopping: bool,
+    /// Who is told what happens to the groups.
+    pub(crate) events: Option<OnEvent>,
+    points: Points,
+    transfers: Transfers,
+    drift: Drift,
+    /// Until then no promise leaves: this voter may have been bound to a leader when it ended.
+    promises_from_ns: u64,
 }
 
 impl Shard {
@@ -211,7 +228,7 @@ impl Shard {
         let frame_bytes_max = parts.writer.frame_bytes_max();
         let recovered_end = parts.writer.durable_through();
         Self {
-            peers: parts.peers.iter().map(|node| Peer::new(*node)).collect(),
+            peers: parts.peers.iter().map(|node| Peer::new(*node, Granted::starting_at(parts.seed))).collect(),
             by_uid,
             by_id,
             groups: parts.groups,
@@ -262,12 +279,18 @@ impl Shard {
             seen: parts.seen,
             expiry: parts.expiry,
             stopping: false,
+            events: None,
+            points: Points::default(),
+            transfers: Transfers::default(),
+            drift: Drift::of_percent(parts.clock_drift_percent),
+            promises_from_ns: 0,
         }
     }
 
     /// Opens the log. Elections begin once it is open.
     pub(crate) fn start(&mut self, spares: usize) {
         self.wait_before_voting();
+        self.wait_before_promising();
         self.writer.start(&mut self.disk_ops);
         self.writer.prepare_ahead(spares, &mut self.disk_ops);
         for at in 0..self.groups.len() as u32 {
@@ -308,6 +331,7 @@ impl Shard {
         }
         self.actions = actions;
         self.arm_timer(at, rearm);
+        self.tell_leader(at);
     }
 
     fn perform(&mut self, at: u32, action: Action<Payload>, received: &[u8], rearm: &mut bool) {
@@ -566,6 +590,7 @@ impl Shard {
             mark(Mark::PeerRestarted);
             // Whatever it led, it leads no longer.
             self.peer_lost(at);
+            self.void_support(at);
         }
         self.check_own_log(node, seen, !self.peers[at].met);
         let peer = &mut self.peers[at];
@@ -580,6 +605,7 @@ impl Shard {
         peer.heard_ns = self.now_ns;
         peer.answered_ns = self.now_ns;
         peer.lost = false;
+        peer.well_ns = self.now_ns;
         for group in 0..self.groups.len() as u32 {
             let member = self.address(group, at);
             self.act(group, &[], |r, out| r.connected(member, out));
@@ -626,7 +652,10 @@ impl Shard {
             RECORDS => self.on_records(at, body),
             ACKS => self.on_acks(at, body),
             HEARTBEAT => self.on_heartbeat(at, body),
-            HEARTBEAT_ACK => Heartbeat::decode(body).map(|_| self.peers[at].answered_ns = self.now_ns),
+            HEARTBEAT_ACK => {
+                Heartbeat::decode(body).map(|answer| self.note_support(at, answer.support, answer.sent_ns))
+            }
+            wire::points::ROUND..=wire::points::POINTS_ANSWER => self.on_list(at, kind, body),
             _ => Err(wire::Malformed("the kind of frame")),
         };
         if let Err(malformed) = handled {
@@ -649,6 +678,8 @@ impl Shard {
             match incoming {
                 Incoming::Message(message) if !votes && !matches!(message, Message::LearnRequest { .. }) => {}
                 Incoming::Vote(..) if !votes => {}
+                Incoming::Message(message) if self.withholds_message(at, peer, &message) => {}
+                Incoming::Vote(vote, _) if self.withholds_vote(at, peer, &vote) => {}
                 Incoming::Message(message) => {
                     // A full memory takes no more values; whoever sent them sends them again.
                     if self.has_memory_for(at, &message) {
@@ -692,8 +723,12 @@ impl Shard {
     fn on_heartbeat(&mut self, peer: usize, body: &[u8]) -> Result<(), wire::Malformed> {
         let heartbeat = Heartbeat::decode(body)?;
         self.peers[peer].disk_full = heartbeat.full;
+        if heartbeat.full {
+            self.peers[peer].well_ns = self.peers[peer].well_ns.max(self.now_ns);
+        }
         if !self.wal_stuck() {
-            let answer = self.heartbeat_of(heartbeat.sent_ns);
+            let mut answer = self.heartbeat_of(heartbeat.sent_ns);
+            answer.support = self.grant_support(peer);
             self.push_frame(peer, HEARTBEAT_ACK, &answer.encode());
         }
         Ok(())
@@ -721,7 +756,7 @@ impl Shard {
 
     fn heartbeat_of(&self, sent_ns: u64) -> Heartbeat {
         let full = self.writer.starved().is_some();
-        Heartbeat { sent_ns, wal_sequence: self.writer.durable_through(), full }
+        Heartbeat { sent_ns, wal_sequence: self.writer.durable_through(), full, support: 0 }
     }
 
     /// Time has passed.
@@ -742,6 +777,7 @@ impl Shard {
             if !self.peers[at].lost && self.now_ns > self.peers[at].heard_ns + PEER_LOST_NS {
                 mark(Mark::PeerLost);
                 self.peers[at].lost = true;
+                self.peers[at].well_ns = self.now_ns;
                 self.peer_lost(at);
             }
             if let Some(connection) = self.peers[at].connection
@@ -761,6 +797,13 @@ impl Shard {
             if self.wal_stuck() || self.yields() || !self.may_vote() {
                 mark(Mark::TimerPutOff);
                 self.arm_timer(at, true);
+                continue;
+            }
+            if self.must_not_campaign(at) {
+                mark(Mark::ElectionPutOff);
+                self.arm_timer(at, true);
+                // It has not tried.
+                self.prefers[at as usize] += u32::from(self.prefers[at as usize] > 0);
                 continue;
             }
             self.act(at, &[], |r, out| r.timeout(out));
@@ -825,6 +868,7 @@ impl Shard {
         self.release_cache_behind();
         self.release_segments();
         self.renew_summaries();
+        self.give_groups_home();
     }
 
     /// The disk has answered.
@@ -1029,6 +1073,8 @@ impl Shard {
             self.act(at, &[], |r, out| r.quorum_lost(out));
             self.wake_readers(at);
         }
+        self.fail_points();
+        self.fail_transfers();
     }
 
     /// Drops everything, so that whoever waits for an answer learns that there will be none.
@@ -1062,6 +1108,8 @@ impl Shard {
             return Err(fatal.clone());
         }
         self.deliver_completions();
+        self.serve_points();
+        self.step_transfers();
         Ok(())
     }
 
@@ -1074,6 +1122,7 @@ impl Shard {
         self.now_ns = now_ns;
         self.start_frames();
         self.release_cache();
+        self.send_points();
         let (now_us, log_end) = (self.now_us(), self.writer.durable_through());
         for at in 0..self.peers.len() {
             let fits = self.peers[at].flush(now_us, log_end);
@@ -1161,6 +1210,9 @@ impl Shard {
                 return false;
             };
             let bytes = batch.entries.body_bytes();
+            if group.transfer.is_some() {
+                return true;
+            }
             if !group.replica.can_propose() || !self.frames.fits(bytes) {
                 if group.replica.can_propose() {
                     mark(Mark::FrameFull);

@@ -23,7 +23,10 @@ use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::seen::Seen;
 use crate::shard::membership::MembershipReply;
 use crate::shard::memory::Memory;
+use crate::shard::points::{AtPoint, Consistency, ReadPoint};
+use crate::shard::reads::ReadError;
 use crate::shard::sessions::Ask;
+use crate::shard::transfer::TransferError;
 use crate::shard::{Notice, Shard};
 use crate::wire::{CONFIGURATION, kind};
 
@@ -284,6 +287,34 @@ impl SimShard {
         self.shard.on_mail(Mail::Session { group, ask: Ask::Close(id), submitted_ns, reply: Box::new(reply) });
     }
 
+    /// Asks up to where the group is applied here, at a consistency.
+    pub fn read_index(
+        &mut self,
+        group: GroupId,
+        consistency: Consistency,
+        wait_ns: u64,
+        reply: impl FnOnce(Result<ReadPoint, ReadError>) + Send + 'static,
+    ) {
+        let reply = Box::new(|answer: AtPoint<'_>| reply(answer.map(|(point, _)| point)));
+        self.shard.on_mail(Mail::ReadPoint { group, consistency, wait_ns, reply });
+    }
+
+    /// Hands a group over to another node.
+    pub fn transfer(
+        &mut self,
+        group: GroupId,
+        to: NodeId,
+        timeout_ns: u64,
+        reply: impl FnOnce(Result<(), TransferError>) + Send + 'static,
+    ) {
+        self.shard.on_mail(Mail::Transfer { group, to, timeout_ns, reply: Box::new(reply) });
+    }
+
+    /// Gives a group's leadership up.
+    pub fn resign(&mut self, group: GroupId) -> bool {
+        self.shard.resign(group)
+    }
+
     /// The turn that runs after events, at the clock's time.
     ///
     /// # Errors
@@ -377,7 +408,7 @@ impl SimShard {
     }
 
     /// How full its queues are, after a turn.
-    pub fn census(&self) -> [Bound; 13] {
+    pub fn census(&self) -> [Bound; 14] {
         self.shard.census()
     }
 

@@ -12,6 +12,8 @@ use crate::batch::Batch;
 use crate::configuration;
 use crate::payload::{BatchHeader, Payload, Place};
 
+pub(crate) mod points;
+
 /// Wire frame kind: a run of records that bear their own checksums.
 pub(crate) const RECORDS: u8 = 3;
 /// Wire frame kind: acknowledgements.
@@ -47,6 +49,7 @@ pub(crate) mod kind {
     pub(crate) const BEHIND: u8 = 26;
     pub(crate) const RESIGN: u8 = 27;
     pub(crate) const STATE: u8 = 28;
+    pub(crate) const CAMPAIGN: u8 = 44;
 }
 
 const NOOP: u8 = 0;
@@ -167,6 +170,7 @@ pub(crate) fn append_message(out: &mut Vec<u8>, uid: u128, message: &Message<Pay
         Message::LearnRequest { from } => (kind::LEARN_REQUEST, [from.0, 0, 0, 0, 0, 0, 0]),
         Message::Behind { chosen } => (kind::BEHIND, [0, 0, 0, 0, chosen.0, 0, 0]),
         Message::Resign { ballot } => (kind::RESIGN, [0, ballot.pack(), 0, 0, 0, 0, 0]),
+        Message::Campaign { ballot } => (kind::CAMPAIGN, [0, ballot.pack(), 0, 0, 0, 0, 0]),
     };
     append_record(out, &plain_header(kind, uid, numbers), &[]);
 }
@@ -175,8 +179,8 @@ pub(crate) fn append_message(out: &mut Vec<u8>, uid: u128, message: &Message<Pay
 /// since its promise does.
 pub(crate) fn append_vote(out: &mut Vec<u8>, uid: u128, vote: &Vote<Payload>, log_end: u64) {
     let (kind, numbers) = match vote {
-        Vote::Prepare { ballot, attempt, version } => {
-            (kind::PREPARE, [*version, ballot.pack(), 0, log_end, 0, u64::from(*attempt), 0])
+        Vote::Prepare { ballot, attempt, version, order } => {
+            (kind::PREPARE, [*version, ballot.pack(), 0, log_end, 0, u64::from(*attempt), order.pack()])
         }
         Vote::Promise { ballot, attempt, chosen, reports } => {
             (kind::PROMISED, [0, ballot.pack(), 0, log_end, chosen.0, u64::from(*attempt), u64::from(*reports)])
@@ -266,11 +270,15 @@ pub(crate) fn decode_record(
         kind::LEARN_REQUEST => Message::LearnRequest { from: Slot(a) },
         kind::BEHIND => Message::Behind { chosen: Slot(e) },
         kind::RESIGN => Message::Resign { ballot },
+        kind::CAMPAIGN => Message::Campaign { ballot },
         kind::STATE => {
             let state = decode_state(a, &buffer[body.clone()]).ok_or(Malformed("the state of a group"))?;
             return Ok(Incoming::State(state));
         }
-        kind::PREPARE => return Ok(Incoming::Vote(Vote::Prepare { ballot, attempt: attempt(f)?, version: a }, d)),
+        kind::PREPARE => {
+            let vote = Vote::Prepare { ballot, attempt: attempt(f)?, version: a, order: Ballot::unpack(g) };
+            return Ok(Incoming::Vote(vote, d));
+        }
         kind::PROMISED => {
             let (chosen, reports) = (Slot(e), attempt(g)?);
             return Ok(Incoming::Vote(Vote::Promise { ballot, attempt: attempt(f)?, chosen, reports }, d));
@@ -337,24 +345,27 @@ pub(crate) struct Heartbeat {
     pub(crate) wal_sequence: u64,
     /// The sender's disk has no room for more of its log: it takes no proposals.
     pub(crate) full: bool,
+    /// In an answer: the epoch of the support that it grants.
+    pub(crate) support: u64,
 }
 
 impl Heartbeat {
-    pub(crate) fn encode(&self) -> [u8; 24] {
-        let mut out = [0; 24];
+    pub(crate) fn encode(&self) -> [u8; 32] {
+        let mut out = [0; 32];
         out[..8].copy_from_slice(&self.sent_ns.to_le_bytes());
         out[8..16].copy_from_slice(&self.wal_sequence.to_le_bytes());
         out[16] = u8::from(self.full);
+        out[24..].copy_from_slice(&self.support.to_le_bytes());
         out
     }
 
     pub(crate) fn decode(body: &[u8]) -> Result<Self, Malformed> {
-        let body: &[u8; 24] = body.try_into().map_err(|_| Malformed("the length of a heartbeat"))?;
+        let body: &[u8; 32] = body.try_into().map_err(|_| Malformed("the length of a heartbeat"))?;
         let number = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
         if number(16) > 1 {
             return Err(Malformed("the flags of a heartbeat"));
         }
-        Ok(Self { sent_ns: number(0), wal_sequence: number(8), full: number(16) == 1 })
+        Ok(Self { sent_ns: number(0), wal_sequence: number(8), full: number(16) == 1, support: number(24) })
     }
 }
 
@@ -424,12 +435,13 @@ mod tests {
         check_message(&Message::Commit { ballot: b, first: Slot(1), chosen: Slot(2), low: Slot(1) });
         check_message(&Message::LearnRequest { from: Slot(4) });
         check_message(&Message::Resign { ballot: b });
+        check_message(&Message::Campaign { ballot: b });
     }
 
     #[test]
     fn every_vote_comes_back() {
         for vote in [
-            Vote::Prepare { ballot: ballot(7), attempt: 3, version: 2 },
+            Vote::Prepare { ballot: ballot(7), attempt: 3, version: 2, order: ballot(6) },
             Vote::Promise { ballot: ballot(7), attempt: 3, chosen: Slot(9), reports: 2 },
             Vote::Report { ballot: ballot(7), attempt: 3, slot: Slot(5), accepted: ballot(6), value: batch() },
         ] {
@@ -468,14 +480,14 @@ mod tests {
         let (log_end, acks) = Ack::decode_all(&bytes).unwrap();
         assert_eq!((log_end, acks.collect::<Vec<_>>()), (12, vec![ack, ack]));
         assert!(Ack::decode_all(&bytes[1..]).is_err());
-        let heartbeat = Heartbeat { sent_ns: 5, wal_sequence: 6, full: true };
+        let heartbeat = Heartbeat { sent_ns: 5, wal_sequence: 6, full: true, support: 7 };
         assert_eq!(Heartbeat::decode(&heartbeat.encode()), Ok(heartbeat));
     }
 
     proptest! {
         #[test]
         fn random_records_never_panic(
-            kind in 0u8..32, flags in 0u8..4, numbers in any::<[u64; 7]>(), entries in 0u32..5,
+            kind in 0u8..48, flags in 0u8..4, numbers in any::<[u64; 7]>(), entries in 0u32..5,
             body in prop::collection::vec(any::<u8>(), 0..64),
         ) {
             let header = RecordHeader {

@@ -12,6 +12,7 @@ pub mod chaos;
 pub mod check;
 pub mod disk;
 pub mod fuzz;
+pub mod leases;
 pub mod model;
 pub mod sim;
 

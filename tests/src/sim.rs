@@ -17,6 +17,7 @@ pub mod network;
 pub mod observe;
 pub mod plan;
 mod process;
+pub mod reads;
 pub mod world;
 
 use plan::{FAULTS, Plan, S};

@@ -225,6 +225,7 @@ fn a_state_machine_that_fails_stops_its_node_and_says_why() {
             let reason = Arc::clone(&reason);
             Arc::new(move |text| *reason.lock().expect("no holder panics") = Some(text.to_owned()))
         }),
+        ..Options::default()
     };
     let node = Node::start(cluster.configs[0].clone(), options).expect("it starts");
     assert_eq!(node.handle().wait_leader(1, PATIENCE), Some(1));

@@ -11,12 +11,14 @@ mod init;
 mod lines;
 mod local;
 mod member;
+mod read;
 mod serve;
 mod status;
 mod survey;
 mod tail;
 mod target;
 mod terminal;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -50,6 +52,8 @@ enum Command {
     Append(append::Args),
     Tail(tail::Args),
     Member(member::Args),
+    Read(read::Args),
+    Transfer(transfer::Args),
 }
 
 /// Runs the command that the process was given.
@@ -62,6 +66,8 @@ pub fn main() -> ExitCode {
         Command::Append(args) => append::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Member(args) => member::run(&args),
+        Command::Read(args) => read::run(&args),
+        Command::Transfer(args) => transfer::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,7 +21,8 @@ Examples:
 
 One line per group and node: the node's process, the last slot it has applied, the index that the
 group's next entry gets, and the checksum over all that it has applied, which is equal wherever
-the applied slot is. The exit status is 1 when a group has no leader.";
+the applied slot is. A leader that holds a lease answers linearizable reads by itself; it has none
+until such a read was asked for. The exit status is 1 when a group has no leader.";
 
 /// Show groups, leaders and how far every node is
 #[derive(clap::Args)]
@@ -50,8 +51,8 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
 
 fn table(cluster: &Cluster, survey: &Survey) -> String {
     let mut out = format!(
-        "{:>7} {:>6} {:>5} {:>8} {:>10} {:>10} {:>9} {:>6}\n",
-        "group", "leader", "node", "process", "applied", "next", "chain", "votes"
+        "{:>7} {:>6} {:>5} {:>8} {:>10} {:>10} {:>9} {:>6} {:>6}\n",
+        "group", "leader", "node", "process", "applied", "next", "chain", "votes", "lease"
     );
     let mut line = |text: std::fmt::Arguments| writeln!(out, "{text}").expect("a string takes all");
     for group in 1..=cluster.groups {
@@ -60,12 +61,13 @@ fn table(cluster: &Cluster, survey: &Survey) -> String {
             let head = if at == 0 { format!("{group:>7} {leader:>6}") } else { " ".repeat(14) };
             match (answer, survey.group(*node, group)) {
                 (Ok(up), Some(info)) => line(format_args!(
-                    "{head} {node:>5} {:>8} {:>10} {:>10}  {:08x} {:>6}",
+                    "{head} {node:>5} {:>8} {:>10} {:>10}  {:08x} {:>6} {:>6}",
                     up.process,
                     info.applied_slot,
                     info.next_index,
                     info.chain,
-                    if info.votes { "yes" } else { "no" }
+                    if info.votes { "yes" } else { "no" },
+                    if info.lease { "yes" } else { "no" }
                 )),
                 (Ok(up), None) => line(format_args!("{head} {node:>5} {:>8}    missing", up.process)),
                 (Err(_), _) => line(format_args!("{head} {node:>5}     down")),
@@ -96,6 +98,7 @@ mod tests {
             elections: 1,
             configuration: 0,
             votes: group != 2,
+            lease: leader == 2,
         }
     }
 
@@ -114,11 +117,11 @@ mod tests {
         let survey = Survey { nodes: vec![one, two, down] };
         let table = table(&cluster(), &survey);
         let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(words[0], ["group", "leader", "node", "process", "applied", "next", "chain", "votes"]);
-        assert_eq!(words[1], ["1", "2", "1", "4001", "17", "1001", "00f01c22", "yes"]);
-        assert_eq!(words[2], ["2", "4002", "17", "1001", "00f01c22", "yes"]);
+        assert_eq!(words[0], ["group", "leader", "node", "process", "applied", "next", "chain", "votes", "lease"]);
+        assert_eq!(words[1], ["1", "2", "1", "4001", "17", "1001", "00f01c22", "yes", "no"]);
+        assert_eq!(words[2], ["2", "4002", "17", "1001", "00f01c22", "yes", "yes"]);
         assert_eq!(words[3], ["3", "down"]);
-        assert_eq!(words[4], ["2", "none", "1", "4001", "17", "1001", "00f01c22", "no"]);
+        assert_eq!(words[4], ["2", "none", "1", "4001", "17", "1001", "00f01c22", "no", "no"]);
         assert_eq!(words[5], ["2", "4002", "missing"]);
         assert_eq!(survey.leaderless(&cluster()), Some(2));
     }

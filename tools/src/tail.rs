@@ -50,14 +50,19 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     check_node(&cluster, args.node)?;
     let mut client = Client::new(cluster);
     let end = if args.until_end { client.leader(args.group)?.1.next_index } else { u64::MAX };
+    copy(&mut client, args.node, args.group, args.from, end)
+}
+
+/// Writes a node's entries from index `from` up to `end`, without it, to stdout.
+pub(crate) fn copy(client: &mut Client, node: NodeId, group: GroupId, from: u64, end: u64) -> Result<(), ToolError> {
     let mut out = std::io::stdout().lock();
-    let mut next = args.from;
+    let mut next = from;
     let mut bytes = Vec::new();
     while next < end {
-        let read = client.read(args.node, args.group, next, HOLD).map_err(|error| explain(error, next))?;
+        let read = client.read(node, group, next, HOLD).map_err(|error| explain(error, next))?;
         if !read.entries.is_empty() && read.first_index != next {
             let found = read.first_index;
-            return Err(ToolError::Failed(format!("node {} gave index {found} for index {next}", args.node)));
+            return Err(ToolError::Failed(format!("node {node} gave index {found} for index {next}")));
         }
         bytes.clear();
         let wanted = usize::try_from(end - next).unwrap_or(usize::MAX);

@@ -242,11 +242,19 @@ const ALL: [u16; 3] = [1, 2, 3];
 #[test]
 fn promise_sent_before_durable() {
     let mut w = World::new(3);
-    w.deliver((member(1), member(2), Wire::Vote(Vote::Prepare { ballot: ballot(1, 1), attempt: 1, version: 0 })));
+    w.deliver((
+        member(1),
+        member(2),
+        Wire::Vote(Vote::Prepare { ballot: ballot(1, 1), attempt: 1, version: 0, order: Ballot::ZERO }),
+    ));
     assert!(w.net.is_empty(), "the promise waits");
     w.crash(2);
     assert_eq!(w.node(2).replica.promised(), Ballot::ZERO, "so it may be forgotten");
-    w.deliver((member(1), member(2), Wire::Vote(Vote::Prepare { ballot: ballot(1, 1), attempt: 1, version: 0 })));
+    w.deliver((
+        member(1),
+        member(2),
+        Wire::Vote(Vote::Prepare { ballot: ballot(1, 1), attempt: 1, version: 0, order: Ballot::ZERO }),
+    ));
     w.sync(2);
     assert!(matches!(w.net[0].2, Wire::Vote(Vote::Promise { .. })));
     w.crash(2);
@@ -437,7 +445,11 @@ fn huge_ballot_poisons_group() {
         let value = Value { origin: huge, body: Body::EpochStart };
         let (first, slot, chosen) = (Slot(2), Slot(2), Slot(1));
         for to in [1, 2].map(member) {
-            w.deliver((member(3), to, Wire::Vote(Vote::Prepare { ballot: huge, attempt: 1, version: 0 })));
+            w.deliver((
+                member(3),
+                to,
+                Wire::Vote(Vote::Prepare { ballot: huge, attempt: 1, version: 0, order: Ballot::ZERO }),
+            ));
             w.deliver((member(3), to, Wire::Message(Message::PreVote { ballot: huge, version: 0 })));
             let accept = Message::Accept { ballot: huge, first, slot, chosen, value: value.clone() };
             w.deliver((member(3), to, Wire::Message(accept)));

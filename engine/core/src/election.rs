@@ -45,6 +45,8 @@ enum Stage<P> {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Candidate<P> {
     ballot: Ballot,
+    /// The ballot of the leader that ordered this; zero: nobody did.
+    order: Ballot,
     stage: Stage<P>,
 }
 
@@ -74,7 +76,7 @@ impl<P: Payload> Replica<P> {
         let granted = 1 << self.electorate.index_of(ballot.member);
         self.following = None;
         self.learning = None;
-        self.role = Role::Candidate(Candidate { ballot, stage: Stage::PreVote { granted } });
+        self.role = Role::Candidate(Candidate { ballot, order: Ballot::ZERO, stage: Stage::PreVote { granted } });
         let version = self.configuration.version;
         self.broadcast(&Message::PreVote { ballot, version }, out);
         self.conclude_pre_vote(out);
@@ -89,7 +91,8 @@ impl<P: Payload> Replica<P> {
             *attempt += 1;
             promises.iter_mut().for_each(|p| *p = None);
             let version = self.configuration.version;
-            let (seq, vote) = (*own, Vote::Prepare { ballot: candidate.ballot, attempt: *attempt, version });
+            let (ballot, order) = (candidate.ballot, candidate.order);
+            let (seq, vote) = (*own, Vote::Prepare { ballot, attempt: *attempt, version, order });
             self.learning = None;
             for to in self.electorate.peers() {
                 out.push(Action::SendAfter { seq, to, vote: vote.clone() });
@@ -111,7 +114,7 @@ impl<P: Payload> Replica<P> {
             }
             Stage::Phase1 { own, attempt, .. } => {
                 mark(Mark::PrepareOverNewConnection);
-                let vote = Vote::Prepare { ballot, attempt: *attempt, version };
+                let vote = Vote::Prepare { ballot, attempt: *attempt, version, order: candidate.order };
                 out.push(Action::SendAfter { seq: *own, to: member, vote });
             }
         }
@@ -171,11 +174,11 @@ impl<P: Payload> Replica<P> {
             self.role = Role::Follower;
             return;
         }
-        self.begin_phase_1(ballot, out);
+        self.begin_phase_1(ballot, Ballot::ZERO, out);
     }
 
     /// Promises `ballot` to itself, durably, and asks all for theirs.
-    pub(crate) fn begin_phase_1(&mut self, ballot: Ballot, out: Out<'_, P>) {
+    pub(crate) fn begin_phase_1(&mut self, ballot: Ballot, order: Ballot, out: Out<'_, P>) {
         self.following = None;
         self.acceptor.promised = ballot;
         self.round_seen = ballot.round;
@@ -184,11 +187,12 @@ impl<P: Payload> Replica<P> {
         let promises = self.electorate.voters.iter().map(|_| None).collect();
         self.role = Role::Candidate(Candidate {
             ballot,
+            order,
             stage: Stage::Phase1 { own, own_durable: is(Bug::PrepareLeavesEarly) || unrecorded, attempt: 1, promises },
         });
         let version = self.configuration.version;
         for to in self.electorate.peers() {
-            out.push(Action::SendAfter { seq: own, to, vote: Vote::Prepare { ballot, attempt: 1, version } });
+            out.push(Action::SendAfter { seq: own, to, vote: Vote::Prepare { ballot, attempt: 1, version, order } });
         }
         out.push(Action::RestartTimer);
     }

@@ -41,7 +41,8 @@ pub mod message;
 pub mod planted;
 pub mod reconfigure;
 pub mod replica;
-pub mod value;
+mod transfer;
+mod value;
 
 pub use action::{Action, Record, RecordSeq};
 pub use configuration::{Configuration, Voter};

@@ -122,5 +122,7 @@ marks!(
         SettledAgain,
         /// A follower hears its leader resign.
         ResignHeard,
+        /// A follower stands for election because its leader has ordered it to.
+        CampaignOrdered,
     }
 );

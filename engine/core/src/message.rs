@@ -17,6 +17,8 @@ pub enum Vote<P> {
         attempt: u32,
         /// The version of the configuration that the ballot is begun under.
         version: u64,
+        /// The ballot of the leader that ordered the candidate to take over; zero: nobody did.
+        order: Ballot,
     },
     /// Phase 1b: a promise, whole once `reports` messages [`Vote::Report`] of the same ballot and attempt are there.
     Promise {
@@ -133,6 +135,11 @@ pub enum Message<P> {
     /// The leader of `ballot` no longer leads.
     Resign {
         /// The ballot given up.
+        ballot: Ballot,
+    },
+    /// The leader of `ballot` orders the one addressed to take over at once.
+    Campaign {
+        /// The ballot that orders it.
         ballot: Ballot,
     },
 }

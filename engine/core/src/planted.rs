@@ -101,6 +101,15 @@ bugs! {
     UnknownSessionsAreNew,
     /// Sessions that have ended come back with a restart.
     EndedSessionsComeBack,
+    /// A lease counts from when the answer to a heartbeat came, not from when the heartbeat was sent. For the shard to
+    /// carry out, as the next ones.
+    LeasesCountFromReceipt,
+    /// A voter that was started promises at once, whatever it was bound to before.
+    RestartForgetsSupport,
+    /// A leader that has ordered another to take over goes on reading by its lease.
+    LeaseIsKeptInTransfer,
+    /// A read is confirmed by a round that was asked before it came.
+    OlderRoundsConfirm,
 }
 
 #[cfg(feature = "planted")]

@@ -122,7 +122,7 @@ impl<P: Payload> Replica<P> {
                 out.push(Action::SteppedDown { ballot: leader.ballot });
                 self.role = Role::Follower;
                 if self.votes() {
-                    self.campaign(out);
+                    self.campaign(Ballot::ZERO, out);
                 }
             }
             Role::Candidate(_) => self.role = Role::Follower,
@@ -207,11 +207,11 @@ impl<P: Payload> Replica<P> {
 }
 
 impl<P: Payload> Replica<P> {
-    /// Begins a ballot without asking whether it could win: who led until now goes on.
-    fn campaign(&mut self, out: Out<'_, P>) {
+    /// Begins a ballot without asking whether it could win: who led until now goes on, or has ordered this.
+    pub(crate) fn campaign(&mut self, order: Ballot, out: Out<'_, P>) {
         let round = self.round_seen.max(self.promised().round) + 1;
         if round <= Ballot::ROUND_MAX {
-            self.begin_phase_1(Ballot { round, member: self.electorate.own() }, out);
+            self.begin_phase_1(Ballot { round, member: self.electorate.own() }, order, out);
         }
     }
 }

@@ -155,7 +155,8 @@ fn one_who_holds_an_older_configuration_is_told() {
     w.net.clear();
     w.receive((member(2), member(1), Wire::Message(old)));
     assert!(matches!(w.net[..], [(_, _, Wire::Message(Message::Behind { .. }))]), "{:?}", w.net);
-    let old = Vote::Prepare { ballot: Ballot { round: 90, member: member(2) }, attempt: 1, version: 0 };
+    let old =
+        Vote::Prepare { ballot: Ballot { round: 90, member: member(2) }, attempt: 1, version: 0, order: Ballot::ZERO };
     w.net.clear();
     w.receive((member(2), member(1), Wire::Vote(old)));
     w.sync(1);

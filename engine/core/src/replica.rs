@@ -255,6 +255,7 @@ impl<P: Payload> Replica<P> {
                     self.settle_follower(chosen, out);
                 }
             }
+            Message::Campaign { ballot } => self.on_order(from, ballot, out),
             Message::Resign { ballot } => {
                 if self.following.is_some_and(|f| f.ballot == ballot) {
                     mark(Mark::ResignHeard);
@@ -372,6 +373,11 @@ impl<P: Payload> Replica<P> {
     /// All voters of the group.
     pub fn members(&self) -> &[MemberId] {
         &self.electorate.voters
+    }
+
+    /// How many voters make a quorum, in either phase.
+    pub fn quorum(&self) -> usize {
+        self.electorate.quorum()
     }
 
     /// Whether this replica and `from`, another one, both vote.

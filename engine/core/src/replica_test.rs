@@ -560,7 +560,11 @@ fn a_leader_without_a_quorum_steps_down() {
 fn a_huge_ballot_is_refused() {
     let mut w = World::new(3);
     let ballot = Ballot { round: Ballot::ROUND_MAX, member: member(3) };
-    w.receive((member(3), member(1), Wire::Vote(Vote::Prepare { ballot, attempt: 1, version: 0 })));
+    w.receive((
+        member(3),
+        member(1),
+        Wire::Vote(Vote::Prepare { ballot, attempt: 1, version: 0, order: Ballot::ZERO }),
+    ));
     assert_eq!(w.node(1).replica.promised(), Ballot::ZERO);
     assert!(w.net.is_empty());
 }
@@ -721,7 +725,7 @@ fn a_quiet_leader_learns_of_a_promise_above_it() {
     // Replica 3 promised somebody more, who is gone: nothing is proposed that it could refuse.
     let higher = Ballot { round: ballot.round + 1, member: member(2) };
     let version = w.node(3).replica.configuration().version;
-    let prepare = Vote::Prepare { ballot: higher, attempt: 1, version };
+    let prepare = Vote::Prepare { ballot: higher, attempt: 1, version, order: Ballot::ZERO };
     w.receive((member(2), member(3), Wire::Vote(prepare)));
     w.sync(3);
     w.net.clear();

@@ -12,8 +12,9 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::batch::{Batch, Entries};
 use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
-use crate::outcome::{Committed, GroupId, Outcome, ProposeError, Rejection};
+use crate::outcome::{Committed, GroupId, NodeId, Outcome, ProposeError, Rejection};
 use crate::sessions::command::is_session;
+use crate::shard::points::Consistency;
 use crate::shard::sessions::Ask;
 
 const APPEND: u8 = 1;
@@ -24,6 +25,8 @@ const ADD_VOTER: u8 = 71;
 const REMOVE_VOTER: u8 = 72;
 const OPEN_SESSION: u8 = 60;
 const CLOSE_SESSION: u8 = 61;
+const READ_POINT: u8 = 40;
+const TRANSFER: u8 = 41;
 
 /// What a client asks.
 #[derive(Clone, Debug)]
@@ -81,6 +84,24 @@ pub enum Request {
         /// The session's id.
         session: u64,
     },
+    /// Up to where the node has applied a group, at a consistency.
+    ReadPoint {
+        /// The group.
+        group: GroupId,
+        /// How old it may be.
+        consistency: Consistency,
+        /// Wait so long for it.
+        wait_ms: u32,
+    },
+    /// Hand a group that the node leads over to another node.
+    Transfer {
+        /// The group.
+        group: GroupId,
+        /// The node that is to lead it.
+        to: NodeId,
+        /// Give up after so long.
+        timeout_ms: u32,
+    },
 }
 
 /// A request that is none.
@@ -93,6 +114,7 @@ impl Request {
     pub fn group(&self) -> GroupId {
         match self {
             Self::Append { group, .. } | Self::Read { group, .. } | Self::Info { group } => *group,
+            Self::ReadPoint { group, .. } | Self::Transfer { group, .. } => *group,
             Self::Membership { group } | Self::ChangeMembership { group, .. } => *group,
             Self::OpenSession { group } | Self::CloseSession { group, .. } => *group,
         }
@@ -104,6 +126,7 @@ impl Request {
             Self::OpenSession { group } => Some((*group, Ask::Open)),
             Self::CloseSession { group, session } => Some((*group, Ask::Close(*session))),
             Self::Append { .. } | Self::Read { .. } | Self::Info { .. } => None,
+            Self::ReadPoint { .. } | Self::Transfer { .. } => None,
             Self::Membership { .. } | Self::ChangeMembership { .. } => None,
         }
     }
@@ -141,6 +164,23 @@ impl Request {
             Self::CloseSession { session, .. } => {
                 out[0] = CLOSE_SESSION;
                 out.extend_from_slice(&session.to_le_bytes());
+            }
+            Self::Transfer { to, timeout_ms, .. } => {
+                out[0] = TRANSFER;
+                out.extend_from_slice(&to.to_le_bytes());
+                out.extend_from_slice(&u64::from(*timeout_ms).to_le_bytes());
+            }
+            Self::ReadPoint { consistency, wait_ms, .. } => {
+                out[0] = READ_POINT;
+                let (way, index) = match consistency {
+                    Consistency::Linearizable => (0u32, 0),
+                    Consistency::Quorum => (1, 0),
+                    Consistency::AtLeast(index) => (2, *index),
+                    Consistency::Stale => (3, 0),
+                };
+                out.extend_from_slice(&index.to_le_bytes());
+                out.extend_from_slice(&way.to_le_bytes());
+                out.extend_from_slice(&wait_ms.to_le_bytes());
             }
         }
         out
@@ -203,6 +243,28 @@ impl Request {
                 let session = session.ok_or(MalformedRequest("the session's id"))?;
                 Ok(Self::CloseSession { group, session })
             }
+            TRANSFER => {
+                let rest: &[u8; 16] = rest.try_into().map_err(|_| MalformedRequest("the length of a transfer"))?;
+                let timeout = u64::from_le_bytes(rest[8..].try_into().expect("eight bytes"));
+                Ok(Self::Transfer {
+                    group,
+                    to: u64::from_le_bytes(rest[..8].try_into().expect("eight bytes")),
+                    timeout_ms: u32::try_from(timeout).map_err(|_| MalformedRequest("the time for a transfer"))?,
+                })
+            }
+            READ_POINT => {
+                let rest: &[u8; 16] = rest.try_into().map_err(|_| MalformedRequest("the length of a read"))?;
+                let index = u64::from_le_bytes(rest[..8].try_into().expect("eight bytes"));
+                let consistency = match (u32::from_le_bytes(rest[8..12].try_into().expect("four bytes")), index) {
+                    (0, 0) => Consistency::Linearizable,
+                    (1, 0) => Consistency::Quorum,
+                    (2, index) => Consistency::AtLeast(index),
+                    (3, 0) => Consistency::Stale,
+                    _ => return Err(MalformedRequest("the consistency of a read")),
+                };
+                let wait_ms = u32::from_le_bytes(rest[12..].try_into().expect("four bytes"));
+                Ok(Self::ReadPoint { group, consistency, wait_ms })
+            }
             _ => Err(MalformedRequest("the operation")),
         }
     }
@@ -233,6 +295,8 @@ pub struct GroupInfoV1 {
     pub configuration: u64,
     /// Whether this node's replica votes. One that does not is catching up, or waits for the first contact of all nodes.
     pub votes: bool,
+    /// Whether this node leads and holds a lease: it answers linearizable reads without asking anyone.
+    pub lease: bool,
 }
 
 /// A node's answer.
@@ -305,6 +369,15 @@ pub enum ReplyV1 {
     },
     /// The session has ended. The entries do not take effect now; whether they did before is not known.
     SessionExpired,
+    /// The node has applied a group up to here.
+    Point {
+        /// The last index.
+        index: u64,
+        /// The epoch of the leader that vouched for it, as a number; 0: none had to.
+        epoch: u64,
+    },
+    /// It is done.
+    Done,
 }
 
 /// A [`Rejection`] on the wire.
@@ -407,6 +480,9 @@ mod tests {
             Request::ChangeMembership { group: 5, version: 2, change: MembershipChange::Remove(3), wait_ms: 9 },
             Request::OpenSession { group: 2 },
             Request::CloseSession { group: 2, session: 9 },
+            Request::ReadPoint { group: 1, consistency: Consistency::Linearizable, wait_ms: 5 },
+            Request::ReadPoint { group: 1, consistency: Consistency::AtLeast(9), wait_ms: 5 },
+            Request::Transfer { group: 1, to: 2, timeout_ms: 5 },
         ] {
             let bytes = request.encode();
             assert_eq!(Request::decode(&bytes).unwrap().encode(), bytes);
@@ -430,6 +506,7 @@ mod tests {
             ReplyV1::Rejected { rejection: RejectionV1::NotLeader, leader: 2 },
             ReplyV1::Membership { version: 1, voters: vec![1, 2], learners: vec![3] },
             ReplyV1::Failed { text: "why".into() },
+            ReplyV1::Point { index: 5, epoch: 6 },
         ] {
             assert_eq!(ReplyV1::decode(&reply.encode()).unwrap(), reply);
         }

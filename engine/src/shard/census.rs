@@ -11,7 +11,7 @@ const ADOPTED_SLOTS_MAX: u64 = 64;
 
 impl Shard {
     /// The census, after a turn.
-    pub(crate) fn census(&self) -> [Bound; 13] {
+    pub(crate) fn census(&self) -> [Bound; 14] {
         let bound = |name, value: usize, max: usize| Bound { name, value: value as u64, max: max as u64 };
         let most = |of: &dyn Fn(&super::Group) -> usize| self.groups.iter().map(of).max().unwrap_or(0);
         let unchosen = |group: &super::Group| {
@@ -36,6 +36,7 @@ impl Shard {
             bound("timers", self.timers.len(), self.groups.len()),
             bound("refused handles", self.closed_handles.len(), CLOSED_HANDLES_MAX),
             bound("reads of the disk", self.reads.len(), READS_MAX),
+            bound("reads of a known age", self.points.waiting(), POINT_READS_MAX),
             bound("outcomes untold", self.completions.len(), 0),
             bound("index bytes", self.index_bytes(), 2 * self.index_bytes_max + (1 << 20)),
         ]

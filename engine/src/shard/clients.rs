@@ -7,6 +7,7 @@ use synod_transport::frame::encode_frame;
 use super::group::{Reply, Run};
 use super::links::Outgoing;
 use super::membership::MembershipReply;
+use super::points::{PointRead, PointReply};
 use super::reads::{ReadReply, ReadRequest};
 use super::{Notice, Shard};
 use crate::client::protocol::{ReplyV1, Request, rejected};
@@ -106,6 +107,14 @@ impl Shard {
                 let until_ns = self.now_ns + u64::from(wait_ms) * 1_000_000;
                 let reply = MembershipReply::Client(connection, request);
                 self.change_membership(group, version, change, until_ns, reply);
+            }
+            Request::ReadPoint { group, consistency, wait_ms } => {
+                let until_ns = self.now_ns + u64::from(wait_ms) * 1_000_000;
+                let reply = PointReply::Client(connection, request);
+                self.read_point(group, PointRead::new(consistency, until_ns, reply));
+            }
+            Request::Transfer { group, to, timeout_ms } => {
+                self.transfer_for_client(group, to, u64::from(timeout_ms) * 1_000_000, (connection, request));
             }
             Request::Info { .. } => {
                 let reply = self.info();

@@ -7,7 +7,10 @@ use synod_core::{Ballot, RecordSeq, Replica, Slot, Timer};
 use synod_wal::record::RecordHeader;
 
 use super::membership::PendingChange;
+use super::points::PointRead;
 use super::reads::ReadRequest;
+use super::support::{Binding, Tenure};
+use super::transfer::Transfer;
 use crate::apply::ApplyState;
 use crate::batch::{Batch, Entries};
 use crate::limits::BATCH_ENTRIES_MAX;
@@ -100,6 +103,18 @@ pub(crate) struct Group {
     /// The heartbeats that found it busy.
     pub(crate) busy_beats: u32,
     pub(crate) elections: u64,
+    /// Reads that wait for a leader's word or for an index.
+    pub(crate) points: Vec<PointRead>,
+    /// The leader to which this voter has bound the group.
+    pub(crate) binding: Option<Binding>,
+    /// What voters have confirmed, where this replica leads.
+    pub(crate) tenure: Tenure,
+    /// It is being handed over to another node: nothing is proposed.
+    pub(crate) transfer: Option<Transfer>,
+    /// The leader that the listener was last told of.
+    pub(crate) told_leader: Option<synod_core::Ballot>,
+    /// The node that should lead it, if it can; 0: none.
+    pub(crate) preferred: u64,
 }
 
 impl Group {
@@ -136,6 +151,12 @@ impl Group {
             beats: None,
             busy_beats: 0,
             elections: 0,
+            points: Vec::new(),
+            binding: None,
+            tenure: Tenure::default(),
+            transfer: None,
+            told_leader: None,
+            preferred: 0,
         }
     }
 

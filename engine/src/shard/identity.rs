@@ -46,6 +46,7 @@ impl Shard {
             let voters: Vec<u64> = configuration.voters.iter().map(|voter| voter.node).collect();
             let (version, votes) = (configuration.version, group.replica.votes());
             tracing::info!(group = group.names.id, version, ?voters, votes, "another configuration governs");
+            self.tell_configuration(at);
         }
     }
 

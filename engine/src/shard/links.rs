@@ -6,6 +6,7 @@ use synod_transport::frame::{FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHead
 use synod_transport::outbox::{Chunk, Outbox};
 use synod_wal::frame::SharedFrame;
 
+use super::support::{Granted, Support};
 use crate::limits::PEER_OUTBOX_BYTES_MAX;
 use crate::wire::{ACKS, RECORDS};
 
@@ -67,6 +68,12 @@ pub(crate) struct Peer {
     pub(crate) full: bool,
     /// The peer does not even take small messages: the connection must be closed.
     pub(crate) stuck: bool,
+    /// What this voter grants the peer's leaders.
+    pub(crate) granted: Granted,
+    /// What the peer's voters grant the leaders here.
+    pub(crate) support: Support,
+    /// Since when it is well, as far as one can tell from here; it may lie ahead.
+    pub(crate) well_ns: u64,
     control: Vec<u8>,
     pub(crate) acks: Vec<u8>,
     bulk: Vec<Part>,
@@ -74,7 +81,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(node: u64) -> Self {
+    pub(crate) fn new(node: u64, granted: Granted) -> Self {
         Self {
             node,
             replica: 0,
@@ -89,6 +96,9 @@ impl Peer {
             lost: true,
             full: false,
             stuck: false,
+            granted,
+            support: Support::default(),
+            well_ns: 0,
             control: Vec::new(),
             acks: Vec::new(),
             bulk: Vec::new(),

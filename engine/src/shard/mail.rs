@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::group::{Reply, Run};
+use super::points::{PointRead, PointReply};
 use super::producers::LocalShard;
 use super::reads::{ReadReply, ReadRequest};
 use crate::mailbox::Mail;
@@ -46,6 +47,13 @@ impl Shard {
                 let reply = ReadReply::Callback(reply);
                 self.read(group, ReadRequest { from_index, bytes_max, wait_until_ns, reply });
             }
+            Mail::ReadPoint { group, consistency, wait_ns, reply } => {
+                let read =
+                    PointRead::new(consistency, self.now_ns.saturating_add(wait_ns), PointReply::Callback(reply));
+                self.read_point(group, read);
+            }
+            Mail::Transfer { group, to, timeout_ns, reply } => self.transfer(group, to, timeout_ns, reply),
+            Mail::Resign { group, reply } => reply(self.resign(group)),
             Mail::Info { group, reply } => reply(self.group_at(group).map(|at| self.group_info(at))),
             Mail::InfoAll { reply } => reply(self.info()),
             Mail::Epoch { group, reply } => reply(self.group_at(group).and_then(|at| self.epoch_of(at))),

@@ -34,6 +34,21 @@ pub enum ReadError {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+    /// The group has no leader that this node knows.
+    #[error("no leader of the group is known here: a majority of its nodes must be up; an election takes a moment")]
+    NotLeader {
+        /// The leader, where one is known by now.
+        leader: Option<crate::NodeId>,
+    },
+    /// What was asked for did not come in time.
+    #[error("the time is up: no quorum has answered, or the index is not there yet; read again, or with more time")]
+    TimedOut,
+    /// Too many reads wait already.
+    #[error("too many reads wait: read again later")]
+    Overloaded,
+    /// The group has no such state machine on this node.
+    #[error("the group has no state machine of this type on this node")]
+    NoMachine,
 }
 
 /// Who gets the answer to a read.

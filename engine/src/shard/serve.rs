@@ -275,6 +275,7 @@ impl Shard {
             elections: group.elections,
             configuration: group.replica.configuration().version,
             votes: group.replica.votes(),
+            lease: self.holds_lease(at),
         }
     }
 }

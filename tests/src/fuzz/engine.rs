@@ -130,6 +130,7 @@ static REPLIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         elections: 1,
         configuration: 1,
         votes: true,
+        lease: true,
     };
     let replies = [
         ReplyV1::Committed { slot: 1, first_index: 2, count: 3 },

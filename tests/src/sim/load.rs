@@ -8,6 +8,7 @@ use synod::{Entries, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
 
 use super::observe::{Observer, payload};
 use super::plan::{Plan, S};
+use super::reads::Reads;
 use crate::check::history::{self, AppendId};
 use crate::disk::Dice;
 
@@ -87,6 +88,8 @@ pub struct Load {
     next_ticket: u64,
     next_payload: u64,
     next_handle: u64,
+    /// Reads of a known age.
+    pub reads: Reads,
     /// Outcomes by name.
     pub outcomes: std::collections::BTreeMap<&'static str, u64>,
 }
@@ -122,6 +125,7 @@ impl Load {
             next_ticket: 1,
             next_payload: 1,
             next_handle: 1,
+            reads: Reads::new(plan.groups),
             outcomes: Default::default(),
         }
     }
@@ -272,6 +276,7 @@ impl Load {
 
     /// A node has ended: what it had not answered is unknown.
     pub fn node_ended(&mut self, node: usize, now_ns: u64, plan: &Plan, dice: &mut Dice, observer: &mut Observer) {
+        self.reads.node_ended(node);
         // Callbacks of a shard that is gone never speak.
         self.told.lock().expect("no holder panics").clear();
         let of_node = |client: &Client| -> Vec<u64> {
@@ -366,6 +371,9 @@ impl Load {
         *self.outcomes.entry(name).or_default() += 1;
         if let Some(wrong) = client.wrong(&flying, outcome) {
             observer.wrong(format!("group {}: {flying:?} in {:?}: {wrong}", flying.group, client.seat));
+        }
+        if let Ok(committed) = outcome {
+            self.reads.acknowledged(flying.group, committed.first_index);
         }
         if outcome.is_err() {
             // A client may have sent more through a handle before it learns that it was refused.

@@ -134,6 +134,10 @@ plan! {
     sessions_max: usize,
     /// So long a session may be idle, in seconds; 0: as long as usual.
     session_idle_s: u64,
+    /// Of 100 steps of a client, how many are reads; never by a lease where clocks may do anything.
+    read_percent: u64,
+    /// Of 1000 steps of a client, how many hand a group over or have its leader resign.
+    transfer_permille: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
@@ -248,6 +252,7 @@ impl Plan {
         .with_lost_logs(large)
         .with_changes_of_voters()
         .with_sessions(false)
+        .with_reads(large)
     }
 
     /// In some plans sessions are few and short-lived. It has dice of its own too.
@@ -256,6 +261,23 @@ impl Plan {
         self.sessions_max = pick(&mut dice, &[0, 0, 1, 2, 3]);
         self.session_idle_s = if rough { pick(&mut dice, &[0, 1]) } else { pick(&mut dice, &[0, 0, 1, 2, 10]) };
         self
+    }
+
+    /// Most plans read and hand groups over, with dice of its own again.
+    fn with_reads(mut self, large: bool) -> Self {
+        if large {
+            // All in a hurry to propose.
+            return self;
+        }
+        let mut dice = Dice::new(self.seed ^ 0x6ead_6ead);
+        self.read_percent = pick(&mut dice, &[0, 10, 30, 50]);
+        self.transfer_permille = pick(&mut dice, &[0, 5, 20, 60]);
+        self
+    }
+
+    /// Whether clocks run apart by no more than leases allow.
+    pub fn leases(&self) -> bool {
+        self.clock_ns == 0
     }
 
     /// In one of four plans logs are lost. It has dice of its own, so that the other plans stay what they are.
@@ -330,6 +352,7 @@ impl Plan {
         .with_lost_logs(false)
         .with_changes_of_voters()
         .with_sessions(true)
+        .with_reads(false)
     }
 
     /// Refuses what no cluster can be.

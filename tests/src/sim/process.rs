@@ -97,6 +97,11 @@ impl World {
             info.map_or(0, |info| info.next_index - 1)
         };
         self.load.take_outcomes(self.now_ns, &self.plan, &mut self.dice, &mut self.observer, applied);
+        let (nodes, shards) = (&self.nodes, self.plan.shards);
+        let blind = |node: usize, group: u64| nodes[node].logs[group as usize % shards].without_machines;
+        for name in self.load.reads.take_answers(&self.observer, blind)? {
+            self.mark(name);
+        }
         Ok(())
     }
 

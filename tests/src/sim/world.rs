@@ -15,7 +15,7 @@ use super::lost::LogState;
 use super::members::Members;
 use super::network::{ConnId, Network};
 use super::observe::Observer;
-use super::plan::{MS, Plan, S, around};
+use super::plan::{MS, Plan, S, around, pick};
 use crate::disk::{Dice, OpId, SimDisk};
 
 /// Appends that the clients plan for once a quorum is well, beside two for each group.
@@ -528,8 +528,55 @@ impl World {
 
     // ---- load ----
 
+    /// Whether this step changes a leader instead; seldom once a quorum is to show that it commits.
+    fn changes_leader(&mut self) -> bool {
+        let of = if self.faults_on { 1000 } else { 100_000 };
+        self.plan.transfer_permille > 0 && (self.dice.below(of) as u64) < self.plan.transfer_permille
+    }
+
+    /// The leader of a group hands it over to any node, or resigns.
+    fn change_leader(&mut self) {
+        let group = 1 + self.dice.below(self.plan.groups as usize) as u64;
+        let shard = group as usize % self.plan.shards;
+        let to = 1 + self.dice.below(self.plan.nodes) as u64;
+        let timeout_ns = pick(&mut self.dice, &[MS, 50 * MS, S]);
+        let resigns = self.dice.below(4) == 0;
+        let leads = |node: &usize| !self.nodes[*node].paused && self.leads(*node, group);
+        let Some(node) = (0..self.plan.nodes).find(leads) else { return };
+        self.mark(if resigns { "leader told to resign" } else { "leader told to hand over" });
+        self.with_shard(node, shard, |sim| match resigns {
+            true => drop(sim.resign(group)),
+            false => sim.transfer(group, to, timeout_ns, |_| ()),
+        });
+    }
+
+    fn leads(&self, node: usize, group: GroupId) -> bool {
+        self.shard(node, group).and_then(|shard| shard.epoch(group)).is_some()
+    }
+
+    /// A client reads, on any node.
+    fn read(&mut self) {
+        let node = self.dice.below(self.plan.nodes);
+        let group = 1 + self.dice.below(self.plan.groups as usize) as u64;
+        let shard = group as usize % self.plan.shards;
+        if self.nodes[node].paused {
+            return;
+        }
+        let now_ns = self.local_ns(node);
+        if let Some(process) = &mut self.nodes[node].process {
+            process.shards[shard].set_now(now_ns);
+            self.load.reads.begin(node, group, &self.plan, &mut self.dice, &mut process.shards[shard]);
+            self.with_shard(node, shard, |_| ());
+        }
+    }
+
     fn client(&mut self, at: usize) -> Result<(), String> {
-        if self.load_on {
+        let reads = self.plan.read_percent > 0 && (self.dice.below(100) as u64) < self.plan.read_percent;
+        if self.load_on && reads {
+            self.read();
+        } else if self.load_on && self.changes_leader() {
+            self.change_leader();
+        } else if self.load_on {
             let (nodes, shards) = (&mut self.nodes, self.plan.shards);
             fn up(nodes: &mut [Node], shards: usize, node: usize, group: GroupId) -> Option<&mut SimShard> {
                 let node = &mut nodes[node];

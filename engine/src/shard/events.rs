@@ -1,0 +1,73 @@
+//! What a listener is told of the groups: who leads them, and who votes.
+
+use std::sync::Arc;
+
+use synod_core::Ballot;
+
+use super::Shard;
+use crate::outcome::{Epoch, GroupId, NodeId};
+
+/// Something that happened to a group, as this node sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// Another node leads the group, or none is known to. Of this node it is told once it takes proposals.
+    LeaderChanged {
+        /// The group.
+        group: GroupId,
+        /// The leader, where one is known.
+        leader: Option<NodeId>,
+        /// Its epoch.
+        epoch: Option<Epoch>,
+    },
+    /// Another configuration governs the group.
+    ConfigurationChanged {
+        /// The group.
+        group: GroupId,
+        /// Counts the changes.
+        version: u64,
+        /// The nodes that vote.
+        voters: Vec<NodeId>,
+        /// Whether this node's replica is one of the voters.
+        votes: bool,
+    },
+}
+
+/// Is told of events, on the threads of the shards, in the order in which they happen to each group. It must not block;
+/// to act on an event, it posts to a thread of its own, or uses a [`Handle`](crate::Handle) without waiting.
+pub type OnEvent = Arc<dyn Fn(&Event) + Send + Sync>;
+
+impl Shard {
+    /// Tells of a leader that the listener does not know yet. Costs nothing without a listener.
+    pub(super) fn tell_leader(&mut self, at: u32) {
+        let Some(listener) = &self.events else { return };
+        let group = &self.groups[at as usize];
+        let epoch = self.leading_ballot(at);
+        if group.told_leader == epoch {
+            return;
+        }
+        let leader = epoch.and_then(|ballot| Some(group.replica.configuration().voter(ballot.member)?.node));
+        listener(&Event::LeaderChanged { group: group.names.id, leader, epoch: epoch.map(Epoch) });
+        self.groups[at as usize].told_leader = epoch;
+    }
+
+    /// The ballot of the group's leader; of this node only when it takes proposals.
+    fn leading_ballot(&self, at: u32) -> Option<Ballot> {
+        let replica = &self.groups[at as usize].replica;
+        let ballot = replica.leader()?;
+        let own = replica.configuration().voter(ballot.member).is_some_and(|voter| voter.node == self.node);
+        if own { replica.epoch() } else { Some(ballot) }
+    }
+
+    pub(super) fn tell_configuration(&self, at: u32) {
+        let Some(listener) = &self.events else { return };
+        let group = &self.groups[at as usize];
+        let configuration = group.replica.configuration();
+        listener(&Event::ConfigurationChanged {
+            group: group.names.id,
+            version: configuration.version,
+            voters: configuration.voters.iter().map(|voter| voter.node).collect(),
+            votes: group.replica.votes(),
+        });
+    }
+}
