@@ -124,6 +124,21 @@ pub struct Config {
     /// `retain_mib` is reached; at twice as much new proposals are refused as overloaded.
     #[serde(default = "defaults::index_mib")]
     pub index_mib: usize,
+    /// A state machine's checkpoint is taken when so many entries were applied since the last; 0: never for that.
+    #[serde(default = "defaults::checkpoint_entries")]
+    pub checkpoint_entries: u64,
+    /// A checkpoint is taken when so many MiB of entries were applied since the last; 0: never for that.
+    #[serde(default = "defaults::checkpoint_mib")]
+    pub checkpoint_mib: u64,
+    /// A checkpoint is taken when the last is so many seconds old and something was applied since; 0: never for that.
+    #[serde(default = "defaults::checkpoint_seconds")]
+    pub checkpoint_seconds: u64,
+    /// Entries kept in each group's log behind its newest checkpoint.
+    #[serde(default)]
+    pub hold_entries: u64,
+    /// How fast a shard fetches checkpoints from other nodes, in MiB per second.
+    #[serde(default = "defaults::catch_up_mib_per_second")]
+    pub catch_up_mib_per_second: u64,
     /// Pin each shard to a core of its own. By default when there are enough cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin: Option<bool>,
@@ -158,6 +173,18 @@ mod defaults {
     }
     pub(super) fn index_mib() -> usize {
         128
+    }
+    pub(super) fn checkpoint_entries() -> u64 {
+        1_000_000
+    }
+    pub(super) fn checkpoint_mib() -> u64 {
+        256
+    }
+    pub(super) fn checkpoint_seconds() -> u64 {
+        3600
+    }
+    pub(super) fn catch_up_mib_per_second() -> u64 {
+        64
     }
 }
 
@@ -203,6 +230,11 @@ impl Config {
             spare_segments: defaults::spare_segments(),
             cache_mib: defaults::cache_mib(),
             index_mib: defaults::index_mib(),
+            checkpoint_entries: defaults::checkpoint_entries(),
+            checkpoint_mib: defaults::checkpoint_mib(),
+            checkpoint_seconds: defaults::checkpoint_seconds(),
+            hold_entries: 0,
+            catch_up_mib_per_second: defaults::catch_up_mib_per_second(),
             pin: None,
             allow_plaintext: false,
             members,
@@ -243,6 +275,10 @@ impl Config {
         check(
             self.wal_mib_max >= self.retain_mib + 4 * self.segment_mib,
             "`wal_mib_max` must be at least `retain_mib` and four segments, or the log could never be trimmed in time",
+        )?;
+        check(
+            (1..=1 << 20).contains(&self.catch_up_mib_per_second),
+            "`catch_up_mib_per_second` must be between 1 and 1048576",
         )?;
         check(self.spare_segments <= 1024, "`spare_segments` must be at most 1024")?;
         check(

@@ -37,6 +37,7 @@
 mod apply;
 mod assemble;
 pub mod batch;
+mod checkpoint;
 pub mod client;
 mod clock;
 mod config;
@@ -70,7 +71,7 @@ pub use batch::{Batch, Entries};
 pub use clock::now_ns;
 pub use config::{Cluster, Config, ConfigError, DiskBackend, Member, Sync};
 pub use handle::{Handle, Pending, Proposer, Subscription};
-pub use machine::{CommittedBatch, StateMachine};
+pub use machine::{Checkpoint, CommittedBatch, MachineError, StateMachine};
 pub use meta::DirectoryError;
 pub use metrics::Phases;
 pub use node::{MachineFactory, Node, OnFatal, Options, StartError, new_cluster_id};

@@ -13,10 +13,12 @@ use atomic_waker::AtomicWaker;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::batch::Entries;
+use crate::checkpoint::StoreDone;
 use crate::client::protocol::{GroupInfoV1, ReplyV1};
 use crate::limits::MAILBOX_MAX;
 use crate::outcome::{Epoch, GroupId, Outcome};
 use crate::peers::Genesis;
+use crate::shard::checkpoints::CheckpointReply;
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
 
@@ -56,6 +58,14 @@ pub(crate) enum Mail {
     InfoAll { reply: Box<dyn FnOnce(ReplyV1) + Send> },
     /// At which epoch this node takes proposals of a group.
     Epoch { group: GroupId, reply: Box<dyn FnOnce(Option<Epoch>) + Send> },
+    /// The store of the shard's checkpoints has answered.
+    Store(StoreDone),
+    /// Take a checkpoint.
+    Checkpoint { group: GroupId, reply: CheckpointReply },
+    /// Keep the log from an index on for a reader, for so many nanoseconds; none: no longer.
+    Pin { group: GroupId, name: String, index: Option<(u64, u64)>, reply: Box<dyn FnOnce(Result<(), String>) + Send> },
+    /// Stop trimming, or go on.
+    PauseTrimming { group: GroupId, paused: bool, reply: Box<dyn FnOnce(Result<(), String>) + Send> },
     /// Run on the shard's thread.
     Run(Box<dyn FnOnce(&mut LocalShard<'_>) + Send>),
     /// A handshake is done: a peer's connection.

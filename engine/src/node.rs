@@ -568,7 +568,7 @@ fn run_shard(shard: usize, setup: Setup, on_fatal: Option<OnFatal>) {
 fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>) -> Result<Built, String> {
     let Shared { config, directory, peers, seen, .. } = shared;
     let opening = Opening { config, directory, peers, seen, machines };
-    let (assembled, recovery) = opening.recover_or_renew(shard)?;
+    let (assembled, recovery, store) = opening.recover_or_renew(shard)?;
     let segment_bytes = config.segment_mib * MIB;
     let directory = meta::log_dir(directory.path(), shard);
     if let Some(tail) = recovery.tail_generation() {
@@ -593,7 +593,7 @@ fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>)
         DiskBackend::Uring => Box::new(UringDisk::new(disk_config).map_err(|error| error.to_string())?),
         DiskBackend::Blocking => Box::new(BlockingDisk::new(disk_config).map_err(|error| error.to_string())?),
     };
-    Ok((assembled, disk, config.spare_segments))
+    Ok((assembled, disk, config.spare_segments, store))
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {

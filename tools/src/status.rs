@@ -96,6 +96,10 @@ mod tests {
             elections: 1,
             configuration: 0,
             votes: group != 2,
+            checkpoint_index: 0,
+            pinned_index: 0,
+            pins: 0,
+            pin_seconds: 0,
         }
     }
 

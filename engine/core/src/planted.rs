@@ -95,6 +95,14 @@ bugs! {
     WipedReplicaVotes,
     /// Nobody compares the end of its log with what peers have seen of it. For the shard to carry out.
     LogEndIsNotChecked,
+    /// A replica that takes over what others have trimmed forgets its promise.
+    InstallForgetsPromise,
+    /// A checkpoint is taken over before its file is durable.
+    CheckpointsAreInstalledEarly,
+    /// The checksums of a checkpoint's chunks are not compared.
+    ChunksAreNotChecked,
+    /// Segments go although readers have pinned them.
+    PinsAreIgnored,
 }
 
 #[cfg(feature = "planted")]

@@ -145,6 +145,14 @@ pub struct GroupInfoV1 {
     pub configuration: u64,
     /// Whether this node's replica votes. One that does not is catching up, or waits for the first contact of all nodes.
     pub votes: bool,
+    /// The last index that this node's newest checkpoint covers; 0: there is none.
+    pub checkpoint_index: u64,
+    /// The lowest index that a reader has pinned here; 0: none has.
+    pub pinned_index: u64,
+    /// How many readers have pinned this node's log of the group.
+    pub pins: u64,
+    /// The oldest pin is forgotten in so many seconds, unless it is renewed.
+    pub pin_seconds: u64,
 }
 
 /// A node's answer.

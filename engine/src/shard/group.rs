@@ -6,6 +6,7 @@ use synod_core::planted::{Bug, is};
 use synod_core::{Ballot, RecordSeq, Replica, Slot, Timer};
 use synod_wal::record::RecordHeader;
 
+use super::checkpoints::GroupCheckpoints;
 use super::reads::ReadRequest;
 use crate::apply::ApplyState;
 use crate::batch::{Batch, Entries};
@@ -97,6 +98,7 @@ pub(crate) struct Group {
     /// The heartbeats that found it busy.
     pub(crate) busy_beats: u32,
     pub(crate) elections: u64,
+    pub(crate) checkpoints: GroupCheckpoints,
 }
 
 impl Group {
@@ -106,8 +108,10 @@ impl Group {
         apply: ApplyState,
         (indexes, gone): (VecDeque<(Slot, u64)>, Slot),
         machine: Option<Box<dyn StateMachine>>,
+        checkpoints: GroupCheckpoints,
+        restored: u64,
     ) -> Self {
-        let machine_next = machine.as_ref().map_or(apply.next_index, |m| m.durable_index() + 1);
+        let machine_next = machine.as_ref().map_or(apply.next_index, |m| m.durable_index().max(restored) + 1);
         Self {
             names,
             replica,
@@ -132,6 +136,7 @@ impl Group {
             beats: None,
             busy_beats: 0,
             elections: 0,
+            checkpoints,
         }
     }
 
@@ -158,14 +163,16 @@ impl Group {
     /// The last slot whose entries the local consumers no longer need.
     pub(crate) fn consumed(&self) -> Slot {
         match &self.machine {
-            None => self.apply.slot,
-            Some(machine) => {
-                let next = machine.durable_index() + 1;
+            None if !self.checkpoints.away => self.apply.slot,
+            machine => {
+                let durable = machine.as_ref().map_or(0, |machine| machine.durable_index());
+                // What a checkpoint covers is there again after a restart.
+                let next = durable.max(self.checkpoints.index()) + 1;
                 let after = self.indexes.partition_point(|(_, first)| *first < next);
                 // The slot before the first one that is wholly unseen, less the one that may be seen in part.
                 match self.indexes.get(after) {
                     Some((slot, first)) if *first == next => Slot(slot.0 - 1),
-                    _ if next == self.apply.next_index => self.apply.slot,
+                    _ if next >= self.apply.next_index => self.apply.slot,
                     _ if after == 0 => Slot::ZERO,
                     _ => Slot(self.indexes[after - 1].0.0 - 1),
                 }
@@ -184,12 +191,16 @@ impl Group {
         let failed = |why: &dyn std::fmt::Display| {
             format!("the state machine of group {} failed at slot {slot}: {why}", self.names.id)
         };
-        if (first + 1..next).contains(&self.machine_next) {
+        let within = (first + 1..next).contains(&self.machine_next);
+        if within && !machine.skips_what_it_holds() {
             return Err(failed(&format_args!("it holds index {}, within a batch", self.machine_next - 1)));
         }
         // A machine that keeps its own data may stand before the log, which a power cut has shortened: what was chosen by
         // others' votes may be applied before it is durable here.
-        if self.machine_next == first || synod_core::planted::is(synod_core::planted::Bug::MachinesAreFedAgain) {
+        if self.machine_next == first
+            || within
+            || synod_core::planted::is(synod_core::planted::Bug::MachinesAreFedAgain)
+        {
             machine
                 .apply(&CommittedBatch { slot: slot.0, first_index: first, entries })
                 .map_err(|error| failed(&error))?;

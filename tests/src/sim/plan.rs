@@ -128,6 +128,12 @@ plan! {
     rot_ns: u64,
     /// Mean time between logs that come back as they were before.
     rollback_ns: u64,
+    /// The state machines: 0 on disk with checkpoints, 1 in memory, 2 on disk without checkpoints.
+    machines: u64,
+    /// Entries after which a checkpoint is taken; 0: only when the log needs one.
+    checkpoint_entries: u64,
+    /// Entries kept in the log behind a checkpoint.
+    hold_entries: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
@@ -239,6 +245,7 @@ impl Plan {
             ..Self::default()
         }
         .with_lost_logs(large)
+        .with_machines()
     }
 
     /// In one of four plans logs are lost. It has dice of its own, so that the other plans stay what they are.
@@ -251,7 +258,7 @@ impl Plan {
         [self.wipe_ns, self.rot_ns, self.rollback_ns] = [mean(), mean(), mean()];
         self.wal_mib_max = 0;
         // On a full disk even what should be kept goes.
-        if dice.below(4) > 0 && self.full_ns == 0 {
+        if dice.below(4) == 0 && self.full_ns == 0 {
             self.retain_mib = RETAIN_ALL_MIB;
         }
         self
@@ -299,6 +306,17 @@ impl Plan {
             ..Self::default()
         }
         .with_lost_logs(false)
+        .with_machines()
+    }
+
+    /// Which state machines there are, and when they take checkpoints; with dice of its own.
+    fn with_machines(mut self) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0xc4ec_2901);
+        let d = &mut dice;
+        self.machines = pick(d, &[0, 0, 0, 1, 1, 1, 1, 2]);
+        self.checkpoint_entries = pick(d, &[0, 5, 20, 100]);
+        self.hold_entries = pick(d, &[0, 0, 0, 10]);
+        self
     }
 
     /// Refuses what no cluster can be.
