@@ -133,7 +133,7 @@ pub struct Config {
     /// A checkpoint is taken when the last is so many seconds old and something was applied since; 0: never for that.
     #[serde(default = "defaults::checkpoint_seconds")]
     pub checkpoint_seconds: u64,
-    /// Entries kept in each group's log behind its newest checkpoint.
+    /// Entries kept in each group's log behind its newest checkpoint, while the log is below half of `wal_mib_max`.
     #[serde(default)]
     pub hold_entries: u64,
     /// How fast a shard fetches checkpoints from other nodes, in MiB per second.

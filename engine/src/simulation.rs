@@ -409,6 +409,13 @@ impl SimShard {
         self.shard.why_kept()
     }
 
+    /// Where a group's machine stands, for a failure's description.
+    pub fn machine_state(&self, group: GroupId) -> Option<String> {
+        let group = &self.shard.groups[self.shard.group_at(group)? as usize];
+        let (next, feeding, of) = (group.machine_next, group.feeding, &group.checkpoints);
+        Some(format!("machine next {next} feeding {feeding} {of:?}"))
+    }
+
     /// How full its queues are, after a turn.
     pub fn census(&self) -> [Bound; 15] {
         self.shard.census()

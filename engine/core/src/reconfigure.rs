@@ -168,19 +168,6 @@ impl<P: Payload> Replica<P> {
         true
     }
 
-    /// Appends a vote again, as it is: the part of the log that holds it is to go. It is the same vote, so nothing else
-    /// changes.
-    ///
-    /// # Panics
-    /// When the slot is chosen, or holds nothing.
-    pub fn append_again(&mut self, slot: Slot, out: Out<'_, P>) {
-        assert!(slot > self.log().chosen(), "what is chosen is not voted for");
-        let entry = self.log().get(slot).expect("the caller has seen that it is there");
-        let (ballot, value) = (entry.accepted, entry.value.clone());
-        assert!(ballot <= self.promised(), "an accept at {ballot} promises it");
-        self.persist(Record::Accept { slot, ballot, first: slot, value }, out);
-    }
-
     /// A replica without a vote asks on: `learning` has ended, or its answer did not come.
     pub(crate) fn learn_on(&mut self, out: Out<'_, P>) {
         if !self.votes() && self.config.peers > 0 {

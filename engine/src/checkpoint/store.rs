@@ -285,3 +285,6 @@ impl Store {
         Ok(kept)
     }
 }
+
+#[cfg(test)]
+mod tests;

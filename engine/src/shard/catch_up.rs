@@ -159,16 +159,22 @@ impl Shard {
         }
         let part = Part { uid: group.names.uid, slot: offer.slot().0, id: offer.id };
         if let Some(fetch) = &mut group.checkpoints.fetch {
-            let silent = now_ns > fetch.heard_ns + SILENT_NS;
-            if silent && (fetch.part, fetch.offer.bytes) == (part, offer.bytes) && !fetch.finishing {
+            let silent = now_ns > fetch.heard_ns + SILENT_NS && !fetch.finishing;
+            let same = (fetch.part, fetch.offer.bytes) == (part, offer.bytes);
+            if silent && same && fetch.peer != peer {
                 // Another has the very same.
                 mark(Mark::FetchGoesOnElsewhere);
                 (fetch.peer, fetch.asked, fetch.heard_ns, fetch.tries) = (peer, fetch.appended, now_ns, 0);
-            } else if !silent || fetch.finishing || fetch.tries < TRIES_MAX {
-                return;
-            } else {
+            } else if silent && fetch.tries >= TRIES_MAX {
                 mark(Mark::FetchGivenUp);
+                let silent_peer = fetch.peer;
                 group.checkpoints.fetch = None;
+                if silent_peer == peer {
+                    // It offers and does not give: whoever offers one next comes first.
+                    return;
+                }
+            } else {
+                return;
             }
         }
         if group.checkpoints.fetch.is_none() {

@@ -39,7 +39,9 @@ pub(crate) struct CheckpointPolicy {
     bytes: u64,
     age_ns: u64,
     /// Entries kept behind a checkpoint.
-    pub(super) hold_entries: u64,
+    hold_entries: u64,
+    /// While the log has no more bytes than this.
+    hold_bytes_max: u64,
     /// Bytes per second of checkpoints that are fetched.
     pub(super) fetch_bytes: u64,
     /// Bytes of a checkpoint in one message.
@@ -54,9 +56,17 @@ impl CheckpointPolicy {
             bytes: or_never(config.checkpoint_mib.saturating_mul(MIB)),
             age_ns: or_never(config.checkpoint_seconds.saturating_mul(1_000_000_000)),
             hold_entries: config.hold_entries,
+            hold_bytes_max: config.wal_mib_max * MIB / 2,
             fetch_bytes: config.catch_up_mib_per_second * MIB,
             pull_bytes,
         }
+    }
+}
+
+impl CheckpointPolicy {
+    /// How many entries are kept behind a checkpoint, when the log has so many bytes.
+    pub(super) fn hold(&self, log_bytes: u64) -> u64 {
+        if log_bytes <= self.hold_bytes_max { self.hold_entries } else { 0 }
     }
 }
 
@@ -95,6 +105,14 @@ pub(crate) struct GroupCheckpoints {
     pub(super) trimming_paused: bool,
     /// The oldest segment at which what is accepted and not chosen was appended again.
     pub(super) rewritten_for: u64,
+}
+
+impl std::fmt::Debug for GroupCheckpoints {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kept: Vec<u64> = self.kept.iter().map(|kept| kept.slot().0).collect();
+        let Self { writing, away, restore, lacks, fetch, .. } = self;
+        write!(f, "checkpoints {kept:?} writing {writing} away {away} restore {restore:?} lacks {lacks} {fetch:?}")
+    }
 }
 
 impl GroupCheckpoints {

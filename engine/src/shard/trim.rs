@@ -106,7 +106,7 @@ impl Shard {
         if !serves {
             return Some(if group.checkpoints.taken { Keeps::Machine } else { Keeps::Voter });
         }
-        if slot > Slot::ZERO && slot > group.unpinned(self.checkpoints.policy.hold_entries) {
+        if slot > Slot::ZERO && slot > group.unpinned(self.checkpoints.policy.hold(self.writer.bytes_live())) {
             return Some(Keeps::Reader);
         }
         // After a restart, entries can be read from the first summary on behind which no slot is missing.

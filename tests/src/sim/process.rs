@@ -307,6 +307,7 @@ impl World {
                 process.scheduled[shard].clear();
             }
             self.schedule_disk(node, shard);
+            self.schedule_store(node, shard);
         }
     }
 

@@ -315,7 +315,7 @@ impl World {
     fn describe(&self, group: GroupId) -> String {
         let node = |at: usize| match self.shard(at, group).and_then(|shard| shard.info(group)) {
             Some(info) => format!(
-                "node {}{}: {:?} leader {} epoch {} chosen {} applied {} next index {}",
+                "node {}{}: {:?} leader {} epoch {} chosen {} applied {} next index {} chain {:x} {}",
                 at + 1,
                 if self.nodes[at].given_up { " (given up)" } else { "" },
                 self.shard(at, group).and_then(|shard| shard.configuration(group)),
@@ -323,7 +323,9 @@ impl World {
                 info.epoch,
                 info.chosen_slot,
                 info.applied_slot,
-                info.next_index
+                info.next_index,
+                info.chain,
+                self.shard(at, group).and_then(|shard| shard.machine_state(group)).unwrap_or_default()
             ),
             None => format!("node {}: down", at + 1),
         };
