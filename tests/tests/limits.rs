@@ -135,7 +135,10 @@ fn a_log_at_its_limit_refuses_and_takes_proposals_again_when_it_may_be_trimmed()
     commit_when_there_is_room(&cluster, committed + 1);
     for node in 1..=3 {
         let numbers = tail(&cluster, node, committed + 1);
-        assert_eq!(numbers, (numbers[0]..=committed + 1).collect::<Vec<_>>(), "node {node}");
+        // The third may have been given what the entries did, and none of them.
+        let first = numbers.first().copied().unwrap_or(committed + 2);
+        assert!(node == 3 || first <= committed + 1, "node {node}");
+        assert_eq!(numbers, (first..=committed + 1).collect::<Vec<_>>(), "node {node}");
     }
 }
 

@@ -41,7 +41,7 @@ fn state(slot: u64) -> ApplyState {
 }
 
 fn data(slot: u64) -> Vec<u8> {
-    (0..3 * CHUNK_BYTES + 100).map(|at| (at as u64 * slot >> 3) as u8).collect()
+    (0..3 * CHUNK_BYTES + 100).map(|at| (at as u64 * slot / 8) as u8).collect()
 }
 
 fn write(store: &mut Store, uid: u128, slot: u64) -> Kept {
