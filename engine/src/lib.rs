@@ -30,7 +30,8 @@
 //! # Parts
 //! `shard` is one core's event machine, sans-IO, with `payload`, `batch`, `apply` for what it carries; `wire` and
 //! `persist` give messages and log records their bytes, `recovery` reads the latter back and `assemble` makes a shard of
-//! them; `runtime` drives a shard on
+//! them; `checkpoint` keeps what state machines write, on a helper thread, and `router` lets several share a group;
+//! `runtime` drives a shard on
 //! its executor; `node` owns threads, `meta` the directory, `peers` what is known of the other nodes, `open_log` what
 //! becomes of a log at a start, `mailbox` the ways in.
 

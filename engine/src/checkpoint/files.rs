@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 /// A directory, as the store uses it.
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub, reason = "the simulator brings one of its own"))]
 pub trait Files: Send {
     /// The names of all files.
     ///
