@@ -5,11 +5,11 @@
 //!
 //! Invariant: `durable_index` is what the file holds, so that the log gives everything behind it again after a kill.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 use synod::{CommittedBatch, GroupId, Handle, MachineFactory, StateMachine};
@@ -17,26 +17,33 @@ use synod::{CommittedBatch, GroupId, Handle, MachineFactory, StateMachine};
 use crate::verify::Observer;
 
 thread_local! {
-    static WATCHES: RefCell<Vec<Rc<Watch>>> = const { RefCell::new(Vec::new()) };
+    static WATCHES: RefCell<Vec<Arc<Watch>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What is known of one group, on its shard's thread.
 #[derive(Debug)]
 struct Watch {
     group: GroupId,
-    observer: RefCell<Observer>,
-    saved: Cell<u64>,
+    /// Only its shard's thread has a use for it, so it never waits.
+    observer: Mutex<Observer>,
+    saved: AtomicU64,
 }
 
-struct Machine(Rc<Watch>);
+impl Watch {
+    fn observer(&self) -> MutexGuard<'_, Observer> {
+        self.observer.lock().expect("no holder panics")
+    }
+}
+
+struct Machine(Arc<Watch>);
 
 impl StateMachine for Machine {
     fn durable_index(&self) -> u64 {
-        self.0.saved.get()
+        self.0.saved.load(Ordering::Relaxed)
     }
 
     fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let mut observer = self.0.observer.borrow_mut();
+        let mut observer = self.0.observer();
         if batch.first_index != observer.entries() + 1 {
             let (found, expected) = (batch.first_index, observer.entries() + 1);
             return Err(format!("the engine delivers index {found}, but {expected} comes next").into());
@@ -100,9 +107,9 @@ impl Observers {
         }
         Ok(Arc::new(move |group| {
             let observer = saved.get(&group).cloned().unwrap_or_default();
-            let saved = Cell::new(observer.entries());
-            let watch = Rc::new(Watch { group, observer: RefCell::new(observer), saved });
-            WATCHES.with_borrow_mut(|watches| watches.push(Rc::clone(&watch)));
+            let saved = AtomicU64::new(observer.entries());
+            let watch = Arc::new(Watch { group, observer: Mutex::new(observer), saved });
+            WATCHES.with_borrow_mut(|watches| watches.push(Arc::clone(&watch)));
             Some(Box::new(Machine(watch)))
         }))
     }
@@ -116,7 +123,7 @@ impl Observers {
     /// How many entries each observer has seen, by group.
     #[must_use]
     pub fn observed(&self, handle: &Handle) -> BTreeMap<GroupId, u64> {
-        let one = |watch: &Rc<Watch>| (watch.group, watch.observer.borrow().entries());
+        let one = |watch: &Arc<Watch>| (watch.group, watch.observer().entries());
         let shard =
             |shard| handle.on_shard(shard, move |_| WATCHES.with_borrow(|all| all.iter().map(one).collect::<Vec<_>>()));
         (0..self.shards).filter_map(|number| shard(number).ok()).flatten().collect()
@@ -137,9 +144,9 @@ impl Observers {
                 .and_then(|()| std::fs::rename(&new, &path))
                 .map_err(|error| failed(&path)(&error))?;
             let counts: BTreeMap<GroupId, u64> = save.groups.iter().map(|(g, o)| (*g, o.entries())).collect();
-            let note = move |watch: &Rc<Watch>| {
+            let note = move |watch: &Arc<Watch>| {
                 if let Some(entries) = counts.get(&watch.group) {
-                    watch.saved.set(*entries);
+                    watch.saved.store(*entries, Ordering::Relaxed);
                 }
             };
             // A shard that is stopping has nothing more to trim.
@@ -150,6 +157,6 @@ impl Observers {
 }
 
 fn copy_shard(handle: &Handle, shard: u64) -> BTreeMap<GroupId, Observer> {
-    let one = |watch: &Rc<Watch>| (watch.group, watch.observer.borrow().clone());
+    let one = |watch: &Arc<Watch>| (watch.group, watch.observer().clone());
     handle.on_shard(shard, move |_| WATCHES.with_borrow(|all| all.iter().map(one).collect())).unwrap_or_default()
 }

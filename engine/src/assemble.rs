@@ -6,13 +6,17 @@ use synod_core::{Configuration, Replica, ReplicaId};
 use synod_wal::recover::{Expect, RecoverError, Recovery, SegmentSource, recover};
 use synod_wal::writer::{Writer, WriterConfig};
 
+use crate::checkpoint::Kept;
+use crate::checkpoint::store::Store;
 use crate::config::Config;
 use crate::limits::{MIB, WINDOW_BYTES, WINDOW_SLOTS};
+use crate::machine::StateMachine;
 use crate::node::MachineFactory;
 use crate::outcome::{GroupId, NodeId};
 use crate::peers::Genesis;
 use crate::recovery::Recoverer;
 use crate::seen::Seen;
+use crate::shard::checkpoints::{CheckpointPolicy, GroupCheckpoints};
 use crate::shard::group::{Group, GroupNames};
 use crate::shard::memory::Memory;
 use crate::shard::sessions::Expiry;
@@ -33,6 +37,8 @@ pub(crate) struct ShardPlace {
     pub(crate) genesis: Option<Genesis>,
     /// Where the shard notes how far it has seen its peers.
     pub(crate) seen: Arc<Seen>,
+    /// Bytes of a checkpoint that a peer is asked for at once.
+    pub(crate) pull_bytes: u32,
 }
 
 /// Why there is no shard; says what to do.
@@ -46,6 +52,28 @@ pub(crate) enum AssembleError {
     Refused(String),
 }
 
+/// Finds a group's newest intact checkpoint, and restores the machine from it if the machine has nothing of its own, or
+/// less than the log can bring. Gives the checkpoint, and the index that the machine was restored to, or 0.
+fn restore(
+    store: &mut Store,
+    (id, uid): (GroupId, u128),
+    machine: Option<&mut Box<dyn StateMachine>>,
+    first_index: u64,
+) -> Result<(Option<Kept>, u64), AssembleError> {
+    let Some(machine) = machine.filter(|machine| machine.takes_checkpoints()) else { return Ok((None, 0)) };
+    let refused = |error: String| AssembleError::Refused(format!("the checkpoints of group {id}: {error}"));
+    let newest = store.newest(uid).map_err(|error| refused(error.to_string()))?;
+    let durable = machine.durable_index();
+    let mut restored = 0;
+    if let Some(kept) = &newest
+        && durable < kept.index()
+        && (durable == 0 || durable + 1 < first_index)
+    {
+        restored = store.restore(uid, kept.slot().0, &mut **machine).map_err(refused)?;
+    }
+    Ok((newest, restored))
+}
+
 /// Recovers a shard's log and makes its groups. What recovery kept may not be durable yet: it must be flushed before the
 /// shard starts.
 ///
@@ -55,6 +83,7 @@ pub(crate) fn assemble(
     config: &Config,
     place: &ShardPlace,
     source: &mut dyn SegmentSource,
+    store: &mut Store,
     machines: Option<&MachineFactory>,
 ) -> Result<(Shard, Recovery), AssembleError> {
     let mut recoverer = Recoverer::default();
@@ -101,9 +130,14 @@ pub(crate) fn assemble(
             },
             state,
         );
-        let machine = machines.and_then(|make| make(*id));
+        let mut machine = machines.and_then(|make| make(*id));
+        let first_index = recovered.indexes.front().map_or(recovered.apply.next_index, |(_, index)| *index);
+        let (newest, restored) = restore(store, (*id, uid), machine.as_mut(), first_index)?;
+        let taken = machine.as_ref().is_some_and(|machine| machine.takes_checkpoints());
+        let checkpoints = GroupCheckpoints::new(uid, taken, newest);
         let names = GroupNames { id: *id, uid };
-        let group = Group::new(names, replica, recovered.apply, (recovered.indexes, recovered.gone), machine);
+        let log = (recovered.indexes, recovered.gone);
+        let group = Group::new(names, replica, recovered.apply, log, machine, checkpoints, restored);
         groups.push(Group { preferred: config.preferred(*id), ..group });
     }
     let writer_config = WriterConfig {
@@ -124,6 +158,7 @@ pub(crate) fn assemble(
         retain_bytes: config.retain_mib * MIB,
         index_bytes_max: config.index_mib << 20,
         expiry: Expiry::new(config.sessions_max, config.session_idle_seconds),
+        checkpoints: CheckpointPolicy::new(config, place.pull_bytes),
         node: config.node,
         shard: (place.shard, config.shards),
     });

@@ -137,6 +137,21 @@ pub struct Config {
     /// By how many percent the clocks of two nodes may run apart. Reads by a leader's lease rest on it, and nothing else.
     #[serde(default = "defaults::clock_drift_percent")]
     pub clock_drift_percent: u64,
+    /// A state machine's checkpoint is taken when so many entries were applied since the last; 0: never for that.
+    #[serde(default = "defaults::checkpoint_entries")]
+    pub checkpoint_entries: u64,
+    /// A checkpoint is taken when so many MiB of entries were applied since the last; 0: never for that.
+    #[serde(default = "defaults::checkpoint_mib")]
+    pub checkpoint_mib: u64,
+    /// A checkpoint is taken when the last is so many seconds old and something was applied since; 0: never for that.
+    #[serde(default = "defaults::checkpoint_seconds")]
+    pub checkpoint_seconds: u64,
+    /// Entries kept in each group's log behind its newest checkpoint, while the log is below half of `wal_mib_max`.
+    #[serde(default)]
+    pub hold_entries: u64,
+    /// How fast a shard fetches checkpoints from other nodes, in MiB per second.
+    #[serde(default = "defaults::catch_up_mib_per_second")]
+    pub catch_up_mib_per_second: u64,
     /// Pin each shard to a core of its own. By default when there are enough cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin: Option<bool>,
@@ -180,6 +195,18 @@ mod defaults {
     }
     pub(super) fn clock_drift_percent() -> u64 {
         10
+    }
+    pub(super) fn checkpoint_entries() -> u64 {
+        1_000_000
+    }
+    pub(super) fn checkpoint_mib() -> u64 {
+        256
+    }
+    pub(super) fn checkpoint_seconds() -> u64 {
+        3600
+    }
+    pub(super) fn catch_up_mib_per_second() -> u64 {
+        64
     }
 }
 
@@ -228,6 +255,11 @@ impl Config {
             sessions_max: defaults::sessions_max(),
             session_idle_seconds: defaults::session_idle_seconds(),
             clock_drift_percent: defaults::clock_drift_percent(),
+            checkpoint_entries: defaults::checkpoint_entries(),
+            checkpoint_mib: defaults::checkpoint_mib(),
+            checkpoint_seconds: defaults::checkpoint_seconds(),
+            hold_entries: 0,
+            catch_up_mib_per_second: defaults::catch_up_mib_per_second(),
             pin: None,
             allow_plaintext: false,
             members,
@@ -275,6 +307,10 @@ impl Config {
             "`session_idle_seconds` must be between 1 and 31536000, a year",
         )?;
         check((1..=50).contains(&self.clock_drift_percent), "`clock_drift_percent` must be between 1 and 50")?;
+        check(
+            (1..=1 << 20).contains(&self.catch_up_mib_per_second),
+            "`catch_up_mib_per_second` must be between 1 and 1048576",
+        )?;
         check(self.spare_segments <= 1024, "`spare_segments` must be at most 1024")?;
         check(
             self.allow_plaintext || self.members.iter().all(|m| m.address.ip().is_loopback()),

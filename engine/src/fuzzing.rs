@@ -34,6 +34,7 @@ pub fn recode_messages(body: &[u8]) -> Option<Vec<u8>> {
             Incoming::Message(message) => append_message(&mut out, header.uid, &placed(message, body)),
             Incoming::Vote(vote, log_end) => append_vote(&mut out, header.uid, &vote, log_end),
             Incoming::State(state) => append_state(&mut out, header.uid, &state),
+            Incoming::Checkpoint(message) => message.append(header.uid, &mut out),
         }
     }
     Some(out)

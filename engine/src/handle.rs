@@ -346,6 +346,54 @@ impl Handle {
         Subscription { handle: self.clone(), group, next_index: from_index.max(1) }
     }
 
+    /// Has the group's state machine take a checkpoint now. Gives the index that the newest checkpoint covers once it is
+    /// durable, or why there is none.
+    pub fn checkpoint(&self, group: GroupId) -> Pending<Result<u64, String>> {
+        let (completer, pending) = pending(Err("the node is stopping, or too much is asked of it at once".into()));
+        let mail = Mail::Checkpoint { group, reply: Box::new(|answer| completer.complete(answer)) };
+        // Refused mail is dropped, and its completer with it.
+        let _ = self.post(group).send(mail);
+        pending
+    }
+
+    /// Keeps this node's log of a group from `index` on for a reader of this name: for `age` at most, unless it is pinned
+    /// again. A pin lasts as long as the node's process; a log that is pinned grows, and in the end refuses proposals.
+    ///
+    /// # Errors
+    /// When the log begins behind `index`, or too many readers have pinned it.
+    pub fn pin(&self, group: GroupId, name: &str, index: u64, age: Duration) -> Result<(), String> {
+        let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+        let (name, index) = (name.to_owned(), Some((index.max(1), age_ns)));
+        self.order(group, |reply| Mail::Pin { group, name, index, reply })
+    }
+
+    /// A reader no longer needs the log.
+    ///
+    /// # Errors
+    /// When there is no such group, or the node is stopping.
+    pub fn unpin(&self, group: GroupId, name: &str) -> Result<(), String> {
+        let name = name.to_owned();
+        self.order(group, |reply| Mail::Pin { group, name, index: None, reply })
+    }
+
+    /// Stops the trimming of this node's log of a group, or goes on with it.
+    ///
+    /// # Errors
+    /// When there is no such group, or the node is stopping.
+    pub fn pause_trimming(&self, group: GroupId, paused: bool) -> Result<(), String> {
+        self.order(group, |reply| Mail::PauseTrimming { group, paused, reply })
+    }
+
+    fn order(
+        &self,
+        group: GroupId,
+        mail: impl FnOnce(Box<dyn FnOnce(Result<(), String>) + Send>) -> Mail,
+    ) -> Result<(), String> {
+        let (completer, pending) = pending(Err("the node is stopping, or too much is asked of it at once".into()));
+        let _ = self.post(group).send(mail(Box::new(|answer| completer.complete(answer))));
+        pending.wait()
+    }
+
     /// Runs a closure on the thread of a group's shard, for instance to attach a
     /// [`Producer`](crate::Producer). It must not block.
     ///

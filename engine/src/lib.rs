@@ -30,13 +30,15 @@
 //! # Parts
 //! `shard` is one core's event machine, sans-IO, with `payload`, `batch`, `apply` and `sessions` for what it carries; `wire` and
 //! `persist` give messages and log records their bytes, `recovery` reads the latter back and `assemble` makes a shard of
-//! them; `runtime` drives a shard on
+//! them; `checkpoint` keeps what state machines write, on a helper thread, and `router` lets several share a group;
+//! `runtime` drives a shard on
 //! its executor; `node` owns threads, `meta` the directory, `peers` what is known of the other nodes, `open_log` what
 //! becomes of a log at a start, `mailbox` the ways in.
 
 mod apply;
 mod assemble;
 pub mod batch;
+mod checkpoint;
 pub mod client;
 mod clock;
 mod config;
@@ -59,6 +61,7 @@ mod peers;
 mod persist;
 mod random;
 mod recovery;
+mod router;
 mod runtime;
 mod sealed;
 mod seen;
@@ -72,12 +75,13 @@ pub use batch::{Batch, Entries};
 pub use clock::now_ns;
 pub use config::{Cluster, Config, ConfigError, DiskBackend, Member, Sync};
 pub use handle::{Handle, Pending, Proposer, Session, Subscription};
-pub use machine::{CommittedBatch, StateMachine};
+pub use machine::{Checkpoint, CommittedBatch, MachineError, StateMachine};
 pub use membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 pub use meta::DirectoryError;
 pub use metrics::Phases;
 pub use node::{MachineFactory, Node, OnFatal, Options, StartError, new_cluster_id};
 pub use outcome::{Committed, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
+pub use router::Router;
 pub use shard::events::{Event, OnEvent};
 pub use shard::points::{Consistency, ReadPoint};
 pub use shard::producers::{LocalShard, Producer};

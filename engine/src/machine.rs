@@ -1,6 +1,11 @@
 //! The user's seam: what applies the log.
 
+use std::io;
+
 use crate::batch::Batch;
+
+/// Why a state machine cannot go on.
+pub type MachineError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Entries that were committed together, in order.
 #[derive(Clone, Copy, Debug)]
@@ -15,17 +20,70 @@ pub struct CommittedBatch<'a> {
 
 /// A state machine: it gets every committed entry of its group, in order, each once per start of the node.
 ///
-/// It runs on the thread of the group's shard, so `apply` must not block.
-pub trait StateMachine: std::any::Any {
+/// It runs on the thread of the group's shard, so `apply` and `checkpoint` must not block. A machine in memory answers 0 as
+/// its durable index and takes checkpoints; one on disk keeps the index of the last entry applied in the same transaction
+/// as its data, and takes checkpoints for replicas that lag so far that the log no longer has what they need.
+pub trait StateMachine: std::any::Any + Send {
     /// The last index whose effect this machine holds durably: entries behind it are handed over again after a
-    /// restart, and the log up to it may be trimmed. A machine in memory answers 0 at the start and may then answer
-    /// what it has applied only if it can do without the log after a restart. It may be higher than the log's end, when a
-    /// power cut has taken the end of the log but not of the machine's data; it never lies within a batch.
+    /// restart, and the log up to it may be trimmed. A machine in memory answers 0. It may be higher than the log's end,
+    /// when a power cut has taken the end of the log but not of the machine's data; it lies within a batch only if
+    /// [`StateMachine::skips_what_it_holds`].
     fn durable_index(&self) -> u64;
 
     /// Applies a batch.
     ///
     /// # Errors
     /// An error stops the node: a state machine that skipped a batch would differ from its peers for ever.
-    fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), MachineError>;
+
+    /// Whether this machine takes checkpoints. Without them its log can only be trimmed as far as all replicas have it,
+    /// and a replica that has lost its data must be given it from a backup.
+    fn takes_checkpoints(&self) -> bool {
+        false
+    }
+
+    /// A frozen view of the whole state, which another thread writes while this machine goes on: cheap to take.
+    ///
+    /// # Errors
+    /// An error is logged, and a checkpoint is tried again later.
+    fn checkpoint(&mut self) -> Result<Box<dyn Checkpoint>, MachineError> {
+        Err("this state machine takes no checkpoints".into())
+    }
+
+    /// Replaces all state by that of a checkpoint, which holds what all entries up to `index` did. Called on a helper
+    /// thread, or before the shard runs. A machine on disk has made it durable, as a whole, when this returns.
+    ///
+    /// # Errors
+    /// An error stops the node.
+    fn restore(&mut self, index: u64, input: &mut dyn io::Read) -> Result<(), MachineError> {
+        let _ = input;
+        Err(format!("this state machine takes no checkpoints, so not that of index {index} either").into())
+    }
+
+    /// The entries up to `index` behind the last one applied were for other machines of the group: see
+    /// [`Router`](crate::Router). A machine on disk notes it with its next write, so that the log can be trimmed.
+    fn passed(&mut self, index: u64) {
+        let _ = index;
+    }
+
+    /// Whether a batch may be handed over of which this machine holds the first entries already.
+    fn skips_what_it_holds(&self) -> bool {
+        false
+    }
+}
+
+/// A frozen view of a state machine's state.
+pub trait Checkpoint: Send {
+    /// Writes the state; on a helper thread, so it may take its time.
+    ///
+    /// # Errors
+    /// Those of `out`, or why there is nothing to write.
+    fn write(self: Box<Self>, out: &mut dyn io::Write) -> io::Result<()>;
+}
+
+/// A state of bytes that are there already.
+impl Checkpoint for Vec<u8> {
+    fn write(self: Box<Self>, out: &mut dyn io::Write) -> io::Result<()> {
+        out.write_all(&self)
+    }
 }

@@ -13,11 +13,13 @@ use atomic_waker::AtomicWaker;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::batch::Entries;
+use crate::checkpoint::StoreDone;
 use crate::client::protocol::{GroupInfoV1, ReplyV1};
 use crate::limits::MAILBOX_MAX;
 use crate::membership::{Membership, MembershipChange};
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::peers::Genesis;
+use crate::shard::checkpoints::CheckpointReply;
 use crate::shard::membership::MembershipReply;
 use crate::shard::points::{AtPoint, Consistency};
 use crate::shard::producers::LocalShard;
@@ -76,6 +78,14 @@ pub(crate) enum Mail {
     Membership { group: GroupId, reply: Box<dyn FnOnce(Option<Membership>) + Send> },
     /// Change who votes in a group whose voters are those of `version`.
     ChangeMembership { group: GroupId, version: u64, change: MembershipChange, wait_ms: u64, reply: MembershipReply },
+    /// The store of the shard's checkpoints has answered.
+    Store(StoreDone),
+    /// Take a checkpoint.
+    Checkpoint { group: GroupId, reply: CheckpointReply },
+    /// Keep the log from an index on for a reader, for so many nanoseconds; none: no longer.
+    Pin { group: GroupId, name: String, index: Option<(u64, u64)>, reply: Box<dyn FnOnce(Result<(), String>) + Send> },
+    /// Stop trimming, or go on.
+    PauseTrimming { group: GroupId, paused: bool, reply: Box<dyn FnOnce(Result<(), String>) + Send> },
     /// Run on the shard's thread.
     Run(Box<dyn FnOnce(&mut LocalShard<'_>) + Send>),
     /// A handshake is done: a peer's connection.

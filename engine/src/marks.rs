@@ -85,5 +85,39 @@ synod_core::marks!(
         TransferFailed,
         /// A group is given back to the node that prefers it.
         GroupGoesHome,
+        /// A checkpoint is durable.
+        CheckpointWritten,
+        /// A checkpoint cannot be taken now: the machine still takes in the log.
+        CheckpointPutOff,
+        /// A checkpoint could not be written.
+        CheckpointFailed,
+        /// A replica that lags is offered a checkpoint.
+        CheckpointOffered,
+        /// A checkpoint lies before what the log says at a start.
+        CheckpointBeforeLog,
+        /// A machine has neither the log nor a checkpoint to start from.
+        CheckpointLacks,
+        /// A checkpoint cannot be read for a peer.
+        CheckpointRotten,
+        /// A checkpoint is fetched.
+        FetchBegins,
+        /// What was fetched before a restart is taken up.
+        FetchResumed,
+        /// What is fetched did not come and is asked for again.
+        FetchAsksAgain,
+        /// Another peer has the same checkpoint, and goes on with it.
+        FetchGoesOnElsewhere,
+        /// A checkpoint is not fetched to its end: another one is offered.
+        FetchGivenUp,
+        /// The log has brought what a checkpoint was fetched for.
+        FetchNotNeeded,
+        /// A checkpoint that was fetched is refused.
+        FetchFailed,
+        /// A checkpoint was fetched and is durable.
+        FetchFinished,
+        /// A state machine is restored while its shard runs.
+        MachineRestored,
+        /// What is accepted and not chosen is appended again.
+        UnchosenRewritten,
     }
 );

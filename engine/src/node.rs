@@ -229,9 +229,9 @@ impl Node {
             let setup = Setup {
                 cpu: cpus.get(shard).copied(),
                 build: Box::new(move || {
-                    let (mut built, disk, spares) = build_shard(&shared, shard, options.machines.as_ref())?;
+                    let (mut built, disk, spares, store) = build_shard(&shared, shard, options.machines.as_ref())?;
                     built.events = options.events;
-                    Ok((built, disk, spares))
+                    Ok((built, disk, spares, store))
                 }),
                 opened: {
                     let dir = self.shared.config.dir.clone();
@@ -576,7 +576,7 @@ fn run_shard(shard: usize, setup: Setup, on_fatal: Option<OnFatal>) {
 fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>) -> Result<Built, String> {
     let Shared { config, directory, peers, seen, .. } = shared;
     let opening = Opening { config, directory, peers, seen, machines };
-    let (assembled, recovery) = opening.recover_or_renew(shard)?;
+    let (assembled, recovery, store) = opening.recover_or_renew(shard)?;
     let segment_bytes = config.segment_mib * MIB;
     let directory = meta::log_dir(directory.path(), shard);
     if let Some(tail) = recovery.tail_generation() {
@@ -601,7 +601,7 @@ fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>)
         DiskBackend::Uring => Box::new(UringDisk::new(disk_config).map_err(|error| error.to_string())?),
         DiskBackend::Blocking => Box::new(BlockingDisk::new(disk_config).map_err(|error| error.to_string())?),
     };
-    Ok((assembled, disk, config.spare_segments))
+    Ok((assembled, disk, config.spare_segments, store))
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {

@@ -6,6 +6,9 @@ use synod_wal::disk::FileSource;
 use synod_wal::recover::Recovery;
 
 use crate::assemble::{AssembleError, ShardPlace, assemble};
+use crate::checkpoint::files::SystemFiles;
+use crate::checkpoint::message::PULL_BYTES_MAX;
+use crate::checkpoint::store::Store;
 use crate::config::Config;
 use crate::limits::MIB;
 use crate::meta::{self, Directory};
@@ -35,7 +38,7 @@ impl Opening<'_> {
     ///
     /// # Errors
     /// Why this node cannot start with this log, and what to do.
-    pub(crate) fn recover_or_renew(&self, shard: usize) -> Result<(Shard, Recovery), String> {
+    pub(crate) fn recover_or_renew(&self, shard: usize) -> Result<(Shard, Recovery, Store), String> {
         match self.recover(shard) {
             Err(AssembleError::Damaged(reason)) if self.config.members.len() >= RENEWING_MEMBERS_MIN => {
                 let old = self.directory.log_ids(shard).replica;
@@ -58,7 +61,7 @@ impl Opening<'_> {
         }
     }
 
-    fn recover(&self, shard: usize) -> Result<(Shard, Recovery), AssembleError> {
+    fn recover(&self, shard: usize) -> Result<(Shard, Recovery, Store), AssembleError> {
         let log = meta::log_dir(self.directory.path(), shard);
         let failed = |error: std::io::Error| AssembleError::Refused(format!("{}: {error}", log.display()));
         if let Some(reason) = meta::suspect_reason(self.directory.path(), shard).map_err(failed)? {
@@ -75,8 +78,13 @@ impl Opening<'_> {
             seed: random_u128() as u64,
             genesis: self.peers.genesis(shard),
             seen: Arc::clone(self.seen),
+            pull_bytes: PULL_BYTES_MAX,
         };
-        let (shard_machine, recovery) = assemble(self.config, &place, &mut FileSource::new(&log), self.machines)?;
+        let cluster = self.config.cluster_id().expect("validated");
+        let files = SystemFiles::open(log.join("checkpoints")).map_err(failed)?;
+        let mut store = Store::open(Box::new(files), cluster).map_err(failed)?;
+        let (shard_machine, recovery) =
+            assemble(self.config, &place, &mut FileSource::new(&log), &mut store, self.machines)?;
         if recovery.segments.is_empty() && meta::was_opened(self.directory.path(), shard).map_err(failed)? {
             return Err(AssembleError::Refused(format!(
                 "the log in {} is lost, and with it this node's votes: put its files back (is its disk mounted?), or, \
@@ -85,7 +93,7 @@ impl Opening<'_> {
                 log.display()
             )));
         }
-        Ok((shard_machine, recovery))
+        Ok((shard_machine, recovery, store))
     }
 }
 
@@ -123,7 +131,8 @@ mod tests {
         fn open(&self) -> Result<(Shard, Recovery), String> {
             let (seen, machines) = (&Arc::default(), None);
             let Self { config, directory, peers, .. } = self;
-            Opening { config, directory, peers, seen, machines }.recover_or_renew(0)
+            let opened = Opening { config, directory, peers, seen, machines }.recover_or_renew(0);
+            opened.map(|(shard, recovery, _)| (shard, recovery))
         }
     }
 

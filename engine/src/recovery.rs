@@ -52,8 +52,13 @@ impl Recoverer {
     /// Takes the next record of the log.
     pub(crate) fn record(&mut self, place: RecordPlace, header: &RecordHeader, body: &[u8]) {
         let group = self.groups.entry(header.uid).or_default();
+        let gone = group.gone;
         if group.take(header, body).is_none() && self.malformed.is_none() {
             self.malformed = Some((place, header.uid));
+        }
+        if group.gone > gone {
+            // What is held there may never have been chosen: it must not be given to anybody.
+            self.index.trim(header.uid, group.gone.0);
         }
         if header.kind == kind::ACCEPT || header.kind == kind::LEARNED {
             let RecordPlace { generation, offset, bytes } = place;
@@ -117,15 +122,18 @@ impl RecoveredGroup {
             kind::SUMMARY => {
                 let summary = Summary::decode(header, body)?;
                 self.promised = self.promised.max(summary.promised);
-                self.chosen = self.chosen.max(summary.chosen);
-                self.advance();
-                if summary.apply.slot > self.apply.slot {
-                    // What lies between is in segments that are gone.
+                self.advance_to(summary.apply.slot);
+                if summary.apply.slot > self.apply.slot
+                    || (summary.apply.slot == self.apply.slot && summary.apply != self.apply)
+                {
+                    // What lies between is in segments that are gone; or the replica has taken over what others had
+                    // trimmed, and the values that it held there itself were never chosen.
                     self.apply = summary.apply;
                     self.gone = self.apply.slot;
                     self.indexes.clear();
                     self.values = self.values.split_off(&self.apply.slot.next());
                 }
+                self.chosen = self.chosen.max(summary.chosen);
             }
             _ => return None,
         }
@@ -140,7 +148,11 @@ impl RecoveredGroup {
 
     /// Takes in the chosen values that are there.
     fn advance(&mut self) {
-        while self.apply.slot < self.chosen
+        self.advance_to(self.chosen);
+    }
+
+    fn advance_to(&mut self, up_to: Slot) {
+        while self.apply.slot < up_to
             && let Some((_, value)) = self.values.remove(&self.apply.slot.next())
         {
             let slot = self.apply.slot.next();
@@ -279,6 +291,30 @@ mod tests {
         assert_eq!(
             effects,
             [Effect::Duplicate(Some((Slot(4), 1))), Effect::Duplicate(Some((Slot(5), 2))), Effect::UnknownSession]
+        );
+    }
+
+    /// A replica had accepted what was never chosen, took over from others what was, and started again.
+    #[test]
+    fn what_was_taken_over_beats_the_values_that_were_held_there() {
+        let mut apply = ApplyState::default();
+        apply.apply(Slot(1), &epoch_start(1));
+        apply.apply(Slot(2), &batch(ballot(1), b"chosen"));
+        let installed = Summary { promised: ballot(4), chosen: Slot(2), apply: apply.clone(), accepted: vec![] };
+        let mut recoverer = Recoverer::default();
+        feed(&mut recoverer, 0, &accept(1, 1, epoch_start(1)));
+        feed(&mut recoverer, 0, &accept(2, 2, batch(ballot(2), b"never chosen")));
+        feed(&mut recoverer, 0, &accept(3, 2, epoch_start(2)));
+        let (header, body) = installed.encode(7);
+        recoverer.record(RecordPlace { generation: 1, offset: 0, bytes: 96 }, &header, &body);
+        let (recovered, group) = recoverer.finish(1, 7).unwrap();
+        assert_eq!(group.apply, apply);
+        assert_eq!((recovered.floor, recovered.promised), (Slot(2), ballot(4)));
+        // What is accepted above stays; what was held below must not be given to a replica that lags.
+        assert_eq!(recovered.entries.len(), 1);
+        assert_eq!(
+            (1..=3).map(|slot| recoverer.index.get(7, slot).is_some()).collect::<Vec<_>>(),
+            [false, false, true]
         );
     }
 

@@ -19,6 +19,8 @@ use synod_transport::frame::Decoder;
 use synod_transport::net::glommio::Connection;
 use synod_wal::disk::{Disk, UringDisk};
 
+use crate::checkpoint::helper::Helper;
+use crate::checkpoint::store::Store;
 use crate::clock::now_ns;
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post};
 use crate::outcome::{NodeId, Rejection};
@@ -36,8 +38,8 @@ const LOCKED_BYTES_MIN: u64 = 512 << 10;
 /// Mail handled before the turn gets its chance.
 const MAIL_PER_TURN: usize = 4096;
 
-/// A shard, its disk, and how many segments are zeroed ahead.
-pub(crate) type Built = (Shard, Box<dyn Disk>, usize);
+/// A shard, its disk, how many segments are zeroed ahead, and where its checkpoints are.
+pub(crate) type Built = (Shard, Box<dyn Disk>, usize, Store);
 
 /// Makes durable that a shard's log must not be voted with again, and why.
 pub(crate) type NoteSuspect = Box<dyn Fn(&str) -> std::io::Result<()> + Send>;
@@ -86,7 +88,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
     };
     executor.run(async move {
         let Setup { build, opened, suspect, mailbox, posts, broken, ready, .. } = setup;
-        let (shard, disk, spares) = match build() {
+        let (shard, disk, spares, store) = match build() {
             Ok(built) => built,
             Err(error) => {
                 let _ = ready.send(Err(error));
@@ -94,9 +96,11 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
             }
         };
         let mailbox = Rc::new(mailbox);
+        let helper = Helper::start(shard.shard_number(), store, posts[shard.shard_number()].clone());
         let driver = Rc::new(Driver {
             shard: RefCell::new(shard),
             disk: RefCell::new(disk),
+            helper,
             opened: Cell::new(Some(opened)),
             suspect,
             turn: Signal::default(),
@@ -118,6 +122,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
         // No other thread may wake a task of an executor that is gone.
         mailbox.close();
         driver.close();
+        driver.helper.stop();
         driver.over.set(true);
         // Tasks that never end keep the shard alive: who still waits for it is told now.
         driver.shard.borrow_mut().abandon();
@@ -183,6 +188,7 @@ struct Link {
 struct Driver {
     shard: RefCell<Shard>,
     disk: RefCell<Box<dyn Disk>>,
+    helper: Helper,
     opened: Cell<Option<NoteOpened>>,
     suspect: NoteSuspect,
     turn: Signal,
@@ -278,6 +284,7 @@ impl Driver {
                 shard.on_disk(done).map_err(|error| error.to_string())?;
             }
         }
+        shard.checkpoints.ops.drain(..).for_each(|op| self.helper.submit(op));
         let notices = std::mem::take(&mut shard.notices);
         let stop_by = self.stop_by_ns.get();
         if stop_by > 0 && (shard.is_idle() || shard.now_ns >= stop_by) {

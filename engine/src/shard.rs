@@ -34,8 +34,10 @@ use crate::persist::record_header;
 use crate::seen::Seen;
 use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming, RECORDS, kind};
 
+mod catch_up;
 #[cfg(feature = "simulation")]
 mod census;
+pub(crate) mod checkpoints;
 pub(crate) mod clients;
 pub(crate) mod events;
 pub(crate) mod frames;
@@ -52,7 +54,9 @@ pub(crate) mod serve;
 pub(crate) mod sessions;
 pub(crate) mod support;
 pub(crate) mod transfer;
+mod trim;
 
+use checkpoints::{CheckpointPolicy, Checkpoints};
 use clients::Clients;
 use events::OnEvent;
 use frames::{Flying, Frames, Held};
@@ -110,6 +114,8 @@ pub(crate) struct Parts {
     pub(crate) retain_bytes: u64,
     pub(crate) index_bytes_max: usize,
     pub(crate) expiry: Expiry,
+    /// When checkpoints are taken.
+    pub(crate) checkpoints: CheckpointPolicy,
     /// The groups whose leader this node would rather be.
     pub(crate) prefers: Vec<bool>,
     /// By how much the nodes' clocks may run apart.
@@ -148,6 +154,7 @@ pub(crate) struct Shard {
     pub(crate) clients: Clients,
     pub(crate) producers: Producers,
     pub(crate) disk_ops: Vec<DiskOp>,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) notices: Vec<Notice>,
     pub(crate) phases: Phases,
     pub(crate) now_ns: u64,
@@ -238,6 +245,7 @@ impl Shard {
             clients: Clients::default(),
             producers: Producers::default(),
             disk_ops: Vec::new(),
+            checkpoints: Checkpoints::new(parts.checkpoints),
             notices: Vec::new(),
             phases: Phases::default(),
             now_ns: 1,
@@ -693,6 +701,7 @@ impl Shard {
                     self.act(at, body, |r, out| r.receive_vote(member, vote, out));
                 }
                 Incoming::State(state) => self.install(at, peer, state),
+                Incoming::Checkpoint(message) => self.on_checkpoint_message(at, peer, message),
             }
         }
         Ok(())
@@ -818,6 +827,8 @@ impl Shard {
         self.expire_reads();
         self.follow_changes();
         self.expire_sessions();
+        self.take_checkpoints();
+        self.tick_transfers();
         self.mark_quiet_log();
     }
 
@@ -869,6 +880,7 @@ impl Shard {
         self.release_segments();
         self.renew_summaries();
         self.give_groups_home();
+        self.unpin_oldest();
     }
 
     /// The disk has answered.
@@ -892,6 +904,7 @@ impl Shard {
                     if !self.started {
                         tracing::info!(generation, "the log is open");
                         self.started = true;
+                        self.take_over_own();
                         for at in 0..self.groups.len() as u32 {
                             self.arm_timer(at, true);
                         }
@@ -930,6 +943,7 @@ impl Shard {
                     }
                 }
                 self.act(at, &[], |r, out| r.durable(seq, out));
+                self.restore_machines(at);
             }
             for (peer, at, vote) in waits.votes {
                 self.send_vote(peer, at, &vote, wal_us);
@@ -1299,7 +1313,10 @@ impl Shard {
                 self.fatal = Some(reason);
                 return;
             }
+            let header = payload.header();
+            self.note_applied(at, u64::from(header.entries), u64::from(header.bytes));
         }
+        let group = &mut self.groups[at as usize];
         while let Some(pending) = group.pending.front()
             && pending.slot <= slot
         {
@@ -1371,38 +1388,12 @@ impl Shard {
         }
     }
 
-    /// A log that takes no proposals never opens a next segment, whose summaries would let older ones go: they are written
-    /// again where the log is.
-    fn renew_summaries(&mut self) {
-        let refuses = self.writer.bytes_over_limit() || self.writer.starved().is_some();
-        if !refuses || !self.summaries_flying.is_empty() || self.writer.open_generation().is_none() {
-            return;
-        }
-        let (Some(oldest), Some((_, newest))) = (self.writer.oldest(), self.summaries.back()) else { return };
-        let slots: HashMap<u128, u64> = self.index.segment_slots(oldest.generation).collect();
-        let mut helps = false;
-        for (group, newest) in self.groups.iter().zip(newest) {
-            let slot = slots.get(&group.names.uid).map_or(Slot::ZERO, |slot| Slot(*slot));
-            let gone = group.gone.max(slot);
-            if slot > group.replica.low() || gone > group.consumed() {
-                // Somebody else keeps the segment.
-                return;
-            }
-            helps |= *newest < gone;
-        }
-        if helps && oldest.sealed {
-            mark(Mark::SummariesRenewed);
-            self.write_summaries();
-        }
-    }
-
     /// Bytes of memory for the places of slots, and for their first indexes.
     fn index_bytes(&self) -> usize {
         self.index.memory_bytes() / 3 * 5
     }
 
-    /// Frees the oldest segments, as far as nobody needs them: beyond what may be kept or on a full disk, below what all
-    /// voters bear in their durable logs and all local consumers have applied, and replaced by a durable summary.
+    /// Frees the oldest segments, beyond what may be kept or on a full disk, as far as nothing keeps them.
     fn release_segments(&mut self) {
         while (self.writer.bytes_live() > self.retain_bytes
             || self.writer.starved().is_some()
@@ -1414,8 +1405,13 @@ impl Shard {
             mark(Mark::SegmentReleased);
             let trims: Vec<(u128, u64)> = self.index.segment_slots(oldest.generation).collect();
             for (uid, slot) in trims {
+                let Some(at) = self.by_uid.get(&uid) else {
+                    self.index.trim(uid, slot);
+                    continue;
+                };
+                let slot = self.slot_in(&self.groups[*at as usize], oldest.generation, Slot(slot)).0;
                 self.index.trim(uid, slot);
-                if let Some(at) = self.by_uid.get(&uid) {
+                {
                     let group = &mut self.groups[*at as usize];
                     group.gone = group.gone.max(Slot(slot));
                     let indexes = &mut group.indexes;
@@ -1430,24 +1426,6 @@ impl Shard {
                 self.summaries.pop_front();
             }
         }
-    }
-
-    fn may_release(&self, generation: u64) -> bool {
-        let newer: Vec<&Vec<Slot>> =
-            self.summaries.iter().filter(|(of, _)| *of > generation).map(|(_, slots)| slots).collect();
-        if newer.is_empty() {
-            return false;
-        }
-        let slots: HashMap<u128, u64> = self.index.segment_slots(generation).collect();
-        // After a restart, entries can be read from the first summary on behind which no slot is missing.
-        self.groups.iter().enumerate().all(|(at, group)| {
-            let slot = slots.get(&group.names.uid).map_or(Slot::ZERO, |slot| Slot(*slot));
-            let gone = group.gone.max(slot);
-            let summary = newer.iter().map(|slots| slots[at]).find(|of| *of >= gone);
-            (slot <= group.replica.low() || is(Bug::SegmentsGoUnasked))
-                && (gone == Slot::ZERO
-                    || summary.is_some_and(|of| of <= group.consumed() || is(Bug::MachinesAreForgotten)))
-        })
     }
 }
 

@@ -13,6 +13,9 @@ use synod_wal::recover::{Recovery, SegmentSource};
 
 use crate::assemble::{AssembleError, ShardPlace, assemble};
 use crate::batch::Entries;
+pub use crate::checkpoint::files::Files;
+use crate::checkpoint::store::Store;
+use crate::checkpoint::{StoreDone, StoreOp};
 use crate::client::protocol::GroupInfoV1;
 use crate::config::Config;
 use crate::configuration;
@@ -175,6 +178,39 @@ pub struct SimPlace {
     pub tight_memory: bool,
     /// For the choice of timeouts.
     pub seed: u64,
+    /// Bytes of a checkpoint that a peer is asked for at once.
+    pub pull_bytes: u32,
+}
+
+/// The store of a shard's checkpoints, over files of the simulator.
+pub struct SimStore(Store);
+
+/// What a shard asks of its store.
+pub struct SimStoreOp(StoreOp);
+
+/// What a store answers.
+pub struct SimStoreDone(StoreDone);
+
+impl SimStoreOp {
+    /// What it does: `write`, `read`, `begin`, `append`, `finish`, `restore` or `remove`.
+    pub fn name(&self) -> &'static str {
+        self.0.name()
+    }
+}
+
+impl SimStore {
+    /// The store of a shard over these files.
+    ///
+    /// # Errors
+    /// When they cannot be read or written.
+    pub fn open(config: &Config, files: Box<dyn Files>) -> std::io::Result<Self> {
+        Store::open(files, config.cluster_id().expect("a checked configuration")).map(Self)
+    }
+
+    /// Carries out one operation.
+    pub fn carry_out(&mut self, op: SimStoreOp) -> Option<SimStoreDone> {
+        self.0.carry_out(op.0).map(SimStoreDone)
+    }
 }
 
 impl SimShard {
@@ -186,15 +222,17 @@ impl SimShard {
         config: &Config,
         place: SimPlace,
         source: &mut dyn SegmentSource,
+        store: &mut SimStore,
         machines: Option<&MachineFactory>,
     ) -> Result<(Self, Recovery), NoShard> {
-        let SimPlace { shard, replica, founders, segment_bytes, tight_memory, seed } = place;
+        let SimPlace { shard, replica, founders, segment_bytes, tight_memory, seed, pull_bytes } = place;
         let memory = Memory::new(config.cache_mib << 20);
         let memory = if tight_memory { memory.tight() } else { memory };
         let seen: Arc<Seen> = Arc::default();
-        let place =
-            ShardPlace { shard, replica, segment_bytes, memory, seed, genesis: founders, seen: Arc::clone(&seen) };
-        let (shard, recovery) = assemble(config, &place, source, machines).map_err(|error| match error {
+        let (genesis, seen_here) = (founders, Arc::clone(&seen));
+        let place = ShardPlace { shard, replica, segment_bytes, memory, seed, genesis, seen: seen_here, pull_bytes };
+        let assembled = assemble(config, &place, source, &mut store.0, machines);
+        let (shard, recovery) = assembled.map_err(|error| match error {
             AssembleError::Damaged(reason) => NoShard::Damaged(reason),
             AssembleError::Refused(reason) => NoShard::Refused(reason),
         })?;
@@ -330,6 +368,29 @@ impl SimShard {
         std::mem::take(&mut self.shard.disk_ops)
     }
 
+    /// Operations for the store of checkpoints, since the last call.
+    pub fn take_store_ops(&mut self) -> Vec<SimStoreOp> {
+        self.shard.checkpoints.ops.drain(..).map(SimStoreOp).collect()
+    }
+
+    /// The store has answered.
+    pub fn on_store(&mut self, done: SimStoreDone) {
+        self.shard.on_store(done.0);
+    }
+
+    /// Keeps the log of a group from an index on for a reader, for so long; none: no longer.
+    ///
+    /// # Errors
+    /// When the log begins behind it, or too many have pinned it.
+    pub fn pin(&mut self, group: GroupId, name: &str, index: Option<(u64, u64)>) -> Result<(), String> {
+        self.shard.pin(group, name.to_owned(), index)
+    }
+
+    /// Bytes of the log's live segments.
+    pub fn log_bytes(&self) -> u64 {
+        self.shard.writer.bytes_live()
+    }
+
     /// The connections that the shard wants closed, since the last call.
     pub fn take_closed(&mut self) -> Vec<u64> {
         let notices = std::mem::take(&mut self.shard.notices);
@@ -407,8 +468,15 @@ impl SimShard {
         self.shard.why_kept()
     }
 
+    /// Where a group's machine stands, for a failure's description.
+    pub fn machine_state(&self, group: GroupId) -> Option<String> {
+        let group = &self.shard.groups[self.shard.group_at(group)? as usize];
+        let (next, feeding, of) = (group.machine_next, group.feeding, &group.checkpoints);
+        Some(format!("machine next {next} feeding {feeding} {of:?}"))
+    }
+
     /// How full its queues are, after a turn.
-    pub fn census(&self) -> [Bound; 14] {
+    pub fn census(&self) -> [Bound; 16] {
         self.shard.census()
     }
 

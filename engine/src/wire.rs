@@ -9,6 +9,7 @@ use synod_wal::record::{RecordHeader, body_crc};
 
 use crate::apply::ApplyState;
 use crate::batch::Batch;
+use crate::checkpoint::message::{self, CheckpointMessage};
 use crate::configuration;
 use crate::payload::{BatchHeader, Payload, Place};
 
@@ -209,6 +210,8 @@ pub(crate) enum Incoming {
     Vote(Vote<Payload>, u64),
     /// What the chosen slots of a group did, for one who lacks them.
     State(ApplyState),
+    /// About checkpoints.
+    Checkpoint(CheckpointMessage),
 }
 
 /// Appends what the chosen slots of a group did up to `state.slot`.
@@ -287,6 +290,9 @@ pub(crate) fn decode_record(
             let (slot, accepted, attempt) = (Slot(a), Ballot::unpack(d), attempt(e)?);
             let value = checked_value(owned())?;
             return Ok(Incoming::Vote(Vote::Report { ballot, attempt, slot, accepted, value }, 0));
+        }
+        kind if message::KINDS.contains(&kind) => {
+            return CheckpointMessage::decode(header, &buffer[body]).map(Incoming::Checkpoint);
         }
         _ => return Err(Malformed("the kind of record")),
     };

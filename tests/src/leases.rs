@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use crate::disk::{Dice, SimDisk};
-use synod::simulation::{SimPeer, SimPlace, SimShard};
+use crate::sim::files::SimFiles;
+use synod::simulation::{SimPeer, SimPlace, SimShard, SimStore};
 use synod::{Config, Consistency, Entries, Member, Outcome, ReadError, ReadPoint, TransferError};
 use synod_transport::frame::Decoder;
 
@@ -73,9 +74,12 @@ impl World {
             founders: Some((1..=3).map(|node| (node, u128::from(node))).collect()),
             segment_bytes: SEGMENT_BYTES,
             tight_memory: false,
+            pull_bytes: 1 << 20,
             seed: 77 + at as u64 + 10 * node.boot,
         };
-        let (mut shard, recovery) = SimShard::recover(&node.config, place, &mut node.disk, None).unwrap();
+        // Without state machines there are no checkpoints.
+        let mut store = SimStore::open(&node.config, Box::<SimFiles>::default()).unwrap();
+        let (mut shard, recovery) = SimShard::recover(&node.config, place, &mut node.disk, &mut store, None).unwrap();
         if let Some(tail) = recovery.tail_generation() {
             node.disk.flush_tail(tail).unwrap();
         }

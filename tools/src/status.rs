@@ -99,6 +99,10 @@ mod tests {
             configuration: 0,
             votes: group != 2,
             lease: leader == 2,
+            checkpoint_index: 0,
+            pinned_index: 0,
+            pins: 0,
+            pin_seconds: 0,
         }
     }
 

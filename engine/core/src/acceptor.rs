@@ -52,6 +52,9 @@ impl<P: Payload> Acceptor<P> {
     /// All slots up to `slot` are chosen, though their values are not here.
     pub(crate) fn skip_to(&mut self, slot: Slot) {
         self.log.skip_to(slot);
+        if is(Bug::InstallForgetsPromise) {
+            self.promised = Ballot::ZERO;
+        }
         self.run = None;
         self.gap = None;
     }

@@ -378,6 +378,26 @@ impl<P: Payload> Replica<P> {
         low == chosen && self.log().last() == chosen
     }
 
+    /// Appends a vote again, as it is: the part of the log that holds it is to go. It is the same vote, so nothing else
+    /// changes.
+    ///
+    /// # Panics
+    /// When the slot is chosen, or holds nothing.
+    pub fn append_again(&mut self, slot: Slot, out: Out<'_, P>) {
+        assert!(slot > self.log().chosen(), "what is chosen is not voted for");
+        let entry = self.log().get(slot).expect("the caller has seen that it is there");
+        let (ballot, value) = (entry.accepted, entry.value.clone());
+        assert!(ballot <= self.promised(), "an accept at {ballot} promises it");
+        let first = match &self.role {
+            // The record may be sent again from where it lies now: with another first slot, its receiver would take the
+            // slots before it for acknowledged.
+            Role::Leader(leader) if leader.ballot == ballot => leader.first,
+            // Nobody but the leader of a ballot sends its Accepts.
+            _ => slot,
+        };
+        self.persist(Record::Accept { slot, ballot, first, value }, out);
+    }
+
     pub(crate) fn leader_mut(&mut self) -> &mut Leader {
         match &mut self.role {
             Role::Leader(leader) => leader,

@@ -110,6 +110,14 @@ bugs! {
     LeaseIsKeptInTransfer,
     /// A read is confirmed by a round that was asked before it came.
     OlderRoundsConfirm,
+    /// A replica that takes over what others have trimmed forgets its promise.
+    InstallForgetsPromise,
+    /// A checkpoint is taken over before its file is durable.
+    CheckpointsAreInstalledEarly,
+    /// The checksums of a checkpoint's chunks are not compared.
+    ChunksAreNotChecked,
+    /// Segments go although readers have pinned them.
+    PinsAreIgnored,
 }
 
 #[cfg(feature = "planted")]

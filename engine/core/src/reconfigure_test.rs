@@ -396,3 +396,24 @@ fn storms_with_wipes_lose_nothing() {
     let (committed, replaced) = ran.iter().fold((0, 0), |(c, r), (of, version)| (c + of, r + version));
     assert!(committed > 3000 && replaced > 500, "too little happened: {committed} committed, {replaced} replaced");
 }
+
+#[test]
+fn what_is_taken_over_keeps_the_promise_and_what_is_accepted_above() {
+    let mut w = World::new(3);
+    w.elect(1, &ALL);
+    w.propose(1);
+    w.settle(&ALL);
+    // Replica 3 has accepted two batches more of which it does not know that they are chosen.
+    let chosen = w.node(3).replica.log().chosen();
+    w.propose(1);
+    w.propose(1);
+    w.settle(&ALL);
+    let (promised, last) = (w.node(3).replica.promised(), w.node(3).replica.log().last());
+    assert!(last > chosen.next());
+    if w.node(3).replica.can_install(chosen.next()) {
+        let configuration = w.node(3).replica.configuration().clone();
+        w.act(3, |r, out| assert!(r.install(chosen.next(), configuration, out)));
+    }
+    assert_eq!((w.node(3).replica.promised(), w.node(3).replica.log().last()), (promised, last));
+    assert!(promised > Ballot::ZERO);
+}

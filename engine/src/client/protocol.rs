@@ -297,6 +297,14 @@ pub struct GroupInfoV1 {
     pub votes: bool,
     /// Whether this node leads and holds a lease: it answers linearizable reads without asking anyone.
     pub lease: bool,
+    /// The last index that this node's newest checkpoint covers; 0: there is none.
+    pub checkpoint_index: u64,
+    /// The lowest index that a reader has pinned here; 0: none has.
+    pub pinned_index: u64,
+    /// How many readers have pinned this node's log of the group.
+    pub pins: u64,
+    /// The oldest pin is forgotten in so many seconds, unless it is renewed.
+    pub pin_seconds: u64,
 }
 
 /// A node's answer.

@@ -11,7 +11,7 @@ const ADOPTED_SLOTS_MAX: u64 = 64;
 
 impl Shard {
     /// The census, after a turn.
-    pub(crate) fn census(&self) -> [Bound; 14] {
+    pub(crate) fn census(&self) -> [Bound; 16] {
         let bound = |name, value: usize, max: usize| Bound { name, value: value as u64, max: max as u64 };
         let most = |of: &dyn Fn(&super::Group) -> usize| self.groups.iter().map(of).max().unwrap_or(0);
         let unchosen = |group: &super::Group| {
@@ -37,6 +37,8 @@ impl Shard {
             bound("refused handles", self.closed_handles.len(), CLOSED_HANDLES_MAX),
             bound("reads of the disk", self.reads.len(), READS_MAX),
             bound("reads of a known age", self.points.waiting(), POINT_READS_MAX),
+            bound("reads of checkpoints", self.transfers_under_way(), super::catch_up::TRANSFER_READS_MAX),
+            bound("checkpoints kept", most(&|group| group.checkpoints.kept.len()), 3),
             bound("outcomes untold", self.completions.len(), 0),
             bound("index bytes", self.index_bytes(), 2 * self.index_bytes_max + (1 << 20)),
         ]
@@ -55,19 +57,20 @@ impl Shard {
             return None;
         }
         let oldest = self.writer.oldest()?;
-        let slots: std::collections::BTreeMap<u128, u64> = self.index.segment_slots(oldest.generation).collect();
+        let slots: std::collections::HashMap<u128, u64> = self.index.segment_slots(oldest.generation).collect();
+        let newer = self.newer_summaries(oldest.generation);
         let summaries: Vec<u64> = self.summaries.iter().map(|(of, _)| *of).collect();
         let held = self.groups.iter().enumerate().filter_map(|(at, group)| {
             let slot = slots.get(&group.names.uid).copied().unwrap_or(0);
             let gone = group.gone.0.max(slot);
             let newest = self.summaries.back().map_or(0, |(_, slots)| slots[at].0);
-            let (low, consumed) = (group.replica.low().0, group.consumed().0);
-            let keeps = slot > low || (gone > 0 && (newest < gone || consumed < gone));
-            keeps.then(|| {
+            let (low, consumed, covered) = (group.replica.low().0, group.consumed().0, group.checkpoints.slot().0);
+            let why = self.keeps(at, oldest.generation, &slots, &newer);
+            why.map(|why| {
                 let id = group.names.id;
                 let progress = group.replica.progress();
                 let (leader, last, timer) = (group.replica.leader(), group.replica.log().last().0, group.replica.timer());
-                format!("group {id} {progress:?} {leader:?} {last} {timer:?} beats {:?} slot {slot} low {low} gone {gone} summary {newest} consumed {consumed}", group.beats)
+                format!("group {id} {why:?} checkpoint {covered} {progress:?} {leader:?} {last} {timer:?} beats {:?} slot {slot} low {low} gone {gone} summary {newest} consumed {consumed}", group.beats)
             })
         });
         let held = held.take(2).collect::<Vec<_>>().join(", ");

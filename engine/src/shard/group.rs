@@ -6,6 +6,7 @@ use synod_core::planted::{Bug, is};
 use synod_core::{Ballot, RecordSeq, Replica, Slot, Timer};
 use synod_wal::record::RecordHeader;
 
+use super::checkpoints::GroupCheckpoints;
 use super::membership::PendingChange;
 use super::points::PointRead;
 use super::reads::ReadRequest;
@@ -115,6 +116,7 @@ pub(crate) struct Group {
     pub(crate) told_leader: Option<synod_core::Ballot>,
     /// The node that should lead it, if it can; 0: none.
     pub(crate) preferred: u64,
+    pub(crate) checkpoints: GroupCheckpoints,
 }
 
 impl Group {
@@ -124,8 +126,10 @@ impl Group {
         apply: ApplyState,
         (indexes, gone): (VecDeque<(Slot, u64)>, Slot),
         machine: Option<Box<dyn StateMachine>>,
+        checkpoints: GroupCheckpoints,
+        restored: u64,
     ) -> Self {
-        let machine_next = machine.as_ref().map_or(apply.next_index, |m| m.durable_index() + 1);
+        let machine_next = machine.as_ref().map_or(apply.next_index, |m| m.durable_index().max(restored) + 1);
         Self {
             names,
             replica,
@@ -157,6 +161,7 @@ impl Group {
             transfer: None,
             told_leader: None,
             preferred: 0,
+            checkpoints,
         }
     }
 
@@ -183,14 +188,16 @@ impl Group {
     /// The last slot whose entries the local consumers no longer need.
     pub(crate) fn consumed(&self) -> Slot {
         match &self.machine {
-            None => self.apply.slot,
-            Some(machine) => {
-                let next = machine.durable_index() + 1;
+            None if !self.checkpoints.away => self.apply.slot,
+            machine => {
+                let durable = machine.as_ref().map_or(0, |machine| machine.durable_index());
+                // What a checkpoint covers is there again after a restart.
+                let next = durable.max(self.checkpoints.index()) + 1;
                 let after = self.indexes.partition_point(|(_, first)| *first < next);
                 // The slot before the first one that is wholly unseen, less the one that may be seen in part.
                 match self.indexes.get(after) {
                     Some((slot, first)) if *first == next => Slot(slot.0 - 1),
-                    _ if next == self.apply.next_index => self.apply.slot,
+                    _ if next >= self.apply.next_index => self.apply.slot,
                     _ if after == 0 => Slot::ZERO,
                     _ => Slot(self.indexes[after - 1].0.0 - 1),
                 }
@@ -209,12 +216,16 @@ impl Group {
         let failed = |why: &dyn std::fmt::Display| {
             format!("the state machine of group {} failed at slot {slot}: {why}", self.names.id)
         };
-        if (first + 1..next).contains(&self.machine_next) {
+        let within = (first + 1..next).contains(&self.machine_next);
+        if within && !machine.skips_what_it_holds() {
             return Err(failed(&format_args!("it holds index {}, within a batch", self.machine_next - 1)));
         }
         // A machine that keeps its own data may stand before the log, which a power cut has shortened: what was chosen by
         // others' votes may be applied before it is durable here.
-        if self.machine_next == first || synod_core::planted::is(synod_core::planted::Bug::MachinesAreFedAgain) {
+        if self.machine_next == first
+            || within
+            || synod_core::planted::is(synod_core::planted::Bug::MachinesAreFedAgain)
+        {
             machine
                 .apply(&CommittedBatch { slot: slot.0, first_index: first, entries })
                 .map_err(|error| failed(&error))?;

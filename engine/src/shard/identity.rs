@@ -81,7 +81,7 @@ impl Shard {
     pub(super) fn install(&mut self, at: u32, peer: usize, state: ApplyState) {
         let peers = self.peers.len();
         let group = &mut self.groups[at as usize];
-        if !group.replica.can_install(state.slot) {
+        if !group.replica.can_install(state.slot) || group.checkpoints.away || group.checkpoints.restore.is_some() {
             return;
         }
         if group.machine.is_some() && group.machine_next < state.next_index {
@@ -104,8 +104,14 @@ impl Shard {
             ));
             return;
         }
+        self.install_state(at, state);
+    }
+
+    /// As [`Shard::install`], for a replica whose state machine needs nothing else, or will be given it.
+    pub(super) fn install_state(&mut self, at: u32, state: ApplyState) {
+        let group = &mut self.groups[at as usize];
         let (slot, configuration) = (state.slot, state.configuration.clone().unwrap_or_default());
-        if group.machine.is_none() {
+        if group.machine.is_none() && !group.checkpoints.away {
             group.machine_next = state.next_index;
         }
         group.apply = state;

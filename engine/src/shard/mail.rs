@@ -61,6 +61,10 @@ impl Shard {
             Mail::ChangeMembership { group, version, change, wait_ms, reply } => {
                 self.change_membership(group, version, change, self.now_ns + wait_ms * 1_000_000, reply);
             }
+            Mail::Store(done) => self.on_store(done),
+            Mail::Checkpoint { group, reply } => self.request_checkpoint(group, reply),
+            Mail::Pin { group, name, index, reply } => reply(self.pin(group, name, index)),
+            Mail::PauseTrimming { group, paused, reply } => reply(self.pause_trimming(group, paused)),
             Mail::Genesis(genesis) => self.found(&genesis),
             Mail::Wake => self.producers.due = true,
             Mail::Run(run) => run(&mut LocalShard { shard: self, producer: None }),

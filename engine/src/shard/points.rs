@@ -153,7 +153,8 @@ impl Shard {
         let group = &self.groups[at as usize];
         let applied = group.apply.next_index - 1;
         // What the state machine still lacks is not applied either.
-        let ready = group.machine.as_ref().map_or(applied, |_| applied.min(group.machine_next - 1));
+        let fed = group.machine.is_some() || group.checkpoints.away;
+        let ready = if fed { applied.min(group.machine_next - 1) } else { applied };
         let leads = group.replica.epoch();
         let all_applied = ready == applied && group.apply.slot == group.replica.log().chosen();
         let leased = self.holds_lease(at);

@@ -34,7 +34,7 @@ impl Shard {
                 .map(|(_, place)| place.record())
                 .collect();
             if places.is_empty() {
-                self.send_state(at, peer);
+                self.offer_or_state(at, peer, from.0);
                 return;
             }
             mark(Mark::LearnFromLog);
@@ -207,16 +207,31 @@ impl Shard {
     /// Hands a machine what it lacks, out of the log, until it stands where the group stands.
     pub(super) fn feed_machine(&mut self, at: u32) {
         let group = &mut self.groups[at as usize];
-        if group.machine.is_none() || group.feeding || group.machine_next >= group.apply.next_index {
+        let waits = group.feeding || group.checkpoints.restore.is_some();
+        if group.machine.is_none() || waits || group.machine_next >= group.apply.next_index {
             return;
         }
-        assert!(
-            group.machine_next >= group.first_index(),
-            "the state machine of group {} needs index {}, but the log begins at {}: it was trimmed too early",
-            group.names.id,
-            group.machine_next,
-            group.first_index(),
-        );
+        if group.machine_next < group.first_index() {
+            let (id, next, first) = (group.names.id, group.machine_next, group.first_index());
+            if group.checkpoints.taken && !self.peers.is_empty() {
+                mark(Mark::CheckpointLacks);
+                tracing::error!(
+                    group = id,
+                    next,
+                    first,
+                    "the log no longer has what the state machine needs, and there is no intact checkpoint: the other \
+                     nodes are asked for one"
+                );
+                group.checkpoints.lacks = true;
+            } else {
+                self.fatal = Some(format!(
+                    "the state machine of group {id} needs index {next}, but the log begins at {first}: restore its data \
+                     from a backup that holds index {} or later",
+                    first - 1
+                ));
+            }
+            return;
+        }
         let start = group.indexes.partition_point(|(_, first)| *first <= group.machine_next) - 1;
         if group.indexes[start].0 > group.replica.log().floor() {
             mark(Mark::MachineFromMemory);
@@ -263,6 +278,7 @@ impl Shard {
     /// What one group looks like here.
     pub(crate) fn group_info(&self, at: u32) -> GroupInfoV1 {
         let group = &self.groups[at as usize];
+        let (pinned_index, pins, pin_seconds) = self.pinned(at);
         GroupInfoV1 {
             group: group.names.id,
             leader: self.leader_of(at).unwrap_or(0),
@@ -276,6 +292,10 @@ impl Shard {
             configuration: group.replica.configuration().version,
             votes: group.replica.votes(),
             lease: self.holds_lease(at),
+            checkpoint_index: group.checkpoints.index(),
+            pinned_index,
+            pins,
+            pin_seconds,
         }
     }
 }

@@ -222,6 +222,10 @@ impl Oracle {
         let state = self.groups.entry(group).or_default();
         let promised = state.promised.entry(member).or_insert(0);
         let is_repeated = state.slots.get(&vote.slot).is_some_and(|slot| slot.has(member, vote));
+        // A vote may be written again when the part of the log that holds it is to go. What is settled is forgotten here.
+        if vote.ballot < *promised && vote.slot <= state.settled {
+            return Ok(());
+        }
         if vote.ballot < *promised && !is_repeated {
             return Err(OracleViolation::BelowPromise { group, member, vote, promised: *promised });
         }

@@ -131,6 +131,10 @@ static REPLIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         configuration: 1,
         votes: true,
         lease: true,
+        checkpoint_index: 0,
+        pinned_index: 0,
+        pins: 0,
+        pin_seconds: 0,
     };
     let replies = [
         ReplyV1::Committed { slot: 1, first_index: 2, count: 3 },

@@ -1,6 +1,7 @@
 //! What goes wrong, when it does, and how it is made well again.
 
 use super::clock::JUMP_NS;
+use super::machine::Kind;
 use super::plan::around;
 use super::world::{Event, World};
 
@@ -99,6 +100,7 @@ impl World {
             "disk-error" => self.nodes[node].fail_next = true,
             "full" => {
                 self.nodes[node].full = true;
+                self.nodes[node].files.iter().for_each(|files| files.set_full(true));
                 for disk in &mut self.nodes[node].disks {
                     let bytes = disk.bytes();
                     disk.limit_bytes(bytes);
@@ -209,8 +211,10 @@ impl World {
             order.swap(at, self.dice.below(at + 1));
         }
         let minority = (self.plan.nodes - 1) / 2;
-        // A node that is away keeps the others from trimming, so a log that may not grow stops in the end.
-        let most = if self.plan.wal_mib_max > 0 { 0 } else { minority.saturating_sub(self.without_votes()) };
+        // Without checkpoints a node that is away keeps the others from trimming, so a log that may not grow stops in the
+        // end.
+        let pins = self.plan.wal_mib_max > 0 && Kind::of(self.plan.machines) == Kind::WithoutCheckpoints;
+        let most = if pins { 0 } else { minority.saturating_sub(self.without_votes()) };
         for node in order.into_iter().take(self.dice.below(most + 1)) {
             self.mark("node given up");
             self.nodes[node].given_up = true;

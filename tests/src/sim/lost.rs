@@ -12,10 +12,14 @@ use synod_core::planted::{Bug, is};
 use synod_wal::recover::RecoverError;
 use synod_wal::{Expect, recover};
 
+use super::files::SimFiles;
+use super::machine::Kind;
 use super::plan::{MS, RETAIN_ALL_MIB, around};
 use super::world::{Event, World};
-use crate::disk::{SECTOR_BYTES, SimDisk};
+use crate::disk::{Dice, SECTOR_BYTES, SimDisk};
 
+/// A checkpoint of a few kilobytes comes in several messages.
+const PULL_BYTES: u32 = 700;
 /// How long nothing else goes wrong while a log is being found out. The shard waits one second before it votes.
 const CALM_NS: u64 = 3000 * MS;
 /// By then it must have been found out.
@@ -41,8 +45,6 @@ pub(super) struct LogState {
     notice_by_ns: Option<u64>,
     /// Its shard does not know who founded the groups.
     knows_no_founders: bool,
-    /// Its groups have no state machines: they would need what others have trimmed.
-    pub(super) without_machines: bool,
     /// What a power cut would have left of it once.
     earlier: Option<SimDisk>,
 }
@@ -64,6 +66,7 @@ impl World {
             segment_bytes: self.plan.segment_bytes,
             tight_memory: self.plan.entry_bytes_max > 1000,
             seed,
+            pull_bytes: PULL_BYTES,
         }
     }
 
@@ -79,22 +82,18 @@ impl World {
         let others = || (0..self.plan.nodes).filter(move |other| *other != node);
         let sound = |at: &usize| self.nodes[*at].logs.iter().all(|log| log.spoilt.is_none());
         let group_survives = |group: GroupId| others().all(|other| self.observer.vote(other, group) == (true, true));
-        let trims = self.plan.retain_mib < RETAIN_ALL_MIB;
-        let fed = |shard: usize| others().any(|other| !self.nodes[other].logs[shard].without_machines);
+        let trims = self.plan.retain_mib < RETAIN_ALL_MIB || self.plan.full_ns > 0;
         self.nodes[node].process.is_some()
-            // Somebody's state machine must see it all.
-            && (!trims || (0..self.plan.shards).all(fed))
+            // A new replica gets its machine's data from the log or from a checkpoint.
+            && (!trims || Kind::of(self.plan.machines) != Kind::WithoutCheckpoints)
             && (0..self.plan.nodes).all(|at| sound(&at))
             && (1..=self.plan.groups).all(group_survives)
     }
 
-    /// Nodes of which a replica has no vote yet, or not for sure; all, when a group's last change may still be lost, or
-    /// some have no state machines.
+    /// Nodes of which a replica has no vote yet, or not for sure; all, when a group's last change may still be lost.
     pub(super) fn without_votes(&self) -> usize {
         let votes = |node: usize| (1..=self.plan.groups).map(move |group| self.observer.vote(node, group));
-        // Somebody well must have state machines, or nothing is seen.
-        let fed = self.nodes.iter().all(|node| node.logs.iter().all(|log| !log.without_machines));
-        if !fed || !self.members.is_quiet() || (0..self.plan.nodes).any(|node| votes(node).any(|(_, works)| !works)) {
+        if !self.members.is_quiet() || (0..self.plan.nodes).any(|node| votes(node).any(|(_, works)| !works)) {
             return self.plan.nodes;
         }
         (0..self.plan.nodes).filter(|node| votes(*node).any(|(votes, _)| !votes)).count()
@@ -124,8 +123,16 @@ impl World {
         self.start_later(node);
     }
 
-    /// A few bytes of a node's log rot.
+    /// A few bytes of a node's log rot; or of a checkpoint, always of the same node's: a group needs a sound one somewhere.
     pub(super) fn rot(&mut self, node: usize) {
+        if self.plan.seed as usize % self.plan.nodes == node && self.dice.below(2) == 0 {
+            let shard = self.dice.below(self.plan.shards);
+            let mut dice = Dice::new(self.dice.roll());
+            if self.nodes[node].files[shard].rot(&mut dice) {
+                self.mark("checkpoint rotten");
+            }
+            return;
+        }
         if !self.may_lose(node) {
             return;
         }
@@ -215,17 +222,14 @@ impl World {
     pub(super) fn renew(&mut self, node: usize, shard: usize) {
         let replica = u128::from(self.dice.roll()) << 64 | u128::from(self.dice.roll());
         let segment_bytes = self.plan.segment_bytes;
-        let trims = self.plan.retain_mib < RETAIN_ALL_MIB;
         let state = &mut self.nodes[node];
         state.replicas[shard] = replica;
         state.disks[shard] = SimDisk::new(segment_bytes);
+        // They lie beside the log, and go with it.
+        state.files[shard] = SimFiles::default();
         state.acknowledged[shard] = 0;
         let log = &mut state.logs[shard];
-        *log = LogState {
-            knows_no_founders: log.knows_no_founders,
-            without_machines: trims || log.without_machines,
-            ..LogState::default()
-        };
+        *log = LogState { knows_no_founders: log.knows_no_founders, ..LogState::default() };
         self.observer.replaced(node, shard, replica);
     }
 

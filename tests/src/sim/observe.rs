@@ -3,73 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use synod::MachineFactory;
 use synod::simulation::{ProposedConfiguration, Voted};
-use synod::{CommittedBatch, MachineFactory, StateMachine};
 
+use super::machine::{Delivered, Given, Held, Kind, Machine, hash_behind};
 use crate::check::history::{AppendId, History, Limits, Outcome};
 use crate::check::log;
 use crate::check::oracle::{Member, Oracle, Restarted, Vote};
 use crate::check::stream::Streams;
-
-/// How far a durable machine's own sync lags behind what it applied, in batches.
-const SYNC_EVERY: usize = 4;
-
-/// What a replica's state machine holds: it outlives the node's process, as an on-disk machine does.
-#[derive(Debug, Default)]
-pub struct Held {
-    /// Behind each batch applied since the last sync: the last index. The first is the synced one.
-    boundaries: Vec<u64>,
-}
-
-/// What a node's machines were given since the observer looked: (group, index, entry).
-type Delivered = Arc<Mutex<Vec<(u64, u64, Vec<u8>)>>>;
-
-impl Held {
-    /// The last index that is durable.
-    pub fn durable(&self) -> u64 {
-        self.boundaries.first().copied().unwrap_or(0)
-    }
-}
-
-/// A replica's state machine: it only remembers.
-pub struct Machine {
-    group: u64,
-    held: Arc<Mutex<Held>>,
-    delivered: Delivered,
-}
-
-impl Machine {
-    /// A machine over what a replica holds.
-    fn new(group: u64, held: Arc<Mutex<Held>>, delivered: Delivered) -> Self {
-        Self { group, held, delivered }
-    }
-}
-
-impl StateMachine for Machine {
-    fn durable_index(&self) -> u64 {
-        self.held.lock().expect("no holder panics").durable()
-    }
-
-    fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let mut held = self.held.lock().expect("no holder panics");
-        let mut index = batch.first_index;
-        let mut delivered = self.delivered.lock().expect("no holder panics");
-        for entry in batch.entries.iter() {
-            delivered.push((self.group, index, entry.to_vec()));
-            index += 1;
-        }
-        if held.boundaries.is_empty() {
-            held.boundaries.push(0);
-        }
-        held.boundaries.push(index - 1);
-        if held.boundaries.len() > SYNC_EVERY {
-            let last = index - 1;
-            held.boundaries.clear();
-            held.boundaries.push(last);
-        }
-        Ok(())
-    }
-}
 
 /// All that is known about the run from outside.
 pub struct Observer {
@@ -78,6 +19,9 @@ pub struct Observer {
     histories: Vec<History>,
     /// The payloads of the agreed log, per group, from index 1 on.
     logs: Vec<Vec<u64>>,
+    /// The hash of the state behind each entry of the agreed log, from index 0 on.
+    hashes: Vec<Vec<u64>>,
+    kind: Kind,
     held: BTreeMap<(usize, u64), Arc<Mutex<Held>>>,
     delivered: Vec<Delivered>,
     shards: usize,
@@ -103,7 +47,7 @@ pub fn payload(entry: &[u8]) -> u64 {
 
 impl Observer {
     /// An observer of so many groups, of nodes with these replicas, by shard.
-    pub fn new(replicas: &[Vec<u128>], groups: u64) -> Self {
+    pub fn new(replicas: &[Vec<u128>], groups: u64, kind: Kind) -> Self {
         let (nodes, shards) = (replicas.len(), replicas[0].len());
         let all = replicas.iter().enumerate().flat_map(|(node, of)| of.iter().map(move |id| (*id, node as Member)));
         let places = (0..nodes).flat_map(|node| (0..shards).map(move |shard| ((node, shard), node as Member)));
@@ -115,6 +59,8 @@ impl Observer {
             streams: Streams::new(1 << 20),
             histories: (1..=groups).map(|group| History::new(group, Limits::default())).collect(),
             logs: vec![Vec::new(); groups as usize],
+            hashes: vec![vec![0]; groups as usize],
+            kind,
             held: BTreeMap::new(),
             delivered: (0..nodes).map(|_| Delivered::default()).collect(),
             expired: BTreeMap::new(),
@@ -127,7 +73,11 @@ impl Observer {
         let groups = self.logs.len() as u64;
         let held: BTreeMap<u64, _> = (1..=groups).map(|group| (group, self.held(node, group))).collect();
         let delivered = Arc::clone(&self.delivered[node]);
-        Arc::new(move |group| Some(Box::new(Machine::new(group, Arc::clone(&held[&group]), Arc::clone(&delivered)))))
+        let kind = self.kind;
+        Arc::new(move |group| {
+            let (held, delivered) = (Arc::clone(&held[&group]), Arc::clone(&delivered));
+            Some(Box::new(Machine { kind, group, held, delivered }))
+        })
     }
 
     /// What a replica's machine holds.
@@ -215,11 +165,7 @@ impl Observer {
     /// Every machine syncs now and then, also when nothing more comes.
     pub fn sync_machines(&mut self) {
         for held in self.held.values() {
-            let mut held = held.lock().expect("no holder panics");
-            if let [_, .., last] = held.boundaries[..] {
-                held.boundaries.clear();
-                held.boundaries.push(last);
-            }
+            held.lock().expect("no holder panics").sync();
         }
     }
 
@@ -228,11 +174,9 @@ impl Observer {
         self.delivered[node].lock().expect("no holder panics").clear();
         for ((_, _), held) in self.held.range((node, 0)..(node + 1, 0)) {
             let mut held = held.lock().expect("no holder panics");
-            if !held.boundaries.is_empty() {
-                let kept = choose(held.boundaries.len());
-                let durable = held.boundaries[kept];
-                held.boundaries.clear();
-                held.boundaries.push(durable);
+            match self.kind {
+                Kind::InMemory => *held = Held::default(),
+                Kind::OnDisk | Kind::WithoutCheckpoints => held.crash(&mut choose),
             }
         }
     }
@@ -249,11 +193,29 @@ impl Observer {
             return Err(wrong.clone());
         }
         let mut delivered = self.delivered[node].lock().expect("no holder panics");
-        for (group, index, entry) in delivered.drain(..) {
-            self.streams.deliver(group, node as u64, index, &entry, None).map_err(|violation| violation.to_string())?;
-            let log = &mut self.logs[group as usize - 1];
-            if index > log.len() as u64 {
-                log.push(payload(&entry));
+        for given in delivered.drain(..) {
+            let node = node as u64;
+            match given {
+                Given::Entry(group, index, entry) => {
+                    let told = self.streams.deliver(group, node, index, &entry, None);
+                    told.map_err(|violation| violation.to_string())?;
+                    let (log, hashes) = (&mut self.logs[group as usize - 1], &mut self.hashes[group as usize - 1]);
+                    if index > log.len() as u64 {
+                        log.push(payload(&entry));
+                        hashes.push(hash_behind(hashes[hashes.len() - 1], index, &entry));
+                    }
+                }
+                Given::Restored(group, index, hash) => {
+                    let agreed = self.hashes[group as usize - 1].get(index as usize).copied();
+                    if agreed != Some(hash) {
+                        return Err(format!(
+                            "group {group}: node {} was given a checkpoint of index {index} with hash {hash:#x}, the \
+                             others have {agreed:x?}",
+                            node + 1
+                        ));
+                    }
+                    self.streams.start(group, node, index + 1).map_err(|violation| violation.to_string())?;
+                }
             }
         }
         Ok(())

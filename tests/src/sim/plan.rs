@@ -138,6 +138,12 @@ plan! {
     read_percent: u64,
     /// Of 1000 steps of a client, how many hand a group over or have its leader resign.
     transfer_permille: u64,
+    /// The state machines: 0 on disk with checkpoints, 1 in memory, 2 on disk without checkpoints.
+    machines: u64,
+    /// Entries after which a checkpoint is taken; 0: only when the log needs one.
+    checkpoint_entries: u64,
+    /// Entries kept in the log behind a checkpoint.
+    hold_entries: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
@@ -253,6 +259,7 @@ impl Plan {
         .with_changes_of_voters()
         .with_sessions(false)
         .with_reads(large)
+        .with_machines()
     }
 
     /// In some plans sessions are few and short-lived. It has dice of its own too.
@@ -290,7 +297,7 @@ impl Plan {
         [self.wipe_ns, self.rot_ns, self.rollback_ns] = [mean(), mean(), mean()];
         self.wal_mib_max = 0;
         // On a full disk even what should be kept goes.
-        if dice.below(4) > 0 && self.full_ns == 0 {
+        if dice.below(4) == 0 && self.full_ns == 0 {
             self.retain_mib = RETAIN_ALL_MIB;
         }
         self
@@ -353,6 +360,17 @@ impl Plan {
         .with_changes_of_voters()
         .with_sessions(true)
         .with_reads(false)
+        .with_machines()
+    }
+
+    /// Which state machines there are, and when they take checkpoints; with dice of its own.
+    fn with_machines(mut self) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0xc4ec_2901);
+        let d = &mut dice;
+        self.machines = pick(d, &[0, 0, 0, 1, 1, 1, 1, 2]);
+        self.checkpoint_entries = pick(d, &[0, 5, 20, 100]);
+        self.hold_entries = pick(d, &[0, 0, 0, 10]);
+        self
     }
 
     /// Refuses what no cluster can be.

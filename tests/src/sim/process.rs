@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use synod::GroupId;
-use synod::simulation::{NoShard, SimShard, configuration_of, configurations, votes};
+use synod::simulation::{NoShard, SimShard, SimStore, configuration_of, configurations, votes};
 use synod_core::planted::{Bug, is};
 use synod_wal::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use synod_wal::{DiskDone, DiskOp, Expect, Verdict, WriteData, recover};
@@ -62,6 +62,7 @@ impl World {
             }
             self.schedule_disk(node, shard);
         }
+        self.submit_to_store(node, shard);
         self.send_all(node, shard);
         self.count(node, shard)?;
         self.after_turn(node)
@@ -97,9 +98,7 @@ impl World {
             info.map_or(0, |info| info.next_index - 1)
         };
         self.load.take_outcomes(self.now_ns, &self.plan, &mut self.dice, &mut self.observer, applied);
-        let (nodes, shards) = (&self.nodes, self.plan.shards);
-        let blind = |node: usize, group: u64| nodes[node].logs[group as usize % shards].without_machines;
-        for name in self.load.reads.take_answers(&self.observer, blind)? {
+        for name in self.load.reads.take_answers(&self.observer)? {
             self.mark(name);
         }
         Ok(())
@@ -114,23 +113,24 @@ impl World {
             return Ok(());
         }
         let machines = self.observer.machines(node);
-        let mut shards = Vec::new();
+        let (mut shards, mut stores) = (Vec::new(), Vec::new());
         for shard in 0..self.plan.shards {
             let seed = self.dice.roll();
             let place = self.place(node, shard, seed);
-            let with = |world: &Self| (!world.nodes[node].logs[shard].without_machines).then_some(&machines);
-            let feeds = with(self);
+            let mut store = self.open_store(node, shard)?;
             let state = &mut self.nodes[node];
-            let mut recovered = SimShard::recover(&state.config, place, &mut state.disks[shard], feeds);
+            let mut recovered =
+                SimShard::recover(&state.config, place, &mut state.disks[shard], &mut store, Some(&machines));
             if let Err(NoShard::Damaged(_)) = &recovered
                 && state.logs[shard].spoilt.is_some()
             {
                 self.mark("damaged log set aside");
                 self.renew(node, shard);
                 let place = self.place(node, shard, seed);
-                let feeds = with(self);
+                store = self.open_store(node, shard)?;
                 let state = &mut self.nodes[node];
-                recovered = SimShard::recover(&state.config, place, &mut state.disks[shard], feeds);
+                recovered =
+                    SimShard::recover(&state.config, place, &mut state.disks[shard], &mut store, Some(&machines));
             }
             let (sim, recovery) = recovered.map_err(|error| format!("node {} does not start: {error}", node + 1))?;
             let disk = &mut self.nodes[node].disks[shard];
@@ -147,6 +147,7 @@ impl World {
             }
             self.nodes[node].acknowledged[shard] = recovery.next_sequence - 1;
             shards.push(sim);
+            stores.push((store, VecDeque::new()));
         }
         let state = &mut self.nodes[node];
         state.life += 1;
@@ -161,15 +162,14 @@ impl World {
         let state = &mut self.nodes[node];
         state.process = Some(Process {
             shards,
+            stores,
             turn_due: vec![false; self.plan.shards],
             scheduled: vec![BTreeSet::new(); self.plan.shards],
             votes: vec![VecDeque::new(); self.plan.shards],
             count_due: vec![false; self.plan.shards],
         });
         for group in 1..=self.plan.groups {
-            if !self.nodes[node].logs[group as usize % self.plan.shards].without_machines {
-                self.observer.starts(node, group)?;
-            }
+            self.observer.starts(node, group)?;
         }
         for shard in 0..self.plan.shards {
             self.with_shard(node, shard, |shard| shard.start(2));
@@ -219,7 +219,7 @@ impl World {
     }
 
     pub(super) fn crash(&mut self, node: usize, power: bool) {
-        let Some(_process) = self.nodes[node].process.take() else { return };
+        let Some(process) = self.nodes[node].process.take() else { return };
         self.mark(if power { "power cut" } else { "process killed" });
         let state = &mut self.nodes[node];
         state.life += 1;
@@ -229,6 +229,14 @@ impl World {
         state.slow_ns = 0;
         state.fail_next = false;
         let mut dice = Dice::new(self.dice.roll());
+        for (shard, (mut store, ops)) in process.stores.into_iter().enumerate() {
+            // The first operation was under way: some of its steps are done.
+            if let Some(op) = ops.into_iter().next().filter(|op| op.name() != "restore") {
+                state.files[shard].end_after(dice.below(10));
+                drop(store.carry_out(op));
+            }
+            state.files[shard].end(power, &mut dice);
+        }
         for disk in &mut state.disks {
             if power { disk.crash(&mut dice) } else { disk.kill(&mut dice) }
         }
@@ -307,7 +315,62 @@ impl World {
                 process.scheduled[shard].clear();
             }
             self.schedule_disk(node, shard);
+            self.schedule_store(node, shard);
         }
+    }
+
+    // ---- checkpoints ----
+
+    fn open_store(&self, node: usize, shard: usize) -> Result<SimStore, String> {
+        let state = &self.nodes[node];
+        SimStore::open(&state.config, Box::new(state.files[shard].clone())).map_err(|error| error.to_string())
+    }
+
+    fn submit_to_store(&mut self, node: usize, shard: usize) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let ops = process.shards[shard].take_store_ops();
+        let waiting = &mut process.stores[shard].1;
+        let idle = waiting.is_empty();
+        waiting.extend(ops);
+        if idle {
+            self.schedule_store(node, shard);
+        }
+    }
+
+    /// The store carries out its next operation, unless its disk hangs.
+    pub(super) fn schedule_store(&mut self, node: usize, shard: usize) {
+        let state = &self.nodes[node];
+        let Some(process) = state.process.as_ref().filter(|_| !state.hung) else { return };
+        if !process.stores[shard].1.is_empty() {
+            let (life, mean) = (state.life, 4 * self.plan.disk_ns + state.slow_ns);
+            let after = around(&mut self.dice, mean);
+            self.after(after, Event::Store { node, shard, life });
+        }
+    }
+
+    pub(super) fn store_done(&mut self, node: usize, shard: usize) -> Result<(), String> {
+        let state = &mut self.nodes[node];
+        let Some(process) = state.process.as_mut().filter(|_| !state.hung) else { return Ok(()) };
+        let (store, ops) = &mut process.stores[shard];
+        let Some(op) = ops.pop_front() else { return Ok(()) };
+        let name = op.name();
+        if ["write", "append", "finish"].contains(&name) && std::mem::take(&mut state.fail_next) {
+            state.files[shard].fail_next();
+        }
+        let done = store.carry_out(op);
+        if name != "append" {
+            self.mark(match name {
+                "write" => "checkpoint written",
+                "finish" => "checkpoint fetched",
+                "restore" => "machine restored",
+                _ => "checkpoint read",
+            });
+        }
+        if let Some(done) = done {
+            self.with_shard(node, shard, |sim| sim.on_store(done));
+        }
+        self.schedule_store(node, shard);
+        Ok(())
     }
 
     pub(super) fn disk_done(&mut self, node: usize, shard: usize, op: OpId) -> Result<(), String> {

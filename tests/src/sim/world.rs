@@ -5,13 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use synod::simulation::{SimShard, Voted};
+use synod::simulation::{SimShard, SimStore, SimStoreOp, Voted};
 use synod::{Config, GroupId, Member};
 
 use super::agenda::Agenda;
 use super::clock::Clock;
+use super::files::SimFiles;
 use super::load::{Load, Step};
 use super::lost::LogState;
+use super::machine::Kind;
 use super::members::Members;
 use super::network::{ConnId, Network};
 use super::observe::Observer;
@@ -35,6 +37,7 @@ pub(super) enum Event {
     Turn { node: usize, shard: usize, life: u64 },
     Tick { node: usize, shard: usize, life: u64 },
     Disk { node: usize, shard: usize, life: u64, op: OpId },
+    Store { node: usize, shard: usize, life: u64 },
     Dial { link: usize },
     Accept { link: usize, conn: ConnId, lives: [u64; 2] },
     Connected { link: usize, conn: ConnId, lives: [u64; 2] },
@@ -61,6 +64,8 @@ pub(super) type FrameVotes = (u64, Vec<(u128, Voted)>);
 /// A process, while it runs.
 pub(super) struct Process {
     pub(super) shards: Vec<SimShard>,
+    /// Per shard the store of its checkpoints, and what it was asked for.
+    pub(super) stores: Vec<(SimStore, VecDeque<SimStoreOp>)>,
     pub(super) turn_due: Vec<bool>,
     pub(super) scheduled: Vec<BTreeSet<OpId>>,
     /// Per shard the votes in frames that are not durable yet, in the order of the log.
@@ -76,6 +81,8 @@ pub(super) struct Node {
     pub(super) replicas: Vec<u128>,
     pub(super) logs: Vec<LogState>,
     pub(super) disks: Vec<SimDisk>,
+    /// Their checkpoints.
+    pub(super) files: Vec<SimFiles>,
     pub(super) process: Option<Process>,
     /// Counts starts and ends: events of another life are dropped.
     pub(super) life: u64,
@@ -153,6 +160,8 @@ impl World {
             config.shards = plan.shards;
             config.retain_mib = plan.retain_mib;
             config.cache_mib = plan.cache_mib;
+            config.checkpoint_entries = plan.checkpoint_entries;
+            config.hold_entries = plan.hold_entries;
             if plan.wal_mib_max > 0 {
                 config.wal_mib_max = plan.wal_mib_max;
             }
@@ -170,6 +179,7 @@ impl World {
                 replicas,
                 logs: vec![LogState::default(); plan.shards],
                 disks: (0..plan.shards).map(|_| SimDisk::new(plan.segment_bytes)).collect(),
+                files: (0..plan.shards).map(|_| SimFiles::default()).collect(),
                 process: None,
                 life: 0,
                 boot: 0,
@@ -191,7 +201,7 @@ impl World {
         let replicas: Vec<Vec<u128>> = nodes.iter().map(|node| node.replicas.clone()).collect();
         let mut world = Self {
             network: Network::new(plan.nodes, plan.shards),
-            observer: Observer::new(&replicas, plan.groups),
+            observer: Observer::new(&replicas, plan.groups, Kind::of(plan.machines)),
             members: Members::default(),
             plan,
             dice,
@@ -305,9 +315,6 @@ impl World {
 
     /// The last index that a node was given.
     fn position(&self, node: usize, group: GroupId) -> u64 {
-        if self.nodes[node].logs[group as usize % self.plan.shards].without_machines {
-            return self.shard(node, group).and_then(|shard| shard.info(group)).map_or(0, |info| info.next_index - 1);
-        }
         self.observer.position(node, group)
     }
 
@@ -319,7 +326,7 @@ impl World {
     fn describe(&self, group: GroupId) -> String {
         let node = |at: usize| match self.shard(at, group).and_then(|shard| shard.info(group)) {
             Some(info) => format!(
-                "node {}{}: {:?} leader {} epoch {} chosen {} applied {} next index {}",
+                "node {}{}: {:?} leader {} epoch {} chosen {} applied {} next index {} chain {:x} {}",
                 at + 1,
                 if self.nodes[at].given_up { " (given up)" } else { "" },
                 self.shard(at, group).and_then(|shard| shard.configuration(group)),
@@ -327,7 +334,9 @@ impl World {
                 info.epoch,
                 info.chosen_slot,
                 info.applied_slot,
-                info.next_index
+                info.next_index,
+                info.chain,
+                self.shard(at, group).and_then(|shard| shard.machine_state(group)).unwrap_or_default()
             ),
             None => format!("node {}: down", at + 1),
         };
@@ -415,6 +424,7 @@ impl World {
             Event::Thaw { node } => (19, *node, 0),
             Event::Quicken { node } => (20, *node, 0),
             Event::RollBack { node, shard } => (21, *node, *shard),
+            Event::Store { node, shard, .. } => (22, *node, *shard),
         };
         for number in [self.now_ns, kind, a as u64, b as u64] {
             self.report.trace = (self.report.trace ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
@@ -430,7 +440,10 @@ impl World {
 
     pub(super) fn happen(&mut self, event: Event) -> Result<(), String> {
         let of = match &event {
-            Event::Turn { node, life, .. } | Event::Tick { node, life, .. } | Event::Disk { node, life, .. } => {
+            Event::Turn { node, life, .. }
+            | Event::Tick { node, life, .. }
+            | Event::Disk { node, life, .. }
+            | Event::Store { node, life, .. } => {
                 if self.nodes[*node].life != *life {
                     return Ok(());
                 }
@@ -456,6 +469,7 @@ impl World {
                 Ok(())
             }
             Event::Disk { node, shard, op, .. } => self.disk_done(node, shard, op),
+            Event::Store { node, shard, .. } => self.store_done(node, shard),
             Event::Dial { link } => {
                 self.dial(link);
                 Ok(())
@@ -515,12 +529,16 @@ impl World {
             Event::Resume { node } => self.resume(node),
             Event::Unhang { node } => {
                 self.nodes[node].hung = false;
-                (0..self.plan.shards).for_each(|shard| self.schedule_disk(node, shard));
+                (0..self.plan.shards).for_each(|shard| {
+                    self.schedule_disk(node, shard);
+                    self.schedule_store(node, shard);
+                });
                 Ok(())
             }
             Event::Room { node } => {
                 self.nodes[node].full = false;
                 self.nodes[node].disks.iter_mut().for_each(|disk| disk.limit_bytes(u64::MAX));
+                self.nodes[node].files.iter().for_each(|files| files.set_full(false));
                 Ok(())
             }
         }

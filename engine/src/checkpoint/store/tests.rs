@@ -1,0 +1,220 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::super::files::SystemFiles;
+use super::super::format::CHUNK_BYTES;
+use super::*;
+use crate::machine::{CommittedBatch, MachineError};
+
+const CLUSTER: u128 = 3;
+const UID: u128 = 7;
+
+/// A machine that holds the bytes of a checkpoint.
+#[derive(Default)]
+struct Holds(Vec<u8>);
+
+impl StateMachine for Holds {
+    fn durable_index(&self) -> u64 {
+        0
+    }
+
+    fn apply(&mut self, _: &CommittedBatch<'_>) -> Result<(), MachineError> {
+        Ok(())
+    }
+
+    fn restore(&mut self, _: u64, input: &mut dyn Read) -> Result<(), MachineError> {
+        self.0.clear();
+        input.read_to_end(&mut self.0)?;
+        Ok(())
+    }
+}
+
+fn store(path: &Path) -> Store {
+    Store::open(Box::new(SystemFiles::open(path.to_owned()).unwrap()), CLUSTER).unwrap()
+}
+
+/// The state of a group whose slots up to `slot` were batches of one entry.
+fn state(slot: u64) -> ApplyState {
+    let mut state = ApplyState::default();
+    (state.slot, state.next_index) = (Slot(slot), slot + 1);
+    state
+}
+
+fn data(slot: u64) -> Vec<u8> {
+    (0..3 * CHUNK_BYTES + 100).map(|at| (at as u64 * slot / 8) as u8).collect()
+}
+
+fn write(store: &mut Store, uid: u128, slot: u64) -> Kept {
+    let op = StoreOp::Write { group: 0, uid, state: state(slot), view: Box::new(data(slot)) };
+    match store.carry_out(op) {
+        Some(StoreDone::Written { result, .. }) => result.unwrap(),
+        _ => panic!("a write is answered"),
+    }
+}
+
+fn restored(store: &mut Store, slot: u64) -> Result<Vec<u8>, String> {
+    let mut machine = Holds::default();
+    let index = store.restore(UID, slot, &mut machine)?;
+    assert_eq!(index, slot);
+    Ok(machine.0)
+}
+
+fn files(path: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(path).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// Copies a checkpoint from one store to another, from byte `from` up to byte `to`, altered on its way.
+fn send(from: &mut Store, to: &mut Store, kept: &Kept, range: std::ops::Range<u64>, alter: impl Fn(u64, &mut Vec<u8>)) {
+    let part = Part { uid: UID, slot: kept.slot().0, id: kept.id };
+    let mut offset = range.start;
+    while offset < range.end {
+        let bytes = (range.end - offset).min(10_000) as u32;
+        let read = StoreOp::Read { request: 1, uid: UID, slot: part.slot, offset, bytes };
+        let Some(StoreDone::Read { result, .. }) = from.carry_out(read) else { panic!("a read is answered") };
+        let mut bytes = result.unwrap();
+        alter(offset, &mut bytes);
+        let append = StoreOp::Append { group: 0, part, offset, bytes };
+        let Some(StoreDone::Appended { result, .. }) = to.carry_out(append) else { panic!("it is answered") };
+        offset = result.unwrap();
+    }
+}
+
+fn begin(store: &mut Store, kept: &Kept) -> u64 {
+    let part = Part { uid: UID, slot: kept.slot().0, id: kept.id };
+    match store.carry_out(StoreOp::Begin { group: 0, part }) {
+        Some(StoreDone::Begun { result, .. }) => result.unwrap(),
+        _ => panic!("it is answered"),
+    }
+}
+
+fn finish(store: &mut Store, kept: &Kept) -> Result<Kept, String> {
+    let part = Part { uid: UID, slot: kept.slot().0, id: kept.id };
+    match store.carry_out(StoreOp::Finish { group: 0, part }) {
+        Some(StoreDone::Finished { result, .. }) => result,
+        _ => panic!("it is answered"),
+    }
+}
+
+#[test]
+fn a_checkpoint_comes_back_after_a_restart_and_leftovers_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = write(&mut store(dir.path()), UID, 5);
+    fs::write(dir.path().join("half.checkpoint.tmp"), b"half").unwrap();
+    let mut again = store(dir.path());
+    assert_eq!(again.newest(UID).unwrap(), Some(kept));
+    assert_eq!(restored(&mut again, 5).unwrap(), data(5));
+    assert_eq!(files(dir.path()).len(), 1);
+    assert_eq!(again.newest(UID + 1).unwrap(), None);
+}
+
+#[test]
+fn an_older_checkpoint_is_taken_when_the_newest_is_damaged_or_foreign() {
+    for spoil in [
+        |file: &Path, _: &Path| {
+            let mut bytes = fs::read(file).unwrap();
+            let at = bytes.len() / 2;
+            bytes[at] ^= 1;
+            fs::write(file, bytes).unwrap();
+        },
+        |file: &Path, _: &Path| {
+            let bytes = fs::read(file).unwrap();
+            fs::write(file, &bytes[..bytes.len() - 1]).unwrap();
+        },
+        // That of another group under this one's name.
+        |file: &Path, other: &Path| assert!(fs::copy(other, file).unwrap() > 0),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = store(dir.path());
+        let older = write(&mut store, UID, 5);
+        write(&mut store, UID, 9);
+        write(&mut store, UID + 1, 9);
+        let name = |uid, slot| dir.path().join(whole_name(uid, slot));
+        spoil(&name(UID, 9), &name(UID + 1, 9));
+        assert_eq!(store.newest(UID).unwrap(), Some(older));
+        assert_eq!(files(dir.path()), [name(UID, 5), name(UID + 1, 9)]);
+    }
+}
+
+#[test]
+fn a_fetch_goes_on_after_a_crash_in_the_middle() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut server = store(there.path());
+    let kept = write(&mut server, UID, 5);
+    let mut fetching = store(here.path());
+    assert_eq!(begin(&mut fetching, &kept), 0);
+    send(&mut server, &mut fetching, &kept, 0..100_000, |_, _| ());
+    // What a crash has left behind the last whole chunk makes no sense.
+    let part = files(here.path()).pop().unwrap();
+    let mut bytes = fs::read(&part).unwrap();
+    bytes[90_000..].fill(0);
+    fs::write(&part, bytes).unwrap();
+    let mut fetching = store(here.path());
+    let there = begin(&mut fetching, &kept);
+    assert!((CHUNK_BYTES as u64..90_000).contains(&there), "{there}");
+    send(&mut server, &mut fetching, &kept, there..kept.bytes, |_, _| ());
+    assert_eq!(finish(&mut fetching, &kept).unwrap(), kept);
+    assert_eq!(restored(&mut fetching, 5).unwrap(), data(5));
+}
+
+#[test]
+fn a_fetch_with_an_altered_or_a_missing_chunk_is_refused_and_begins_anew() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut server, mut fetching) = (store(there.path()), store(here.path()));
+    let kept = write(&mut server, UID, 5);
+    begin(&mut fetching, &kept);
+    send(&mut server, &mut fetching, &kept, 0..kept.bytes, |offset, bytes| {
+        if offset == 70_000 {
+            bytes[17] ^= 4;
+        }
+    });
+    let error = finish(&mut fetching, &kept).unwrap_err();
+    assert!(error.contains("chunk 1 is damaged"), "{error}");
+    assert!(files(here.path()).is_empty());
+    begin(&mut fetching, &kept);
+    send(&mut server, &mut fetching, &kept, 0..kept.bytes - 40, |_, _| ());
+    let error = finish(&mut fetching, &kept).unwrap_err();
+    assert!(error.contains("cut off"), "{error}");
+    begin(&mut fetching, &kept);
+    send(&mut server, &mut fetching, &kept, 0..kept.bytes, |_, _| ());
+    finish(&mut fetching, &kept).unwrap();
+}
+
+#[test]
+fn a_fetched_checkpoint_of_another_group_or_slot_is_refused() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut server, mut fetching) = (store(there.path()), store(here.path()));
+    write(&mut server, UID + 1, 5);
+    let kept = write(&mut server, UID, 5);
+    fs::copy(there.path().join(whole_name(UID + 1, 5)), there.path().join(whole_name(UID, 5))).unwrap();
+    begin(&mut fetching, &kept);
+    let bytes = fs::read(there.path().join(whole_name(UID, 5))).unwrap();
+    let part = Part { uid: UID, slot: 5, id: kept.id };
+    fetching.carry_out(StoreOp::Append { group: 0, part, offset: 0, bytes });
+    let error = finish(&mut fetching, &kept).unwrap_err();
+    assert!(error.contains("another group"), "{error}");
+
+    let other = write(&mut server, UID, 6);
+    let lying = Kept { id: other.id + 1, ..other.clone() };
+    begin(&mut fetching, &lying);
+    let bytes = fs::read(there.path().join(whole_name(UID, 6))).unwrap();
+    let part = Part { uid: UID, slot: 6, id: lying.id };
+    fetching.carry_out(StoreOp::Append { group: 0, part, offset: 0, bytes });
+    let error = finish(&mut fetching, &lying).unwrap_err();
+    assert!(error.contains("not the one that was offered"), "{error}");
+}
+
+#[test]
+fn what_has_rotted_is_not_given_to_a_peer() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    let kept = write(&mut store, UID, 5);
+    let file = files(dir.path()).pop().unwrap();
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[100_000] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let read = StoreOp::Read { request: 1, uid: UID, slot: kept.slot().0, offset: 0, bytes: 100 };
+    let Some(StoreDone::Read { result, .. }) = store.carry_out(read) else { panic!("a read is answered") };
+    assert!(result.unwrap_err().contains("damaged"));
+}

@@ -1,0 +1,225 @@
+//! Real nodes whose state machines live in memory: their logs are trimmed behind checkpoints, and who was away catches up.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use synod::{Checkpoint, CommittedBatch, Config, Entries, MachineError, MachineFactory, Node, Options, StateMachine};
+use synod_sim::{Cluster, PATIENCE};
+
+const ENTRY_BYTES: usize = 64 << 10;
+
+/// Per node: how many entries its machine holds, and a checksum over all of them.
+type States = Arc<Mutex<HashMap<u64, (u64, u32)>>>;
+
+/// Counts and sums the entries, in memory.
+struct Sum {
+    node: u64,
+    state: (u64, u32),
+    states: States,
+}
+
+impl Sum {
+    fn show(&self) {
+        self.states.lock().expect("no holder panics").insert(self.node, self.state);
+    }
+}
+
+impl StateMachine for Sum {
+    fn durable_index(&self) -> u64 {
+        0
+    }
+
+    fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), MachineError> {
+        for entry in batch.entries.iter() {
+            self.state = (self.state.0 + 1, crc32c::crc32c_append(self.state.1, entry));
+        }
+        self.show();
+        Ok(())
+    }
+
+    fn takes_checkpoints(&self) -> bool {
+        true
+    }
+
+    fn checkpoint(&mut self) -> Result<Box<dyn Checkpoint>, MachineError> {
+        // Some weight, so that it does not go in one message.
+        let filling = vec![self.state.1 as u8; 3 << 20];
+        Ok(Box::new([&self.state.0.to_le_bytes()[..], &self.state.1.to_le_bytes(), &filling].concat()))
+    }
+
+    fn restore(&mut self, index: u64, input: &mut dyn std::io::Read) -> Result<(), MachineError> {
+        let mut bytes = Vec::new();
+        input.read_to_end(&mut bytes)?;
+        let (count, rest) = bytes.split_first_chunk::<8>().ok_or("too short")?;
+        let (sum, filling) = rest.split_first_chunk::<4>().ok_or("too short")?;
+        self.state = (u64::from_le_bytes(*count), u32::from_le_bytes(*sum));
+        if self.state.0 != index || filling.len() != 3 << 20 || filling.iter().any(|byte| *byte != self.state.1 as u8) {
+            return Err("the checkpoint has another state".into());
+        }
+        self.show();
+        Ok(())
+    }
+}
+
+fn small(config: &mut Config) {
+    config.segment_mib = 4;
+    config.retain_mib = 4;
+    config.wal_mib_max = 40;
+    config.cache_mib = 4;
+    config.preferred_leader = Some(1);
+}
+
+struct Summing {
+    cluster: Cluster,
+    states: States,
+    written: u64,
+}
+
+impl Summing {
+    /// A cluster whose machines take part from the first entry on.
+    fn start() -> Self {
+        let cluster = Cluster::start(3, small);
+        let mut this = Self { cluster, states: States::default(), written: 0 };
+        (1..=3).for_each(|node| this.cluster.stop_node(node));
+        (1..=3).for_each(|node| this.start_node(node));
+        this
+    }
+
+    fn start_node(&mut self, node: u64) {
+        let states = Arc::clone(&self.states);
+        let machines: MachineFactory =
+            Arc::new(move |_| Some(Box::new(Sum { node, state: (0, 0), states: Arc::clone(&states) })));
+        let options = Options { machines: Some(machines), ..Options::default() };
+        let config = self.cluster.configs[node as usize - 1].clone();
+        self.cluster.nodes[node as usize - 1] = Some(Node::start(config, options).expect("it starts"));
+    }
+
+    fn stop_node(&mut self, node: u64) {
+        self.cluster.stop_node(node);
+        self.states.lock().expect("no holder panics").remove(&node);
+    }
+
+    fn write(&mut self, entries: u64) {
+        for _ in 0..entries {
+            self.written += 1;
+            let entry = vec![self.written as u8; ENTRY_BYTES];
+            self.cluster.commit(1, 1, self.written, &Entries::one(&entry).expect("it is below the limit"));
+        }
+    }
+
+    /// Waits until these nodes have equal states with all entries.
+    fn converge(&self, nodes: &[u64]) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let states = self.states.lock().expect("no holder panics").clone();
+            let all: Vec<_> = nodes.iter().map(|node| states.get(node).copied()).collect();
+            if all.iter().all(|state| *state == all[0] && state.is_some_and(|(count, _)| count == self.written)) {
+                return;
+            }
+            assert!(Instant::now() < end, "{} entries were written, the nodes have {all:?}", self.written);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn files(&self, node: u64, what: &str) -> Vec<PathBuf> {
+        let shard = self.cluster.configs[node as usize - 1].dir.join("shard-0");
+        let dir = if what == "seg" { shard } else { shard.join("checkpoints") };
+        let files = std::fs::read_dir(dir).expect("the directory").map(|file| file.expect("an entry").path());
+        let mut files: Vec<PathBuf> = files.filter(|file| file.extension().is_some_and(|e| e == what)).collect();
+        files.sort();
+        files
+    }
+}
+
+#[test]
+fn logs_go_behind_checkpoints_and_who_was_away_catches_up_by_one() {
+    let mut c = Summing::start();
+    c.write(10);
+    c.converge(&[1, 2, 3]);
+    c.stop_node(3);
+    // Far more than a log may hold: it is trimmed although a voter is away.
+    c.write(1000);
+    c.converge(&[1, 2]);
+    for node in [1, 2] {
+        assert!(c.files(node, "seg").len() <= 14, "{:?}", c.files(node, "seg"));
+        assert!((1..=3).contains(&c.files(node, "checkpoint").len()));
+        let info = c.cluster.node(node).info(1).expect("the group is there");
+        assert!(info.first_index > 11 && info.checkpoint_index >= info.first_index - 1, "{info:?}");
+    }
+    c.start_node(3);
+    c.converge(&[1, 2, 3]);
+    assert!(c.cluster.node(3).info(1).expect("the group is there").first_index > 11, "it was given the log");
+    // It votes and serves as before.
+    c.stop_node(2);
+    c.write(5);
+    c.converge(&[1, 3]);
+    // All come back from their checkpoints and what is behind them.
+    c.start_node(2);
+    c.converge(&[1, 2, 3]);
+    (1..=3).for_each(|node| c.stop_node(node));
+    (1..=3).for_each(|node| c.start_node(node));
+    c.write(1);
+    c.converge(&[1, 2, 3]);
+}
+
+/// A checkpoint was fetched and is durable, and the node ended before its log said so.
+#[test]
+fn a_checkpoint_before_its_record_in_the_log_is_taken_over_at_the_start() {
+    let mut c = Summing::start();
+    c.write(10);
+    c.converge(&[1, 2, 3]);
+    c.stop_node(3);
+    c.write(1000);
+    c.cluster.node(1).checkpoint(1).wait().expect("a checkpoint");
+    let newest = c.files(1, "checkpoint").pop().expect("there is one");
+    let to = c.cluster.configs[2].dir.join("shard-0/checkpoints").join(newest.file_name().expect("a name"));
+    std::fs::copy(&newest, to).expect("it is copied");
+    c.start_node(3);
+    c.converge(&[1, 2, 3]);
+    c.stop_node(2);
+    c.write(5);
+    c.converge(&[1, 3]);
+}
+
+#[test]
+fn a_pinned_log_stays_until_it_is_unpinned() {
+    let mut c = Summing::start();
+    c.write(10);
+    let handle = c.cluster.node(1);
+    handle.pin(1, "a slow reader", 5, Duration::from_secs(600)).expect("it is there");
+    c.write(300);
+    let info = handle.info(1).expect("the group is there");
+    assert!(info.first_index <= 5 && info.pins == 1 && info.pinned_index == 5 && info.pin_seconds > 0, "{info:?}");
+    assert!(handle.read(1, 5, Duration::ZERO).wait().is_ok());
+    handle.unpin(1, "a slow reader").expect("the node runs");
+    c.write(300);
+    let end = Instant::now() + PATIENCE;
+    while handle.info(1).expect("the group is there").first_index <= 5 {
+        assert!(Instant::now() < end, "nothing is trimmed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let refused = handle.pin(1, "too late", 5, Duration::from_secs(1)).expect_err("it is gone");
+    assert!(refused.contains("trimmed"), "{refused}");
+}
+
+/// All of a node's checkpoints rot while it is down: it gets one from the others.
+#[test]
+fn a_node_whose_checkpoints_are_damaged_is_given_one() {
+    let mut c = Summing::start();
+    c.write(600);
+    c.converge(&[1, 2, 3]);
+    c.cluster.node(3).checkpoint(1).wait().expect("a checkpoint");
+    c.write(600);
+    c.converge(&[1, 2, 3]);
+    c.stop_node(3);
+    for file in c.files(3, "checkpoint") {
+        let mut bytes = std::fs::read(&file).expect("it can be read");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&file, bytes).expect("it can be written");
+    }
+    c.start_node(3);
+    c.converge(&[1, 2, 3]);
+}
