@@ -201,6 +201,18 @@ impl Shard {
         Ok(())
     }
 
+    /// What is trimmed must not be what a reader needs.
+    pub(super) fn check_pins(&self, at: u32, first_before: u64) {
+        let group = &self.groups[at as usize];
+        let first_index = group.first_index();
+        let lost = |index: u64| (first_before..first_index).contains(&index);
+        assert!(
+            !group.checkpoints.pins.values().any(|pin| lost(pin.index)),
+            "group {} is trimmed up to index {first_index}, past a reader that has pinned it",
+            group.names.id
+        );
+    }
+
     pub(super) fn expire_pins(&mut self, at: u32) {
         let now_ns = self.now_ns;
         let group = &mut self.groups[at as usize];
@@ -208,6 +220,7 @@ impl Shard {
         group.checkpoints.pins.retain(|name, pin| {
             let stays = pin.until_ns > now_ns;
             if !stays {
+                mark(Mark::PinExpired);
                 tracing::warn!(
                     group = id,
                     name,
