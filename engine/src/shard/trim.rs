@@ -160,7 +160,13 @@ impl Shard {
             |slot: Slot| self.index.get(group.names.uid, slot.0).is_none_or(|place| place.generation > generation);
         let log = group.replica.log();
         let old: Vec<Slot> = (log.chosen().0 + 1..=log.last().0).map(Slot).filter(|slot| !moved(*slot)).collect();
-        if group.checkpoints.rewritten_for == generation || old.is_empty() || self.writer.starved().is_some() {
+        // A record that is still on its way has the value's place: it is newer than what the index says.
+        let on_its_way = group.durable != group.appended;
+        if group.checkpoints.rewritten_for == generation
+            || old.is_empty()
+            || on_its_way
+            || self.writer.starved().is_some()
+        {
             return;
         }
         mark(Mark::UnchosenRewritten);
