@@ -1411,14 +1411,14 @@ impl Shard {
                 };
                 let slot = self.slot_in(&self.groups[*at as usize], oldest.generation, Slot(slot)).0;
                 self.index.trim(uid, slot);
-                {
-                    let group = &mut self.groups[*at as usize];
-                    group.gone = group.gone.max(Slot(slot));
-                    let indexes = &mut group.indexes;
-                    while indexes.front().is_some_and(|(of, _)| of.0 <= slot) {
-                        indexes.pop_front();
-                    }
+                let (at, group) = (*at, &mut self.groups[*at as usize]);
+                let first_before = group.first_index();
+                group.gone = group.gone.max(Slot(slot));
+                let indexes = &mut group.indexes;
+                while indexes.front().is_some_and(|(of, _)| of.0 <= slot) {
+                    indexes.pop_front();
                 }
+                self.check_pins(at, first_before);
             }
             self.index.forget(oldest.generation);
             self.writer.release(oldest.generation, &mut self.disk_ops);

@@ -160,7 +160,13 @@ impl Shard {
             |slot: Slot| self.index.get(group.names.uid, slot.0).is_none_or(|place| place.generation > generation);
         let log = group.replica.log();
         let old: Vec<Slot> = (log.chosen().0 + 1..=log.last().0).map(Slot).filter(|slot| !moved(*slot)).collect();
-        if group.checkpoints.rewritten_for == generation || old.is_empty() || self.writer.starved().is_some() {
+        // A record that is still on its way has the value's place: it is newer than what the index says.
+        let on_its_way = group.durable != group.appended;
+        if group.checkpoints.rewritten_for == generation
+            || old.is_empty()
+            || on_its_way
+            || self.writer.starved().is_some()
+        {
             return;
         }
         mark(Mark::UnchosenRewritten);
@@ -201,6 +207,18 @@ impl Shard {
         Ok(())
     }
 
+    /// What is trimmed must not be what a reader needs.
+    pub(super) fn check_pins(&self, at: u32, first_before: u64) {
+        let group = &self.groups[at as usize];
+        let first_index = group.first_index();
+        let lost = |index: u64| (first_before..first_index).contains(&index);
+        assert!(
+            !group.checkpoints.pins.values().any(|pin| lost(pin.index)),
+            "group {} is trimmed up to index {first_index}, past a reader that has pinned it",
+            group.names.id
+        );
+    }
+
     pub(super) fn expire_pins(&mut self, at: u32) {
         let now_ns = self.now_ns;
         let group = &mut self.groups[at as usize];
@@ -208,6 +226,7 @@ impl Shard {
         group.checkpoints.pins.retain(|name, pin| {
             let stays = pin.until_ns > now_ns;
             if !stays {
+                mark(Mark::PinExpired);
                 tracing::warn!(
                     group = id,
                     name,

@@ -144,6 +144,8 @@ plan! {
     checkpoint_entries: u64,
     /// Entries kept in the log behind a checkpoint.
     hold_entries: u64,
+    /// For how long readers pin a group's log, in the mean; 0: none does.
+    pin_ns: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
@@ -370,6 +372,7 @@ impl Plan {
         self.machines = pick(d, &[0, 0, 0, 1, 1, 1, 1, 2]);
         self.checkpoint_entries = pick(d, &[0, 5, 20, 100]);
         self.hold_entries = pick(d, &[0, 0, 0, 10]);
+        self.pin_ns = pick(d, &[0, 0, self.safety_ns / 40]);
         self
     }
 

@@ -461,6 +461,7 @@ impl World {
             Event::Tick { node, shard, life } => {
                 self.check_noticed(node, shard)?;
                 self.with_shard(node, shard, SimShard::tick);
+                self.pin(node, shard);
                 if let Some(process) = &mut self.nodes[node].process {
                     process.count_due[shard] = true;
                 }
@@ -541,6 +542,25 @@ impl World {
                 self.nodes[node].files.iter().for_each(|files| files.set_full(false));
                 Ok(())
             }
+        }
+    }
+
+    /// Now and then a reader pins the log of a group for a while, or lets it go.
+    fn pin(&mut self, node: usize, shard: usize) {
+        if self.plan.pin_ns == 0 || !self.faults_on || self.dice.below(20) > 0 {
+            return;
+        }
+        let group = 1 + self.dice.below(self.plan.groups as usize) as u64;
+        let (lets_go, ahead) = (self.dice.below(4) == 0, self.dice.below(20) as u64);
+        let age_ns = around(&mut self.dice, self.plan.pin_ns).min(5 * self.plan.pin_ns);
+        let pinned = self.with_shard(node, shard, |sim| {
+            let index = sim.info(group)?.first_index + ahead;
+            // What was trimmed is refused, and nothing else is.
+            Some(sim.pin(group, "reader", (!lets_go).then_some((index, age_ns))).is_ok())
+        });
+        if let Some(Some(pinned)) = pinned {
+            assert!(pinned, "a reader is refused");
+            self.mark(if lets_go { "reader gone" } else { "log pinned" });
         }
     }
 
