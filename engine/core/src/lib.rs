@@ -15,7 +15,7 @@
 //! [`ids`] the numbers; [`value`] what a slot holds; [`message`] what travels; [`action`] what the caller must do;
 //! [`log`] the slots in memory; [`acceptor`] votes; [`election`] pre-vote and phase 1; [`leader`] phase 2;
 //! [`replica`] ties them together; [`epoch`] says at apply which batches take effect; [`configuration`] says who votes, [`reconfigure`]
-//! changes it.
+//! changes it; [`transfer`] hands leadership over.
 //!
 //! # Invariants
 //! - A vote (promise, accept, the candidate's own promise) leaves only behind its durable record: there is no plain
@@ -41,8 +41,8 @@ pub mod message;
 pub mod planted;
 pub mod reconfigure;
 pub mod replica;
-mod transfer;
-mod value;
+pub mod transfer;
+pub mod value;
 
 pub use action::{Action, Record, RecordSeq};
 pub use configuration::{Configuration, Voter};
