@@ -611,6 +611,7 @@ impl Shard {
         }
         peer.met = true;
         peer.heard_ns = self.now_ns;
+        peer.beat_ns = self.now_ns;
         peer.answered_ns = self.now_ns;
         peer.lost = false;
         peer.well_ns = self.now_ns;
@@ -627,8 +628,8 @@ impl Shard {
         }
         let Some(at) = self.peers.iter().position(|p| p.connection == Some(connection)) else { return };
         self.peers[at].disconnect();
-        let heard_ns = &mut self.peers[at].heard_ns;
-        *heard_ns = (*heard_ns).min((self.now_ns + PEER_BROKEN_NS).saturating_sub(PEER_LOST_NS));
+        let beat_ns = &mut self.peers[at].beat_ns;
+        *beat_ns = (*beat_ns).min((self.now_ns + PEER_BROKEN_NS).saturating_sub(PEER_LOST_NS));
         self.pause_peer(at);
     }
 
@@ -652,10 +653,7 @@ impl Shard {
     /// A whole frame of a peer has come in.
     pub(crate) fn on_peer_frame(&mut self, connection: u64, kind: u8, body: &[u8]) {
         let Some(at) = self.peers.iter().position(|p| p.connection == Some(connection)) else { return };
-        if kind != HEARTBEAT_ACK {
-            // An answer does not show that the peer's own clock and timers go on: one that only answers may not lead.
-            self.peers[at].heard_ns = self.now_ns;
-        }
+        self.peers[at].heard_ns = self.now_ns;
         let handled = match kind {
             RECORDS => self.on_records(at, body),
             ACKS => self.on_acks(at, body),
@@ -731,6 +729,7 @@ impl Shard {
 
     fn on_heartbeat(&mut self, peer: usize, body: &[u8]) -> Result<(), wire::Malformed> {
         let heartbeat = Heartbeat::decode(body)?;
+        (self.peers[peer].beat_ns, self.peers[peer].lost) = (self.now_ns, false);
         self.peers[peer].disk_full = heartbeat.full;
         if heartbeat.full {
             self.peers[peer].well_ns = self.peers[peer].well_ns.max(self.now_ns);
@@ -783,7 +782,7 @@ impl Shard {
             None => self.closed_since_ns.or(Some(self.now_ns)),
         };
         for at in 0..self.peers.len() {
-            if !self.peers[at].lost && self.now_ns > self.peers[at].heard_ns + PEER_LOST_NS {
+            if !self.peers[at].lost && self.now_ns > self.peers[at].beat_ns + PEER_LOST_NS {
                 mark(Mark::PeerLost);
                 self.peers[at].lost = true;
                 self.peers[at].well_ns = self.now_ns;

@@ -60,6 +60,8 @@ pub(crate) struct Peer {
     pub(crate) outbox: Outgoing,
     /// When anything last came in.
     pub(crate) heard_ns: u64,
+    /// When a heartbeat last came in: only that shows that the peer's clock, timers and log go on, so that it may lead.
+    pub(crate) beat_ns: u64,
     /// When the peer last answered a heartbeat.
     pub(crate) answered_ns: u64,
     /// Whether its silence has been noticed.
@@ -92,6 +94,7 @@ impl Peer {
             boot: 0,
             outbox: Outgoing::new(PEER_OUTBOX_BYTES_MAX),
             heard_ns: 0,
+            beat_ns: 0,
             answered_ns: 0,
             lost: true,
             full: false,
