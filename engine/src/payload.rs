@@ -87,6 +87,12 @@ impl Payload {
         }
     }
 
+    /// Copies the batch out of the frame that holds it.
+    pub(crate) fn detach(&self) {
+        let body = self.with_body(|body| Box::<[u8]>::from(body));
+        self.0.place.replace(Place::Owned(body));
+    }
+
     /// The batch is in the log now. Returns the closed batch's buffers, to be used again.
     pub(crate) fn set_framed(&self, frame: Rc<SharedFrame>, span: RecordSpan) -> Option<Entries> {
         match self.0.place.replace(Place::Framed(frame, span)) {

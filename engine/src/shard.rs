@@ -433,6 +433,15 @@ impl Shard {
             }
             Body::Noop | Body::EpochStart => None,
         });
+        if let Some(payload) = payload
+            && let Some((frame, _)) = payload.framed()
+            && self.frames.filling.iter().any(|filling| std::rc::Rc::ptr_eq(&filling.frame, &frame))
+        {
+            // What was just appended again is adopted by a new leader, who appends it at its own ballot: a frame that is
+            // being filled is not copied from.
+            mark(Mark::AppendedTwice);
+            payload.detach();
+        }
         let (filling, span) = match payload {
             Some(payload) => payload.with_parts(received, |parts| {
                 let (filling, span) = self.frames.push(&header, parts);
