@@ -174,7 +174,7 @@ pub struct SimPlace {
     pub founders: Option<Vec<(NodeId, u128)>>,
     /// Size of a segment, in bytes; it may be smaller than a configuration allows.
     pub segment_bytes: u64,
-    /// Whether its memory is an eighth of what it is otherwise, besides the cache.
+    /// Whether its memory is an eighth of what it is otherwise or less, besides the cache.
     pub tight_memory: bool,
     /// For the choice of timeouts.
     pub seed: u64,

@@ -35,12 +35,12 @@ impl Memory {
         }
     }
 
-    /// An eighth of all but the cache.
+    /// An eighth, and less of what may be in flight; the cache as it is.
     #[cfg(feature = "simulation")]
     pub(crate) fn tight(self) -> Self {
         Self {
             cache_bytes: self.cache_bytes,
-            window_bytes: self.window_bytes / 8,
+            window_bytes: self.window_bytes / 32,
             unapplied_bytes: self.unapplied_bytes / 8,
             replaced_bytes: self.replaced_bytes / 8,
         }

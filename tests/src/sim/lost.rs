@@ -49,6 +49,14 @@ pub(super) struct LogState {
     earlier: Option<SimDisk>,
 }
 
+/// What was lost so far. Where the others have trimmed, a checkpoint may be the only copy that is left beside a log: either
+/// the one or the other is lost in a run, and where it is a checkpoint, nobody is given up.
+#[derive(Default)]
+pub(super) struct Lost {
+    checkpoint: bool,
+    log: bool,
+}
+
 impl World {
     /// Whether nothing further may go wrong.
     pub(super) fn is_calm(&self) -> bool {
@@ -83,7 +91,7 @@ impl World {
         let sound = |at: &usize| self.nodes[*at].logs.iter().all(|log| log.spoilt.is_none());
         let group_survives = |group: GroupId| others().all(|other| self.observer.vote(other, group) == (true, true));
         let trims = self.plan.retain_mib < RETAIN_ALL_MIB || self.plan.full_ns > 0;
-        self.nodes[node].process.is_some()
+        self.nodes[node].process.is_some() && !self.lost.checkpoint
             // A new replica gets its machine's data from the log or from a checkpoint.
             && (!trims || Kind::of(self.plan.machines) != Kind::WithoutCheckpoints)
             && (0..self.plan.nodes).all(|at| sound(&at))
@@ -93,7 +101,10 @@ impl World {
     /// Nodes of which a replica has no vote yet, or not for sure; all, when a group's last change may still be lost.
     pub(super) fn without_votes(&self) -> usize {
         let votes = |node: usize| (1..=self.plan.groups).map(move |group| self.observer.vote(node, group));
-        if !self.members.is_quiet() || (0..self.plan.nodes).any(|node| votes(node).any(|(_, works)| !works)) {
+        if self.lost.checkpoint
+            || !self.members.is_quiet()
+            || (0..self.plan.nodes).any(|node| votes(node).any(|(_, works)| !works))
+        {
             return self.plan.nodes;
         }
         (0..self.plan.nodes).filter(|node| votes(*node).any(|(votes, _)| !votes)).count()
@@ -104,6 +115,7 @@ impl World {
         if !self.may_lose(node) {
             return;
         }
+        self.lost.log = true;
         self.mark("node wiped");
         self.crash(node, true);
         let (machines, founders) = (self.dice.below(2) == 0, self.dice.below(2) == 0);
@@ -123,19 +135,16 @@ impl World {
         self.start_later(node);
     }
 
-    /// A few bytes of a node's log rot; or of a checkpoint, always of the same node's: a group needs a sound one somewhere.
+    /// A few bytes of a node's log rot, or in every other plan of a checkpoint.
     pub(super) fn rot(&mut self, node: usize) {
-        if self.plan.seed as usize % self.plan.nodes == node && self.dice.below(2) == 0 {
-            let shard = self.dice.below(self.plan.shards);
-            let mut dice = Dice::new(self.dice.roll());
-            if self.nodes[node].files[shard].rot(&mut dice) {
-                self.mark("checkpoint rotten");
-            }
+        if self.plan.seed.is_multiple_of(2) {
+            self.rot_checkpoint();
             return;
         }
         if !self.may_lose(node) {
             return;
         }
+        self.lost.log = true;
         let power = self.dice.below(2) == 0;
         self.crash(node, power);
         self.start_later(node);
@@ -163,6 +172,17 @@ impl World {
         self.spoil(node, shard, rotten);
     }
 
+    /// A few bytes of a checkpoint rot; always of the same node's.
+    fn rot_checkpoint(&mut self) {
+        let node = (self.plan.seed / 2) as usize % self.plan.nodes;
+        let shard = self.dice.below(self.plan.shards);
+        let mut dice = Dice::new(self.dice.roll());
+        if !self.lost.log && self.nodes[node].files[shard].rot(&mut dice) {
+            self.mark("checkpoint rotten");
+            self.lost.checkpoint = true;
+        }
+    }
+
     /// A log may come back as it is now.
     pub(super) fn remember_log(&mut self, node: usize) {
         let shard = self.dice.below(self.plan.shards);
@@ -179,6 +199,7 @@ impl World {
             return;
         }
         let Some(earlier) = self.nodes[node].logs[shard].earlier.take() else { return };
+        self.lost.log = true;
         self.crash(node, true);
         self.start_later(node);
         self.spoil(node, shard, earlier);

@@ -12,7 +12,7 @@ use super::agenda::Agenda;
 use super::clock::Clock;
 use super::files::SimFiles;
 use super::load::{Load, Step};
-use super::lost::LogState;
+use super::lost::{LogState, Lost};
 use super::machine::Kind;
 use super::members::Members;
 use super::network::{ConnId, Network};
@@ -136,6 +136,7 @@ pub struct World {
     pub(super) load: Load,
     pub(super) observer: Observer,
     pub(super) members: Members,
+    pub(super) lost: Lost,
     pub(super) report: Report,
     pub(super) print: bool,
     pub(super) faults_on: bool,
@@ -203,6 +204,7 @@ impl World {
             network: Network::new(plan.nodes, plan.shards),
             observer: Observer::new(&replicas, plan.groups, Kind::of(plan.machines)),
             members: Members::default(),
+            lost: Lost::default(),
             plan,
             dice,
             now_ns: 1,
