@@ -97,8 +97,6 @@ synod_core::marks!(
         CheckpointBeforeLog,
         /// A machine has neither the log nor a checkpoint to start from.
         CheckpointLacks,
-        /// A checkpoint cannot be read for a peer.
-        CheckpointRotten,
         /// A checkpoint is fetched.
         FetchBegins,
         /// What was fetched before a restart is taken up.

@@ -17,7 +17,8 @@ fn check(plan: Plan) -> Option<Report> {
         dir: Path::new(env!("CARGO_TARGET_TMPDIR")).join("chaos"),
         seed: 1,
         seconds: 4,
-        kills: 12,
+        // With fewer, not every kind need come: a whole deck of them kills so many.
+        kills: 15,
         keep: false,
         progress: false,
     };
@@ -40,7 +41,7 @@ fn check(plan: Plan) -> Option<Report> {
 #[test]
 fn nothing_is_lost_when_nodes_are_killed() {
     let report = check(Plan::Kills).expect("every machine can kill");
-    assert!(12_000 <= report.told.acknowledged(), "a thousand entries for each kill: {report}");
+    assert!(15_000 <= report.told.acknowledged(), "a thousand entries for each kill: {report}");
     for kind in ["a leader", "any node", "all at once", "two at once", "a recovering node"] {
         assert!(report.faults.kinds.contains_key(kind), "{kind}: {report}");
     }

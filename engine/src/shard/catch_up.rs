@@ -128,7 +128,6 @@ impl Shard {
                 self.send_checkpoint(at, peer, &CheckpointMessage::Chunk { part, offset, bytes });
             }
             Err(reason) => {
-                mark(Mark::CheckpointRotten);
                 let group = &mut self.groups[at as usize];
                 let (id, slot) = (group.names.id, part.slot);
                 tracing::error!(group = id, slot, reason, "a checkpoint cannot be read for a peer: a new one is taken");
