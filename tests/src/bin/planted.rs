@@ -30,6 +30,10 @@ struct Args {
     only: String,
 }
 
+/// Bugs that rough plans do not reach in time: the core's `no_vote_leaves_before_its_record_is_durable` shows the first, and a
+/// crash between a checkpoint's file and its record in `tests/checkpoints.rs` is where the second would show.
+const OF_MOMENTS: [Bug; 2] = [Bug::PrepareLeavesEarly, Bug::CheckpointsAreInstalledEarly];
+
 /// Bugs of leases need a schedule to the millisecond: these were written for them.
 const OF_LEASES: [Bug; 4] =
     [Bug::LeasesCountFromReceipt, Bug::RestartForgetsSupport, Bug::LeaseIsKeptInTransfer, Bug::OlderRoundsConfirm];
@@ -59,7 +63,7 @@ fn main() -> ExitCode {
     }
     let (mut escaped, mut needed) = (0, Vec::new());
     println!("{:<26} {:>6}  caught by", "bug", "seeds");
-    let shown_here = BUGS.iter().filter(|bug| !OF_RECONFIGURATION.contains(bug));
+    let shown_here = BUGS.iter().filter(|bug| !OF_RECONFIGURATION.contains(bug) && !OF_MOMENTS.contains(bug));
     for bug in shown_here.filter(|bug| format!("{bug:?}").contains(&args.only)) {
         if let Some(schedule) = schedule_that_fails(*bug) {
             needed.push(0);

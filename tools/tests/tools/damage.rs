@@ -37,6 +37,7 @@ fn find_in_segments(shard: &Path, wanted: &[u8]) -> (PathBuf, Vec<u8>, usize) {
 /// All files of a shard's log, oldest first.
 fn segments(shard: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = fs::read_dir(shard).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.is_file());
     paths.sort();
     paths
 }

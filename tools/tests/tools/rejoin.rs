@@ -78,7 +78,7 @@ fn a_log_that_ends_before_its_votes_is_found_out_by_the_others() {
     let shard = cluster.node_dir(3).join("shard-0");
     let backup = shard.with_extension("backup");
     fs::create_dir(&backup).unwrap();
-    for entry in fs::read_dir(&shard).unwrap().map(Result::unwrap) {
+    for entry in fs::read_dir(&shard).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
         fs::copy(entry.path(), backup.join(entry.file_name())).unwrap();
     }
     cluster.serve(3);
