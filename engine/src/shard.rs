@@ -462,6 +462,13 @@ impl Shard {
         }
         if let Some((slot, ballot, _)) = held {
             back.held.push(Held { group: at, slot, ballot, span });
+            let frame = back.id;
+            if slot <= group.last_recorded {
+                let lowest = group.recorded_again.map_or(slot, |(lowest, _)| lowest.min(slot));
+                group.recorded_again = Some((lowest, frame));
+            } else {
+                group.last_recorded = slot;
+            }
         }
         match back.waits.marks.last_mut() {
             Some((of, last)) if *of == at => *last = seq,

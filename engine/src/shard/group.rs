@@ -78,6 +78,11 @@ pub(crate) struct Group {
     pub(crate) peers_without: (u64, u32),
     /// A read for the machine is under way.
     pub(crate) feeding: bool,
+    /// The last slot with a record.
+    pub(crate) last_recorded: Slot,
+    /// The lowest slot that got another record in a frame that may not be durable, and the last such frame: until it is,
+    /// the value cannot be read back.
+    pub(crate) recorded_again: Option<(Slot, u64)>,
     pub(crate) open: VecDeque<OpenBatch>,
     pub(crate) open_bytes: usize,
     pub(crate) pending: VecDeque<Pending>,
@@ -130,6 +135,7 @@ impl Group {
         restored: u64,
     ) -> Self {
         let machine_next = machine.as_ref().map_or(apply.next_index, |m| m.durable_index().max(restored) + 1);
+        let last_recorded = replica.log().last();
         Self {
             names,
             replica,
@@ -137,6 +143,8 @@ impl Group {
             machine,
             machine_next,
             feeding: false,
+            last_recorded,
+            recorded_again: None,
             peers_without: (0, 0),
             open: VecDeque::new(),
             open_bytes: 0,

@@ -111,9 +111,17 @@ impl Shard {
 
     fn release_values(&mut self, held: &[(u32, Slot)]) {
         for (at, slot) in held {
-            let replica = &mut self.groups[*at as usize].replica;
-            if *slot > replica.log().floor() {
-                replica.release(*slot);
+            let group = &mut self.groups[*at as usize];
+            if let Some((lowest, frame)) = group.recorded_again
+                && *slot >= lowest
+            {
+                if self.frames.waits(frame).is_some() {
+                    continue;
+                }
+                group.recorded_again = None;
+            }
+            if *slot > group.replica.log().floor() {
+                group.replica.release(*slot);
             }
         }
     }
