@@ -115,8 +115,6 @@ synod_core::marks!(
         FetchFinished,
         /// A state machine is restored while its shard runs.
         MachineRestored,
-        /// A value goes into the frame that is being filled a second time.
-        AppendedTwice,
         /// A reader has not renewed its pin.
         PinExpired,
         /// What is accepted and not chosen is appended again.

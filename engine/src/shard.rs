@@ -439,7 +439,6 @@ impl Shard {
         {
             // What was just appended again is adopted by a new leader, who appends it at its own ballot: a frame that is
             // being filled is not copied from.
-            mark(Mark::AppendedTwice);
             payload.detach();
         }
         let (filling, span) = match payload {
