@@ -257,7 +257,7 @@ impl Driver {
         let node = *node;
         let (settled, known) = match reply {
             ReplyV1::Committed { .. } => (Settled::Committed, true),
-            ReplyV1::Rejected { rejection: RejectionV1::Overloaded, .. } => (Settled::Refused, true),
+            ReplyV1::Rejected { rejection: RejectionV1::Overloaded { .. }, .. } => (Settled::Refused, true),
             ReplyV1::Rejected { .. } | ReplyV1::Superseded => (Settled::Refused, false),
             _ => (Settled::Unknown, false),
         };

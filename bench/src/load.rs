@@ -268,7 +268,7 @@ impl ShardLoad {
         }
         match refused {
             None => {}
-            Some(Rejection::Overloaded) => self.set_due(place),
+            Some(Rejection::Overloaded { .. }) => self.set_due(place),
             Some(_) => {
                 group.away = true;
                 self.away_count += 1;

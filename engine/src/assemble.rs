@@ -16,6 +16,7 @@ use crate::outcome::{GroupId, NodeId};
 use crate::peers::Genesis;
 use crate::recovery::Recoverer;
 use crate::seen::Seen;
+use crate::shard::admission::Pacing;
 use crate::shard::checkpoints::{CheckpointPolicy, GroupCheckpoints};
 use crate::shard::group::{Group, GroupNames};
 use crate::shard::memory::Memory;
@@ -158,6 +159,7 @@ pub(crate) fn assemble(
         retain_bytes: config.retain_mib * MIB,
         index_bytes_max: config.index_mib << 20,
         expiry: Expiry::new(config.sessions_max, config.session_idle_seconds),
+        pacing: Pacing::new(config.queue_ms_max * 1_000_000),
         checkpoints: CheckpointPolicy::new(config, place.pull_bytes),
         node: config.node,
         shard: (place.shard, config.shards),

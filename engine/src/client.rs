@@ -17,7 +17,7 @@ use synod_transport::net::listen::dial;
 use crate::batch::Entries;
 use crate::config::{Cluster, Member};
 use crate::membership::{Membership, MembershipChange};
-use crate::outcome::{Committed, GroupId, NodeId};
+use crate::outcome::{Committed, GroupId, NodeId, Overload};
 use crate::shard::points::Consistency;
 use crate::shard::reads::CommittedEntries;
 use crate::wire::{CLIENT_REPLY, CLIENT_REQUEST};
@@ -322,6 +322,11 @@ impl Client {
                 }
                 Ok(ReplyV1::Rejected { rejection: RejectionV1::TooLarge, .. }) => {
                     return Err(ClientError::Failed("an entry is larger than 1 MiB".into()));
+                }
+                Ok(ReplyV1::Rejected { rejection: RejectionV1::Overloaded { what, retry_after_ms }, .. }) => {
+                    let what = Overload::ALL.get(usize::from(what)).map_or_else(String::new, Overload::to_string);
+                    last = format!("node {node} is overloaded: {what}");
+                    pause = Duration::from_millis(u64::from(retry_after_ms).clamp(1, 1000));
                 }
                 // All these are safe to repeat.
                 Ok(reply) => {

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::limits::SESSIONS_MAX;
 use crate::outcome::{GroupId, NodeId};
 
+/// An hour: the longest that `queue_ms_max` may let a proposal wait.
+const QUEUE_MS_MAX: u64 = 3_600_000;
 /// A year: the longest time that a session may be idle.
 const SESSION_IDLE_SECONDS_MAX: u64 = 365 * 24 * 3600;
 
@@ -128,6 +130,9 @@ pub struct Config {
     /// `retain_mib` is reached; at twice as much new proposals are refused as overloaded.
     #[serde(default = "defaults::index_mib")]
     pub index_mib: usize,
+    /// How long a proposal may wait for its slot, in milliseconds, before it is refused as overloaded.
+    #[serde(default = "defaults::queue_ms_max")]
+    pub queue_ms_max: u64,
     /// Client sessions kept per group, at most 1024. When one more is opened, the least recently used one ends.
     #[serde(default = "defaults::sessions_max")]
     pub sessions_max: usize,
@@ -186,6 +191,9 @@ mod defaults {
     }
     pub(super) fn index_mib() -> usize {
         128
+    }
+    pub(super) fn queue_ms_max() -> u64 {
+        2000
     }
     pub(super) fn sessions_max() -> usize {
         crate::limits::SESSIONS_MAX
@@ -252,6 +260,7 @@ impl Config {
             spare_segments: defaults::spare_segments(),
             cache_mib: defaults::cache_mib(),
             index_mib: defaults::index_mib(),
+            queue_ms_max: defaults::queue_ms_max(),
             sessions_max: defaults::sessions_max(),
             session_idle_seconds: defaults::session_idle_seconds(),
             clock_drift_percent: defaults::clock_drift_percent(),
@@ -300,6 +309,10 @@ impl Config {
         check(
             self.wal_mib_max >= self.retain_mib + 4 * self.segment_mib,
             "`wal_mib_max` must be at least `retain_mib` and four segments, or the log could never be trimmed in time",
+        )?;
+        check(
+            (1..=QUEUE_MS_MAX).contains(&self.queue_ms_max),
+            "`queue_ms_max` must be between 1 and 3600000, an hour",
         )?;
         check((1..=SESSIONS_MAX).contains(&self.sessions_max), "`sessions_max` must be between 1 and 1024")?;
         check(

@@ -16,7 +16,7 @@ use crate::limits::READ_BYTES_MAX;
 use crate::machine::StateMachine;
 use crate::mailbox::{Mail, Post};
 use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
-use crate::outcome::{Committed, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
+use crate::outcome::{Committed, Epoch, GroupId, NodeId, Outcome, Overload, ProposeError, Rejection};
 use crate::sessions::command::is_session;
 use crate::shard::membership::MembershipReply;
 use crate::shard::points::{AtPoint, Consistency, ReadPoint};
@@ -177,7 +177,7 @@ impl Handle {
         };
         match self.post(group).send(mail) {
             Ok(()) => pending,
-            Err(_) => refused(Rejection::Overloaded),
+            Err(_) => refused(Overload::Shard.rejection()),
         }
     }
 
@@ -189,7 +189,7 @@ impl Handle {
     pub fn proposer(&self, group: GroupId) -> Result<Proposer, Rejection> {
         let (completer, pending) = pending(None);
         let mail = Mail::Epoch { group, reply: Box::new(|epoch| completer.complete(epoch)) };
-        self.post(group).send(mail).map_err(|_| Rejection::Overloaded)?;
+        self.post(group).send(mail).map_err(|_| Overload::Shard.rejection())?;
         let epoch = pending.wait().ok_or(Rejection::NotLeader { leader: self.leader(group) })?;
         let number = NEXT_PROPOSER.fetch_add(1, Ordering::Relaxed);
         Ok(Proposer { handle: self.clone(), group, epoch, number })
@@ -247,7 +247,7 @@ impl Handle {
         };
         match self.post(group).send(mail) {
             Ok(()) => pending,
-            Err(_) => answered(Err(Rejection::Overloaded.into())),
+            Err(_) => answered(Err(Overload::Shard.rejection().into())),
         }
     }
 
@@ -408,7 +408,7 @@ impl Handle {
         let mail = Mail::Run(Box::new(move |shard| {
             let _ = tell.send(run(shard));
         }));
-        self.post(group).send(mail).map_err(|_| Rejection::Overloaded)?;
+        self.post(group).send(mail).map_err(|_| Overload::Shard.rejection())?;
         told.recv().map_err(|_| Rejection::Stopping)
     }
 

@@ -80,7 +80,7 @@ pub use membership::{Membership, MembershipChange, MembershipError, MembershipOu
 pub use meta::DirectoryError;
 pub use metrics::Phases;
 pub use node::{MachineFactory, Node, OnFatal, Options, StartError, new_cluster_id};
-pub use outcome::{Committed, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
+pub use outcome::{Committed, Epoch, GroupId, NodeId, Outcome, Overload, ProposeError, Rejection};
 pub use router::Router;
 pub use shard::events::{Event, OnEvent};
 pub use shard::points::{Consistency, ReadPoint};

@@ -37,6 +37,8 @@ synod_core::marks!(
         LogOverLimit,
         /// The disk is full: proposals are refused.
         DiskFull,
+        /// Open batches waited too long for a slot.
+        QueueExpired,
         /// Open batches are rejected, since the group leads no longer.
         OpenRejected,
         /// Proposals in flight become unknown, since the group leads no longer.

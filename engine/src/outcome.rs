@@ -35,6 +35,67 @@ pub struct Committed {
     pub count: u32,
 }
 
+/// What has no room for a proposal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Overload {
+    /// The mailbox of the group's shard: its thread does not keep up.
+    Shard,
+    /// The queue of the group: its slots do not keep up.
+    Group,
+    /// The shard's memory for values that are not applied yet.
+    Memory,
+    /// The log has `wal_mib_max`, and something keeps it: a replica that is away, a reader's pin, a missing checkpoint.
+    Log,
+    /// The log's index has twice `index_mib`.
+    Index,
+    /// The disk.
+    Disk,
+    /// Nothing is full, but it waited longer than `queue_ms_max`.
+    Wait,
+    /// The session has as many unsettled batches as it may.
+    Session,
+}
+
+impl Overload {
+    /// All of them; an archive has their places here.
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Shard, Self::Group, Self::Memory, Self::Log, Self::Index, Self::Disk, Self::Wait, Self::Session];
+
+    /// When it is worth to try again, where nothing is measured.
+    pub(crate) fn retry_after_ms(self) -> u32 {
+        match self {
+            // The next tick.
+            Self::Shard | Self::Group | Self::Memory | Self::Wait | Self::Session => 5,
+            Self::Log | Self::Index => 500,
+            Self::Disk => 1000,
+        }
+    }
+
+    /// The refusal.
+    pub(crate) fn rejection(self) -> Rejection {
+        Rejection::Overloaded { what: self, retry_after_ms: self.retry_after_ms() }
+    }
+}
+
+impl std::fmt::Display for Overload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Shard => "the shard's mailbox is full",
+            Self::Group => "the group's queue is full",
+            Self::Memory => "the shard's memory for values in flight is full",
+            Self::Log => {
+                "the log has reached wal_mib_max: bring back replicas that are away, unpin what readers do not need, or \
+                 have checkpoints taken"
+            }
+            Self::Index => "the log's index has reached twice index_mib",
+            Self::Disk => "the disk is full",
+            Self::Wait => "it has waited longer than queue_ms_max",
+            Self::Session => "the session has too many unsettled batches",
+        })
+    }
+}
+
 /// Why a proposal was refused before it was proposed: it never takes effect, and may be tried again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Rejection {
@@ -44,9 +105,14 @@ pub enum Rejection {
         /// The leader, where it is known.
         leader: Option<NodeId>,
     },
-    /// A queue, the log, its index or the disk is full. Try again later.
-    #[error("overloaded: the group's queue, the log (wal_mib_max, index_mib) or the disk is full; try again later")]
-    Overloaded,
+    /// There is no room for it now. Try again later.
+    #[error("overloaded: {what}; try again in {retry_after_ms} ms")]
+    Overloaded {
+        /// What is full.
+        what: Overload,
+        /// When there may be room again, in milliseconds: a guess.
+        retry_after_ms: u32,
+    },
     /// An entry or a batch is over its limit.
     #[error("an entry or a batch is larger than 1 MiB")]
     TooLarge,

@@ -23,7 +23,7 @@ use crate::checkpoint::helper::Helper;
 use crate::checkpoint::store::Store;
 use crate::clock::now_ns;
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post};
-use crate::outcome::{NodeId, Rejection};
+use crate::outcome::{NodeId, Overload, Rejection};
 use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
 use crate::shard::membership::MembershipReply;
 use crate::shard::points::point_reply;
@@ -594,7 +594,7 @@ impl Driver {
             },
         };
         if to.send(mail).is_err() {
-            let reply = rejected(Rejection::Overloaded);
+            let reply = rejected(Overload::Shard.rejection());
             self.event(|shard| shard.reply(connection, request, &reply));
         }
     }

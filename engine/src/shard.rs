@@ -34,6 +34,7 @@ use crate::persist::record_header;
 use crate::seen::Seen;
 use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming, RECORDS, kind};
 
+pub(crate) mod admission;
 mod catch_up;
 #[cfg(feature = "simulation")]
 mod census;
@@ -56,6 +57,7 @@ pub(crate) mod support;
 pub(crate) mod transfer;
 mod trim;
 
+use admission::Pacing;
 use checkpoints::{CheckpointPolicy, Checkpoints};
 use clients::Clients;
 use events::OnEvent;
@@ -114,6 +116,8 @@ pub(crate) struct Parts {
     pub(crate) retain_bytes: u64,
     pub(crate) index_bytes_max: usize,
     pub(crate) expiry: Expiry,
+    /// How long proposals may wait.
+    pub(crate) pacing: Pacing,
     /// When checkpoints are taken.
     pub(crate) checkpoints: CheckpointPolicy,
     /// The groups whose leader this node would rather be.
@@ -178,6 +182,7 @@ pub(crate) struct Shard {
     /// Durable frames whose values may still be in memory, oldest first: (group, last slot).
     cached: VecDeque<Vec<(u32, Slot)>>,
     memory: Memory,
+    pacing: Pacing,
     retain_bytes: u64,
     index_bytes_max: usize,
     /// Durable summaries: (segment, per group the slot up to which it replaces older records).
@@ -265,6 +270,7 @@ impl Shard {
             spare_entries: Vec::new(),
             cached: VecDeque::new(),
             memory: parts.memory,
+            pacing: parts.pacing,
             retain_bytes: parts.retain_bytes,
             index_bytes_max: parts.index_bytes_max,
             summaries: VecDeque::new(),
@@ -557,19 +563,8 @@ impl Shard {
             let failed = pending.runs.into_iter().map(|run| (run, at, Err(error)));
             self.completions.extend(failed);
         }
-        self.reject_open(at);
-    }
-
-    fn reject_open(&mut self, at: u32) {
-        let leader = self.leader_of(at);
-        let group = &mut self.groups[at as usize];
-        self.dirty_bytes -= group.open_bytes;
-        group.open_bytes = 0;
-        for batch in group.open.drain(..) {
-            mark(Mark::OpenRejected);
-            let error = ProposeError::Rejected(Rejection::NotLeader { leader });
-            self.completions.extend(batch.runs.into_iter().map(|run| (run, at, Err(error))));
-        }
+        let rejection = Rejection::NotLeader { leader: self.leader_of(at) };
+        self.reject_open(at, rejection);
     }
 
     fn arm_timer(&mut self, at: u32, rearm: bool) {
@@ -838,6 +833,7 @@ impl Shard {
             self.heartbeat_due_ns = self.now_ns + HEARTBEAT_NS;
             self.heartbeat();
         }
+        self.expire_queues();
         self.expire_reads();
         self.follow_changes();
         self.expire_sessions();
@@ -979,7 +975,7 @@ impl Shard {
         session: Option<(u64, u64)>,
         run: Run,
     ) -> Result<(), (Run, Rejection)> {
-        if let Err(rejection) = self.admit(at, entries.body_bytes()) {
+        if let Err(rejection) = self.admit(at, entries.body_bytes(), run.submitted_ns) {
             return Err((run, rejection));
         }
         let (now_ns, bytes) = (self.now_ns, entries.body_bytes() - 4);
@@ -1002,8 +998,8 @@ impl Shard {
         if entry.len() > ENTRY_BYTES_MAX {
             return Err(Rejection::TooLarge);
         }
-        self.admit(at, entry.len() + 4)?;
         let now_ns = self.now_ns;
+        self.admit(at, entry.len() + 4, now_ns)?;
         let spare = &mut self.spare_entries;
         let batch = self.groups[at as usize].batch_for_one(entry.len(), now_ns);
         if batch.entries.is_empty()
@@ -1013,39 +1009,21 @@ impl Shard {
         }
         batch.entries.append_one(entry);
         match batch.runs.last_mut() {
-            Some(Run { reply: Reply::Local(of), tag: first, count, submitted_ns })
+            Some(Run { reply: Reply::Local(of), tag: first, count, submitted_ns, handle: None })
                 if *of == producer && *first + u64::from(*count) == tag && *submitted_ns == now_ns =>
             {
                 *count += 1;
             }
-            _ => batch.runs.push(Run { reply: Reply::Local(producer), tag, count: 1, submitted_ns: now_ns }),
+            _ => batch.runs.push(Run {
+                reply: Reply::Local(producer),
+                tag,
+                count: 1,
+                submitted_ns: now_ns,
+                handle: None,
+            }),
         }
         self.note_dirty(at, entry.len() + 4);
         Ok(())
-    }
-
-    fn admit(&self, at: u32, bytes: usize) -> Result<(), Rejection> {
-        let group = &self.groups[at as usize];
-        if self.stopping {
-            Err(Rejection::Stopping)
-        } else if group.replica.epoch().is_none() {
-            Err(Rejection::NotLeader { leader: self.leader_of(at) })
-        } else if group.open_bytes + bytes > GROUP_QUEUE_BYTES_MAX
-            || self.memory_full()
-            || self.writer.bytes_over_limit()
-            || self.writer.starved().is_some()
-            || self.index_bytes() > 2 * self.index_bytes_max
-        {
-            if self.writer.bytes_over_limit() {
-                mark(Mark::LogOverLimit);
-            }
-            if self.writer.starved().is_some() {
-                mark(Mark::DiskFull);
-            }
-            Err(Rejection::Overloaded)
-        } else {
-            Ok(())
-        }
     }
 
     fn note_dirty(&mut self, at: u32, bytes: usize) {
@@ -1338,6 +1316,7 @@ impl Shard {
             self.in_pipe.slots -= 1;
             self.in_pipe.bytes -= pending.bytes;
             pending.times.record(&mut self.phases, now_ns, u64::from(pending.entries));
+            self.pacing.note_slot(now_ns.saturating_sub(pending.times.closed));
             let ours = value.origin == pending.origin && pending.slot == slot;
             let mut first = match effect {
                 Effect::Entries { first_index } => first_index,

@@ -5,7 +5,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use synod::{CommittedBatch, Config, Entries, Handle, Node, Options, ProposeError, ReadError, Rejection, StateMachine};
+use synod::{
+    CommittedBatch, Config, Entries, Handle, Node, Options, Overload, ProposeError, ReadError, Rejection, StateMachine,
+};
 use synod_sim::{Cluster, PATIENCE};
 
 const ENTRY_BYTES: usize = 64 << 10;
@@ -47,7 +49,9 @@ fn fill_up(cluster: &Cluster, from: u64, at_most: u64) -> u64 {
         match cluster.leader(1).propose_in_session(1, cluster.session(1, 1), committed + 1, entry(committed + 1)).wait()
         {
             Ok(_) | Err(ProposeError::Duplicate) => committed += 1,
-            Err(ProposeError::Rejected(Rejection::Overloaded)) => return committed,
+            Err(ProposeError::Rejected(Rejection::Overloaded { what: Overload::Log | Overload::Disk, .. })) => {
+                return committed;
+            }
             Err(
                 ProposeError::Rejected(Rejection::NotLeader { .. }) | ProposeError::Unknown | ProposeError::Superseded,
             ) => {}

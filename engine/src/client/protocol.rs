@@ -394,7 +394,12 @@ pub enum RejectionV1 {
     /// Another node leads.
     NotLeader,
     /// Try later.
-    Overloaded,
+    Overloaded {
+        /// What is full: the place of an [`Overload`](crate::Overload) among its kind.
+        what: u8,
+        /// When there may be room again, in milliseconds.
+        retry_after_ms: u32,
+    },
     /// Split it.
     TooLarge,
     /// No such group.
@@ -442,7 +447,9 @@ impl From<Outcome> for ReplyV1 {
 pub(crate) fn rejected(rejection: Rejection) -> ReplyV1 {
     let (rejection, leader) = match rejection {
         Rejection::NotLeader { leader } => (RejectionV1::NotLeader, leader.unwrap_or(0)),
-        Rejection::Overloaded => (RejectionV1::Overloaded, 0),
+        Rejection::Overloaded { what, retry_after_ms } => {
+            (RejectionV1::Overloaded { what: what as u8, retry_after_ms }, 0)
+        }
         Rejection::TooLarge => (RejectionV1::TooLarge, 0),
         Rejection::UnknownGroup => (RejectionV1::UnknownGroup, 0),
         Rejection::HandleClosed => (RejectionV1::HandleClosed, 0),

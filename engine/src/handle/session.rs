@@ -11,7 +11,7 @@ use crate::batch::Entries;
 use crate::clock::now_ns;
 use crate::limits::POSITIONS_MAX;
 use crate::mailbox::Mail;
-use crate::outcome::{GroupId, Outcome, ProposeError, Rejection};
+use crate::outcome::{GroupId, Outcome, Overload, ProposeError, Rejection};
 use crate::sessions::NUMBER_MAX;
 use crate::sessions::command::is_session;
 use crate::shard::sessions::Ask;
@@ -83,7 +83,7 @@ impl Session {
         }
         let mut unsettled = self.unsettled();
         if unsettled.batches.len() == POSITIONS_MAX {
-            return refused(Rejection::Overloaded);
+            return refused(Overload::Session.rejection());
         }
         let sequence = unsettled.next;
         let next = sequence.checked_add(entries.len() as u64).filter(|next| *next <= NUMBER_MAX);
@@ -128,7 +128,7 @@ impl Session {
         };
         match self.handle.post(self.group).send(mail) {
             Ok(()) => pending,
-            Err(_) => refused(Rejection::Overloaded),
+            Err(_) => refused(Overload::Shard.rejection()),
         }
     }
 
@@ -166,7 +166,7 @@ impl Handle {
         if let Err(mail) = self.post(group).send(mail)
             && let Mail::Session { reply, .. } = *mail
         {
-            reply(Err(ProposeError::Rejected(Rejection::Overloaded)));
+            reply(Err(ProposeError::Rejected(Overload::Shard.rejection())));
         }
     }
 }

@@ -69,6 +69,7 @@ impl Shard {
                     tag: 0,
                     count: entries.len() as u32,
                     submitted_ns: self.now_ns,
+                    handle: None,
                 };
                 let refused = match self.group_at(group) {
                     None => Some(Rejection::UnknownGroup),
@@ -80,8 +81,13 @@ impl Shard {
             }
             Request::OpenSession { .. } | Request::CloseSession { .. } => {
                 let (group, ask) = decoded.session_ask().expect("it is one");
-                let run =
-                    Run { reply: Reply::Client(connection, request), tag: 0, count: 0, submitted_ns: self.now_ns };
+                let run = Run {
+                    reply: Reply::Client(connection, request),
+                    tag: 0,
+                    count: 0,
+                    submitted_ns: self.now_ns,
+                    handle: None,
+                };
                 let refused = match self.group_at(group) {
                     None => Some(Rejection::UnknownGroup),
                     Some(at) => self.ask(at, ask, run).err().map(|(_, rejection)| rejection),

@@ -37,6 +37,8 @@ pub(crate) struct Run {
     pub(crate) tag: u64,
     pub(crate) count: u32,
     pub(crate) submitted_ns: u64,
+    /// The ordered handle that it came through.
+    pub(crate) handle: Option<u64>,
 }
 
 /// A batch that still takes entries.

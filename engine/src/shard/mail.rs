@@ -17,7 +17,8 @@ impl Shard {
         match mail {
             Mail::Propose { group, entries, session, handle, submitted_ns, reply } => {
                 let count = entries.len() as u32;
-                let run = Run { reply: Reply::Callback(reply), tag: 0, count, submitted_ns };
+                let number = handle.map(|(number, _)| number);
+                let run = Run { reply: Reply::Callback(reply), tag: 0, count, submitted_ns, handle: number };
                 let refused = match self.group_at(group) {
                     None => Some((run, Rejection::UnknownGroup)),
                     Some(at) => match handle {
@@ -40,7 +41,8 @@ impl Shard {
                 }
             }
             Mail::Session { group, ask, submitted_ns, reply } => {
-                self.ask_by_mail(group, ask, Run { reply: Reply::Callback(reply), tag: 0, count: 0, submitted_ns });
+                let run = Run { reply: Reply::Callback(reply), tag: 0, count: 0, submitted_ns, handle: None };
+                self.ask_by_mail(group, ask, run);
             }
             Mail::Read { group, from_index, bytes_max, wait_ms, reply } => {
                 let wait_until_ns = if wait_ms == 0 { 0 } else { self.now_ns + wait_ms * 1_000_000 };

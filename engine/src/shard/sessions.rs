@@ -119,7 +119,7 @@ impl Shard {
             if group.replica.epoch().is_some() && idle {
                 let command = Command::Expire { unused_since };
                 let reply = Reply::Callback(Box::new(|_| ()));
-                let run = Run { reply, tag: 0, count: 0, submitted_ns: self.now_ns };
+                let run = Run { reply, tag: 0, count: 0, submitted_ns: self.now_ns, handle: None };
                 let entries = Entries::one(b"").expect("nothing fits everywhere");
                 // If it is refused, or lost with the leadership, they end an idle time later.
                 let _ = self.propose(at, &entries, Some(command.header()), run);

@@ -239,7 +239,7 @@ impl Plain {
                 self.leaving = true;
                 Outcome::Rejected
             }
-            ReplyV1::Rejected { rejection: RejectionV1::Overloaded | RejectionV1::Stopping, .. } => {
+            ReplyV1::Rejected { rejection: RejectionV1::Overloaded { .. } | RejectionV1::Stopping, .. } => {
                 std::thread::sleep(RETRY);
                 Outcome::Rejected
             }

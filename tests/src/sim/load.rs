@@ -360,7 +360,7 @@ impl Load {
         let (name, noted) = match outcome {
             Ok(committed) => ("committed", history::Outcome::Committed { index: committed.first_index }),
             Err(ProposeError::Duplicate) => ("duplicate", history::Outcome::Duplicate),
-            Err(ProposeError::Rejected(Rejection::Overloaded)) => ("overloaded", history::Outcome::Rejected),
+            Err(ProposeError::Rejected(Rejection::Overloaded { .. })) => ("overloaded", history::Outcome::Rejected),
             Err(ProposeError::Rejected(_)) => ("rejected", history::Outcome::Rejected),
             Err(ProposeError::Superseded) => ("superseded", history::Outcome::Superseded),
             Err(ProposeError::OutOfSession) => ("out of session", history::Outcome::Unknown),

@@ -146,6 +146,8 @@ plan! {
     hold_entries: u64,
     /// For how long readers pin a group's log, in the mean; 0: none does.
     pin_ns: u64,
+    /// So long a proposal may wait for its slot, in milliseconds; 0: as long as usual.
+    queue_ms: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
@@ -259,9 +261,17 @@ impl Plan {
         }
         .with_lost_logs(large)
         .with_changes_of_voters()
+        .with_short_queues()
         .with_sessions(false)
         .with_reads(large)
         .with_machines()
+    }
+
+    /// In some plans proposals may wait for a short while only.
+    fn with_short_queues(mut self) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0x40e0_e0e0);
+        self.queue_ms = pick(&mut dice, &[0, 0, 1, 50, 400]);
+        self
     }
 
     /// In some plans sessions are few and short-lived. It has dice of its own too.

@@ -169,6 +169,9 @@ impl World {
             if plan.sessions_max > 0 {
                 config.sessions_max = plan.sessions_max;
             }
+            if plan.queue_ms > 0 {
+                config.queue_ms_max = plan.queue_ms;
+            }
             if plan.session_idle_s > 0 {
                 config.session_idle_seconds = plan.session_idle_s;
             }

@@ -1,0 +1,110 @@
+//! Who is let in: bounds of what waits for its proposal, in bytes and in time, and what is said to who must come again.
+//!
+//! Invariants: what is refused was never proposed; when a proposal of an ordered handle is refused, the handle is closed.
+
+use super::Shard;
+use super::group::Run;
+use crate::limits::GROUP_QUEUE_BYTES_MAX;
+use crate::marks::{Mark, mark};
+use crate::outcome::{Overload, ProposeError, Rejection};
+
+/// A hint to come again is never longer than this, in milliseconds.
+const RETRY_MS_MAX: u64 = 1000;
+
+/// How long proposals may wait, and how long they take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pacing {
+    /// A proposal that was not in a slot for so long is refused.
+    queue_ns_max: u64,
+    /// What a slot takes from its proposal until it is applied: an average over the last few.
+    slot_ns: u64,
+}
+
+impl Pacing {
+    pub(crate) fn new(queue_ns_max: u64) -> Self {
+        Self { queue_ns_max, slot_ns: 0 }
+    }
+
+    /// A slot took so long.
+    pub(super) fn note_slot(&mut self, took_ns: u64) {
+        self.slot_ns = self.slot_ns - self.slot_ns / 8 + took_ns / 8;
+    }
+
+    fn is_late(&self, since_ns: u64, now_ns: u64) -> bool {
+        now_ns.saturating_sub(since_ns) > self.queue_ns_max
+    }
+}
+
+impl Shard {
+    /// Whether so many bytes, submitted at `submitted_ns`, may wait in a group's queue.
+    pub(super) fn admit(&self, at: u32, bytes: usize, submitted_ns: u64) -> Result<(), Rejection> {
+        let group = &self.groups[at as usize];
+        if self.stopping {
+            Err(Rejection::Stopping)
+        } else if group.replica.epoch().is_none() {
+            Err(Rejection::NotLeader { leader: self.leader_of(at) })
+        } else {
+            self.overload(at, bytes, submitted_ns).map_or(Ok(()), |what| Err(self.overloaded(what)))
+        }
+    }
+
+    fn overload(&self, at: u32, bytes: usize, submitted_ns: u64) -> Option<Overload> {
+        if self.pacing.is_late(submitted_ns, self.now_ns) {
+            Some(Overload::Wait)
+        } else if self.groups[at as usize].open_bytes + bytes > GROUP_QUEUE_BYTES_MAX {
+            Some(Overload::Group)
+        } else if self.memory_full() {
+            Some(Overload::Memory)
+        } else if self.writer.starved().is_some() {
+            mark(Mark::DiskFull);
+            Some(Overload::Disk)
+        } else if self.writer.bytes_over_limit() {
+            mark(Mark::LogOverLimit);
+            Some(Overload::Log)
+        } else if self.index_bytes() > 2 * self.index_bytes_max {
+            Some(Overload::Index)
+        } else {
+            None
+        }
+    }
+
+    /// A refusal with a hint: for queues the time that their slots take just now, else how often it is looked for room.
+    fn overloaded(&self, what: Overload) -> Rejection {
+        let retry_after_ms = match what {
+            Overload::Group | Overload::Memory | Overload::Wait => {
+                self.pacing.slot_ns.div_ceil(1_000_000).clamp(1, RETRY_MS_MAX) as u32
+            }
+            other => other.retry_after_ms(),
+        };
+        Rejection::Overloaded { what, retry_after_ms }
+    }
+
+    /// Refuses what has waited too long for a slot, with all that waits behind it in its group.
+    pub(super) fn expire_queues(&mut self) {
+        let late = |at: &u32| {
+            let oldest = self.groups[*at as usize].open.front();
+            oldest.is_some_and(|batch| self.pacing.is_late(batch.opened_ns, self.now_ns))
+        };
+        let late: Vec<u32> = self.dirty.iter().copied().filter(late).collect();
+        for at in late {
+            mark(Mark::QueueExpired);
+            let rejection = self.overloaded(Overload::Wait);
+            self.reject_open(at, rejection);
+        }
+    }
+
+    /// Refuses all that waits for a slot in a group.
+    pub(super) fn reject_open(&mut self, at: u32, rejection: Rejection) {
+        let group = &mut self.groups[at as usize];
+        self.dirty_bytes -= group.open_bytes;
+        group.open_bytes = 0;
+        let runs: Vec<Run> = group.open.drain(..).flat_map(|batch| batch.runs).collect();
+        for run in runs {
+            mark(Mark::OpenRejected);
+            if let Some(handle) = run.handle {
+                self.close_handle(handle);
+            }
+            self.completions.push((run, at, Err(ProposeError::Rejected(rejection))));
+        }
+    }
+}
