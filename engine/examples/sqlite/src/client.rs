@@ -11,6 +11,8 @@ use crate::content::Content;
 use crate::database::{self, Outcome};
 use crate::statement::{Statement, Transaction, Value};
 
+/// The most rows that a query gives.
+const ROWS_MAX: usize = 100_000;
 /// How often a running query looks at the clock, in instructions of SQLite.
 const LOOK_OPS: i32 = 10_000;
 
@@ -45,6 +47,9 @@ pub enum QueryError {
     /// The statement would write.
     #[error("a query must not write: execute it as a transaction")]
     Writes,
+    /// It finds too much.
+    #[error("the query finds more than 100000 rows: ask for them in parts (LIMIT)")]
+    TooMany,
     /// It takes too long.
     #[error("the query took longer than it may")]
     TimedOut,
@@ -130,6 +135,9 @@ impl Database {
             _ => error.into(),
         };
         while let Some(row) = found.next().map_err(timed_out)? {
+            if rows.len() == ROWS_MAX {
+                return Err(QueryError::TooMany);
+            }
             let value = |column| row.get_ref(column).map(Value::from);
             rows.push((0..columns.len()).map(value).collect::<Result<_, _>>()?);
         }

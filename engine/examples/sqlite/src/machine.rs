@@ -71,6 +71,12 @@ impl SqliteMachine {
         self.syncer.ask();
     }
 
+    /// Why the node must stop, if it must.
+    #[cfg(test)]
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.syncer.failure()
+    }
+
     /// As if the disk were full behind so many pages.
     #[cfg(test)]
     pub(crate) fn limit_pages(&self, pages: u32) {

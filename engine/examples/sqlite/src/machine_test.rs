@@ -180,6 +180,7 @@ fn what_may_differ_between_nodes_is_refused() {
         "INSERT INTO t (b) VALUES (CURRENT_TIMESTAMP)",
         "INSERT INTO t (b) VALUES (strftime('%s', 'now'))",
         "INSERT INTO t (b) VALUES (datetime('2020-01-01', 'localtime'))",
+        "INSERT INTO t (b) VALUES (sin(1))",
         "INSERT INTO t (b) VALUES (last_insert_rowid())",
         "INSERT INTO t (b) VALUES (changes())",
         "INSERT INTO t (b) VALUES (sqlite_version())",
@@ -360,6 +361,27 @@ fn the_durable_index_follows() {
         fed.machine().sync_soon();
         std::thread::yield_now();
     }
+}
+
+/// A sync that succeeds behind one that failed says nothing: the machine must not go on.
+#[test]
+fn a_database_that_cannot_be_made_durable_stops_the_node() {
+    let mut fed = Fed::with_table();
+    Connection::open(database::file_in(fed.dir.path())).unwrap().execute_batch("DROP TABLE synod_state").unwrap();
+    let end = std::time::Instant::now() + crate::cluster::PATIENCE;
+    while fed.machine().failure().is_none() {
+        assert!(std::time::Instant::now() < end, "no failure is told");
+        fed.machine().sync_soon();
+        std::thread::yield_now();
+    }
+    let remade = "CREATE TABLE synod_state (one INTEGER PRIMARY KEY, applied); INSERT INTO synod_state VALUES (1, 9)";
+    Connection::open(database::file_in(fed.dir.path())).unwrap().execute_batch(remade).unwrap();
+    let body = [&1u32.to_le_bytes()[..], &0u32.to_le_bytes()].concat();
+    let entries = Batch::decode(&body).unwrap();
+    let error = fed.machine().apply(&CommittedBatch { slot: 2, first_index: 2, entries }).unwrap_err();
+    assert!(error.to_string().contains("durable"), "{error}");
+    fed.machine().sync_soon();
+    assert!(fed.machine().durable_index() < 2);
 }
 
 #[test]
