@@ -532,3 +532,79 @@ fn equal_databases_have_equal_hashes_and_others_do_not() {
         ["CREATE TABLE k (b TEXT, a TEXT, PRIMARY KEY (a, b)) WITHOUT ROWID", "INSERT INTO k VALUES ('x', 'y')"];
     assert_ne!(hash(&keyed), hash(&[keyed[0], "INSERT INTO k VALUES ('y', 'x')"]));
 }
+
+/// Numbers that only look random, so that a seed is a workload.
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+
+    /// Statements that often fail, in all ways that there are.
+    fn entry(&mut self) -> Vec<u8> {
+        let a = self.below(12);
+        let statement = |draw: &mut Self| match draw.below(16) {
+            0 => format!("INSERT OR ROLLBACK INTO t VALUES ({a}, 'r')"),
+            1 => format!("INSERT OR FAIL INTO t VALUES (100, 'f'), ({a}, 'f')"),
+            2 => format!("INSERT OR REPLACE INTO t VALUES ({a}, 'p')"),
+            3 => format!("DELETE FROM t WHERE a = {a}"),
+            4 => format!("INSERT INTO child VALUES ({a}, {})", draw.below(12)),
+            5 => format!("DELETE FROM child WHERE parent = {a}"),
+            6 => format!("CREATE TABLE x{a} AS SELECT * FROM t"),
+            7 => format!("DROP TABLE x{a}"),
+            8 => format!("ALTER TABLE x{a} ADD COLUMN c{} DEFAULT 7", draw.below(3)),
+            9 => format!("CREATE TRIGGER g{a} AFTER INSERT ON x{a} BEGIN SELECT RAISE(ROLLBACK, 'trigger {a}'); END"),
+            10 => format!("INSERT INTO x{a} SELECT * FROM t LIMIT 3"),
+            11 => "INSERT INTO t (b) VALUES (random())".to_owned(),
+            12 => "nonsense".to_owned(),
+            13 => format!("CREATE UNIQUE INDEX i{a} ON x{a} (b)"),
+            _ => format!("INSERT INTO t (b) SELECT b || {a} FROM t WHERE length(b) < 20 ORDER BY a LIMIT 2"),
+        };
+        if self.below(20) == 0 {
+            return b"no JSON".to_vec();
+        }
+        let statements = (0..=self.below(3)).map(|_| Statement::new(statement(self), [])).collect();
+        Transaction { statements }.encode()
+    }
+}
+
+/// However the entries come in batches, and whatever restarts and checkpoints come between.
+#[test]
+fn the_database_depends_on_the_entries_alone() {
+    for seed in 1..=12 {
+        let mut draw = Draw(seed);
+        let setup = [
+            entry("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)"),
+            entry("CREATE TABLE child (a UNIQUE, parent INTEGER REFERENCES t DEFERRABLE INITIALLY DEFERRED)"),
+            entry("INSERT INTO t VALUES (1, 'one'), (2, 'two')"),
+        ];
+        let entries: Vec<Vec<u8>> = setup.into_iter().chain((0..150).map(|_| draw.entry())).collect();
+        let mut straight = Fed::new();
+        entries.iter().for_each(|entry| drop(straight.batch(std::slice::from_ref(entry))));
+        let refused = straight.number("SELECT count(*) FROM synod_outcomes WHERE error IS NOT NULL");
+        assert!((20..140).contains(&refused), "seed {seed}: {refused} are refused: that is no mixture");
+
+        let mut other = Fed::new();
+        let mut at = 0;
+        while at < entries.len() {
+            let end = entries.len().min(at + 1 + draw.below(30) as usize);
+            // As after a restart, some may come again.
+            let first = at - draw.below(at as u64 + 1).min(5) as usize;
+            other.feed(first as u64 + 1, &entries[first..end]);
+            at = end;
+            match draw.below(6) {
+                0 => other.restart(),
+                1 => {
+                    let mut bytes = Vec::new();
+                    other.machine().checkpoint().unwrap().write(&mut bytes).unwrap();
+                    other = Fed::new();
+                    other.machine().restore(at as u64, &mut &bytes[..]).unwrap();
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(other.content(), straight.content(), "seed {seed}");
+    }
+}
