@@ -363,6 +363,47 @@ fn the_durable_index_follows() {
     }
 }
 
+/// A power cut takes the end of SQLite's write-ahead log, wherever that ends: the log feeds again what went.
+#[test]
+fn a_power_cut_takes_whole_batches() {
+    let mut fed = Fed::with_table();
+    // While this one reads, nothing is moved to the database file: what comes is in the write-ahead log.
+    let reader = fed.reader();
+    reader.execute_batch("BEGIN").unwrap();
+    database::applied(&reader).unwrap();
+    let batches: Vec<Vec<Vec<u8>>> = (0..8)
+        .map(|batch| {
+            (0..3).map(|_| entry(&format!("INSERT INTO t (b) VALUES ('{batch}' || hex(zeroblob(900)))"))).collect()
+        })
+        .collect();
+    batches.iter().for_each(|batch| drop(fed.batch(batch)));
+    let content = fed.content();
+    let [database, wal] =
+        ["database.sqlite", "database.sqlite-wal"].map(|name| std::fs::read(fed.dir.path().join(name)).unwrap());
+    let mut seen = std::collections::BTreeSet::new();
+    for cut in (0..=wal.len()).step_by(wal.len() / 40) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("database.sqlite"), &database).unwrap();
+        std::fs::write(dir.path().join("database.sqlite-wal"), &wal[..cut]).unwrap();
+        let mut machine = SqliteMachine::open(dir.path()).unwrap();
+        let applied = machine.applied();
+        assert_eq!(machine.durable_index(), applied);
+        assert!(applied == 0 || (applied - 1).is_multiple_of(3), "cut {cut}: index {applied} is within a batch");
+        seen.insert(applied);
+        if applied == 0 {
+            feed(&mut machine, 1, &[entry("CREATE TABLE t (a INTEGER PRIMARY KEY, b)")]);
+        }
+        for (at, batch) in (0..).zip(&batches) {
+            if applied < 2 + 3 * at {
+                feed(&mut machine, 2 + 3 * at, batch);
+            }
+        }
+        let mut reader = database::open_reader(&database::file_in(dir.path())).unwrap();
+        assert_eq!(Content::of(&mut reader).unwrap(), content, "cut {cut}");
+    }
+    assert!(5 < seen.len(), "{seen:?}");
+}
+
 /// A sync that succeeds behind one that failed says nothing: the machine must not go on.
 #[test]
 fn a_database_that_cannot_be_made_durable_stops_the_node() {

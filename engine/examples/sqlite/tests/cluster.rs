@@ -104,6 +104,9 @@ fn databases_stay_equal_through_kills_and_checkpoints() {
     let first = nodes.cluster.outrun(held, filler).unwrap();
     assert!(held + 1 < first);
     nodes.work(30..35);
+    // Killed once more, perhaps while its database is being replaced.
+    nodes.cluster.start(&[victim]).unwrap();
+    nodes.cluster.kill(victim).unwrap();
     nodes.cluster.start(&[victim]).unwrap();
     let content = nodes.equal(&NODES);
     assert!(first <= content.applied);
