@@ -17,8 +17,9 @@ pub mod model;
 pub mod sim;
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use synod::{Config, Entries, Handle, Member, Node, Options, ProposeError, new_cluster_id};
@@ -37,11 +38,27 @@ pub struct Cluster {
     dir: tempfile::TempDir,
 }
 
-/// Loopback addresses that were free a moment ago.
+/// The first port of this process's addresses: below those that the system gives to outgoing connections.
+const FIRST_PORT: u16 = 10_000;
+/// Where the system begins to do so, at the lowest.
+const LAST_PORT: u16 = 32_000;
+
+/// Loopback addresses that nobody else takes, not even while their node is down: the host part is made of this process's
+/// number, and outgoing connections get neither these hosts nor these ports.
+///
+/// # Panics
+/// When this process has used all of its ports.
 pub fn free_addresses(count: usize) -> Vec<SocketAddr> {
-    let listen = |_| TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    let listeners: Vec<TcpListener> = (0..count).map(listen).collect();
-    listeners.iter().map(|l| l.local_addr().expect("it is bound")).collect()
+    static NEXT: AtomicU16 = AtomicU16::new(FIRST_PORT);
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let host = Ipv4Addr::new(127, high.wrapping_add(1) & 0x7f, middle, low);
+    let address = || {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(port < LAST_PORT, "this process has used all of its ports");
+        SocketAddr::from((host, port))
+    };
+    // Something may listen on all hosts.
+    std::iter::repeat_with(address).filter(|address| TcpListener::bind(address).is_ok()).take(count).collect()
 }
 
 impl Cluster {

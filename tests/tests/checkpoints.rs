@@ -223,3 +223,29 @@ fn a_node_whose_checkpoints_are_damaged_is_given_one() {
     c.start_node(3);
     c.converge(&[1, 2, 3]);
 }
+
+/// Without a state machine a log is all that its readers have: whoever was away gets it from a node that still has it,
+/// though the leader has trimmed it.
+#[test]
+fn who_was_away_gets_the_log_from_whoever_still_has_it() {
+    let mut cluster = Cluster::start(3, |config| {
+        config.groups = 1;
+        small(config);
+        if config.node != 1 {
+            (config.retain_mib, config.wal_mib_max) = (512, 1024);
+        }
+    });
+    let entry = |n: u64| vec![n as u8; ENTRY_BYTES];
+    let write = |cluster: &Cluster, all: std::ops::RangeInclusive<u64>| {
+        all.for_each(|n| cluster.commit(1, 1, n, &Entries::one(&entry(n)).expect("it is below the limit")));
+    };
+    write(&cluster, 1..=5);
+    cluster.stop_node(3);
+    write(&cluster, 6..=400);
+    let first_index = |cluster: &Cluster, node| cluster.node(node).info(1).expect("the group is there").first_index;
+    assert!(first_index(&cluster, 1) > 6, "the leader has trimmed what the other lacks");
+    cluster.start_node(3);
+    let log = cluster.log(3, 1, 400);
+    assert!(log.into_iter().eq((1..=400).map(entry)));
+    assert_eq!(first_index(&cluster, 3), 1);
+}

@@ -67,6 +67,17 @@ pub(crate) struct GroupNames {
     pub(crate) uid: u128,
 }
 
+/// Entries that a replica lacks, and who has said that it has trimmed them.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Lacking {
+    /// The first of them.
+    pub(crate) from: u64,
+    /// When that was first heard.
+    pub(crate) since_ns: u64,
+    /// The peers, as bits, that do not have it.
+    pub(crate) without: u32,
+}
+
 pub(crate) struct Group {
     pub(crate) names: GroupNames,
     pub(crate) replica: Replica<Payload>,
@@ -74,8 +85,8 @@ pub(crate) struct Group {
     pub(crate) machine: Option<Box<dyn StateMachine>>,
     /// The index that the machine gets next.
     pub(crate) machine_next: u64,
-    /// The peers, as bits, that do not have the entry which the machine needs; and which entry that is.
-    pub(crate) peers_without: (u64, u32),
+    /// Entries that others have trimmed and that this replica lacks.
+    pub(crate) lacking: Lacking,
     /// A read for the machine is under way.
     pub(crate) feeding: bool,
     /// The last slot with a record.
@@ -145,7 +156,7 @@ impl Group {
             feeding: false,
             last_recorded,
             recorded_again: None,
-            peers_without: (0, 0),
+            lacking: Lacking::default(),
             open: VecDeque::new(),
             open_bytes: 0,
             pending: VecDeque::new(),

@@ -6,10 +6,15 @@
 use synod_core::planted::{Bug, is};
 use synod_core::{Configuration, MemberId, ReplicaId};
 
+use super::group::Lacking;
+use super::links::Peer;
 use super::{Part, QUIET_NS, Shard, VOTE_WAIT_NS};
 use crate::apply::ApplyState;
 use crate::peers::Genesis;
 use crate::wire;
+
+/// So long a replica asks for entries that some have trimmed, before it takes over what they did with a gap in its log.
+const ASK_FOR_ENTRIES_NS: u64 = 5_000_000_000;
 
 impl Shard {
     /// How a group addresses the replica that a peer's connection belongs to.
@@ -79,30 +84,39 @@ impl Shard {
 
     /// Takes over what the slots did that were trimmed elsewhere and are missing here.
     pub(super) fn install(&mut self, at: u32, peer: usize, state: ApplyState) {
-        let peers = self.peers.len();
         let group = &mut self.groups[at as usize];
         if !group.replica.can_install(state.slot) || group.checkpoints.away || group.checkpoints.restore.is_some() {
             return;
         }
-        if group.machine.is_some() && group.machine_next < state.next_index {
-            // A peer that began behind them itself does not have the entries; another may.
-            let (of, without) = &mut group.peers_without;
-            if std::mem::replace(of, group.machine_next) != group.machine_next {
-                *without = 0;
+        // Where this replica begins to lack entries. A peer that began behind them itself does not have them; another may.
+        let begins = if group.machine.is_some() { group.machine_next } else { group.apply.next_index };
+        if begins < state.next_index {
+            let now_ns = self.now_ns;
+            let lacking = &mut group.lacking;
+            if lacking.from != begins {
+                *lacking = Lacking { from: begins, since_ns: now_ns, without: 0 };
             }
-            *without |= 1 << peer;
-            if without.count_ones() < peers as u32 {
+            lacking.without |= 1 << peer;
+            let (without, since_ns) = (lacking.without, lacking.since_ns);
+            let is_without = |at: usize| without & (1 << at) != 0;
+            if group.machine.is_some() {
+                if !(0..self.peers.len()).all(is_without) {
+                    return;
+                }
+                self.fatal = Some(format!(
+                    "the state machine of group {} needs index {begins}, and the other replicas have trimmed their logs \
+                     up to index {}: restore its data from a backup that holds index {} or later",
+                    group.names.id,
+                    state.next_index - 1,
+                    state.next_index - 1
+                ));
                 return;
             }
-            self.fatal = Some(format!(
-                "the state machine of group {} needs index {}, and the other replicas have trimmed their logs up to \
-                 index {}: restore its data from a backup that holds index {} or later",
-                group.names.id,
-                group.machine_next,
-                state.next_index - 1,
-                state.next_index - 1
-            ));
-            return;
+            // Readers of this log would find a gap: whoever may have the entries is asked first, but not for ever.
+            let may_have = |(at, peer): (usize, &Peer)| peer.connection.is_some() && !is_without(at);
+            if now_ns < since_ns + ASK_FOR_ENTRIES_NS && self.peers.iter().enumerate().any(may_have) {
+                return;
+            }
         }
         self.install_state(at, state);
     }

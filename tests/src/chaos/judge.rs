@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use synod::client::protocol::GroupInfoV1;
 use synod::client::{Client, ClientError};
 
 use super::load::meaning;
@@ -46,12 +47,14 @@ impl fmt::Display for Judged {
 
 /// Judges a world in which nothing is broken, all nodes run, and no client asks any more.
 pub(super) fn judge(world: &mut World) -> Result<Judged, Trouble> {
-    let ends = await_agreement(world)?;
+    let groups = await_agreement(world)?;
     let mut judged = Judged::default();
     let mut streams = Streams::new(WINDOW);
-    for (group, end) in (1..).zip(ends) {
+    for Agreed { group, end, mut nodes } in groups {
         let mut log = Vec::new();
-        for node in 1..=NODES {
+        // Whoever was away while others trimmed their logs may begin later: it is compared with those who have it all.
+        nodes.sort_unstable();
+        for (_, node) in nodes {
             let (first, payloads) = read_all(world, &mut streams, node, group, end)?;
             judged.compared += payloads.len() as u64;
             if first == 1 {
@@ -76,9 +79,18 @@ pub(super) fn judge(world: &mut World) -> Result<Judged, Trouble> {
     Ok(judged)
 }
 
-/// Waits until all replicas have applied the same; gives the last index of each group.
-fn await_agreement(world: &mut World) -> Result<Vec<u64>, Trouble> {
-    let mut ends = Vec::new();
+/// A group in which all replicas have applied the same.
+struct Agreed {
+    group: u64,
+    /// The last index.
+    end: u64,
+    /// Where each node's log begins, and the node.
+    nodes: Vec<(u64, u64)>,
+}
+
+/// Waits until all replicas have applied the same.
+fn await_agreement(world: &mut World) -> Result<Vec<Agreed>, Trouble> {
+    let mut agreed = Vec::new();
     let mut client = Client::new(world.cluster.clone());
     world.wait_for("all replicas to have applied the same", |_| {
         let infos: Result<Vec<_>, ClientError> =
@@ -90,12 +102,15 @@ fn await_agreement(world: &mut World) -> Result<Vec<u64>, Trouble> {
                 return Err(Trouble::Violation(format!("replicas differ: {one:?} and {other:?}")));
             }
         }
-        ends = groups(0).map(|g| g.next_index - 1).collect();
+        let begins = |at: usize| (1..).zip(&infos).map(|(node, info)| (info.groups[at].first_index, node)).collect();
+        let group =
+            |(at, g): (usize, &GroupInfoV1)| Agreed { group: g.group, end: g.next_index - 1, nodes: begins(at) };
+        agreed = groups(0).enumerate().map(group).collect();
         let applied = |node: usize| groups(node).map(|g| g.applied_slot);
         Ok((1..NODES as usize).all(|node| applied(node).eq(applied(0))))
     })?;
-    assert_eq!(ends.len() as u64, GROUPS, "every node has every group");
-    Ok(ends)
+    assert_eq!(agreed.len() as u64, GROUPS, "every node has every group");
+    Ok(agreed)
 }
 
 /// Reads a group from one node to its end, into the streams. Gives the first index there is, and the payloads.

@@ -1,12 +1,12 @@
 //! A cluster of `synod serve` processes in a temporary directory, killed when it is dropped.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::PathBuf;
 
 use rustix::process::Signal;
 use synod::client::Client;
 use synod::{Cluster, Config, GroupId, Member, Node, NodeId, new_cluster_id};
+use synod_sim::free_addresses;
 
 use crate::process::{Finished, PATIENCE, Running, arg, run, run_with_input, temporary, wait_for};
 
@@ -16,10 +16,9 @@ pub(crate) struct TestCluster {
     nodes: BTreeMap<NodeId, Running>,
 }
 
-/// Addresses whose ports are free now.
+/// Members with addresses of their own.
 pub(crate) fn members(count: u64) -> Vec<Member> {
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    (1..).zip(&held).map(|(node, listener)| Member { node, address: listener.local_addr().unwrap() }).collect()
+    (1..).zip(free_addresses(count as usize)).map(|(node, address)| Member { node, address }).collect()
 }
 
 impl TestCluster {
