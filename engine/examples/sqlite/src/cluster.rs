@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use synod::{Config, Member, Node, new_cluster_id};
@@ -91,15 +94,15 @@ pub fn config_file(dir: &Path, node: u64) -> PathBuf {
     dir.join(format!("node-{node}.toml"))
 }
 
-/// Makes the files of a cluster of so many nodes in a directory.
+/// Makes the files of a cluster of so many nodes in a directory. They listen on this host.
 ///
 /// # Errors
 /// When they cannot be made.
-pub fn create(dir: &Path, nodes: u64) -> Result<(), ClusterError> {
+pub fn create(dir: &Path, nodes: u64, host: Ipv4Addr) -> Result<(), ClusterError> {
     std::fs::create_dir_all(dir).map_err(io(dir.display().to_string()))?;
     let cluster = new_cluster_id();
     let members: Vec<Member> =
-        (1..).zip(free_addresses(nodes)?).map(|(node, address)| Member { node, address }).collect();
+        (1..).zip(free_addresses(host, nodes)?).map(|(node, address)| Member { node, address }).collect();
     for node in 1..=nodes {
         let mut config = Config::new(cluster, node, format!("node-{node}"), members.clone());
         // Small, so that a demonstration sees the log being trimmed: a real database keeps the defaults.
@@ -114,23 +117,29 @@ pub fn create(dir: &Path, nodes: u64) -> Result<(), ClusterError> {
     Ok(())
 }
 
-/// Loopback addresses that are free, below the range from which the system gives ports to connections: those come and
-/// go, and could hold a node's port when it is started again.
-fn free_addresses(count: u64) -> Result<Vec<SocketAddr>, ClusterError> {
-    const PORTS: std::ops::Range<u16> = 10_000..32_000;
-    let mut held: Vec<(SocketAddr, TcpListener)> = Vec::new();
-    for _ in 0..1000 {
-        if held.len() as u64 == count {
-            break;
-        }
-        let port = PORTS.start + (new_cluster_id() % PORTS.len() as u128) as u16;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        held.extend(TcpListener::bind(address).map(|listener| (address, listener)));
+/// A loopback host that no other process on this machine takes for its clusters: it is made of this process's number.
+pub fn own_host() -> Ipv4Addr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, high.wrapping_add(1) & 0x7f, middle, low)
+}
+
+/// Addresses that are free, each given once by this process. They lie below the range from which the system gives ports
+/// to connections: those come and go, and could hold a node's port when it is started again.
+fn free_addresses(host: Ipv4Addr, count: u64) -> Result<Vec<SocketAddr>, ClusterError> {
+    const PORTS: Range<u64> = 10_000..32_000;
+    static FIRST: OnceLock<u64> = OnceLock::new();
+    static GIVEN: AtomicU64 = AtomicU64::new(0);
+    let first = *FIRST.get_or_init(|| new_cluster_id() as u64 % (PORTS.end - PORTS.start));
+    let address = || {
+        let given = GIVEN.fetch_add(1, Ordering::Relaxed);
+        SocketAddr::from((host, (PORTS.start + (first + given) % (PORTS.end - PORTS.start)) as u16))
+    };
+    let free = |address: &SocketAddr| TcpListener::bind(address).is_ok();
+    let found: Vec<_> = std::iter::repeat_with(address).take(1000).filter(free).take(count as usize).collect();
+    if (found.len() as u64) < count {
+        return Err(io(format!("{host} has too few free ports"))(std::io::ErrorKind::AddrInUse.into()));
     }
-    if (held.len() as u64) < count {
-        return Err(io("loopback has too few free ports")(std::io::ErrorKind::AddrInUse.into()));
-    }
-    Ok(held.into_iter().map(|(address, _)| address).collect())
+    Ok(found)
 }
 
 impl Cluster {

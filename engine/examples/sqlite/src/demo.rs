@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     if cluster::config_file(&dir, 1).exists() {
         println!("A cluster is in {} already: its nodes go on from where they were.", dir.display());
     } else {
-        cluster::create(&dir, NODES.len() as u64)?;
+        cluster::create(&dir, NODES.len() as u64, cluster::own_host())?;
     }
     let mut cluster = Cluster::new(std::env::current_exe()?, &dir);
     cluster.start(&NODES)?;

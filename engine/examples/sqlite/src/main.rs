@@ -78,7 +78,7 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
     match command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Init { dir, nodes } => {
-            cluster::create(&dir, nodes)?;
+            cluster::create(&dir, nodes, std::net::Ipv4Addr::LOCALHOST)?;
             for node in 1..=nodes {
                 println!("synod-sqlite serve --config {}", cluster::config_file(&dir, node).display());
             }

@@ -18,7 +18,7 @@ struct Nodes {
 impl Nodes {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        cluster::create(dir.path(), 3).unwrap();
+        cluster::create(dir.path(), 3, cluster::own_host()).unwrap();
         let mut cluster = Cluster::new(env!("CARGO_BIN_EXE_synod-sqlite"), dir.path());
         cluster.start(&NODES).unwrap();
         Self { cluster, dir }
