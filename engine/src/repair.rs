@@ -54,7 +54,9 @@ pub enum RepairError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// A log is damaged, or must not be voted with for another reason.
-    #[error("{0}. A sound survivor is better; where there is none, `damaged_too` takes what is intact before the damage")]
+    #[error(
+        "{0}. A sound survivor is better; where there is none, `damaged_too` takes what is intact before the damage"
+    )]
     Damaged(String),
     /// The survivors cannot be repaired from.
     #[error("{0}")]
@@ -487,8 +489,11 @@ pub(crate) fn warn_of_repairs(dir: &Path) {
     match record::repairs(dir) {
         Ok(repairs) => {
             for repair in repairs {
-                tracing::warn!(repair, "this node's groups come out of a repair: entries may be missing that the lost nodes \
-                                        had acknowledged, and those must never be started again");
+                tracing::warn!(
+                    repair,
+                    "this node's groups come out of a repair: entries may be missing that the lost nodes \
+                                        had acknowledged, and those must never be started again"
+                );
             }
         }
         Err(error) => tracing::warn!(%error, "the record of repairs cannot be read"),

@@ -178,7 +178,9 @@ impl ShardWriter {
             self.push(&header, &body)?;
             self.group().state = apply;
         }
-        let lacks = |slot: Slot| RepairError::Refused(format!("{}: slot {slot} of group {id} is missing", source.dir.display()));
+        let lacks = |slot: Slot| {
+            RepairError::Refused(format!("{}: slot {slot} of group {id} is missing", source.dir.display()))
+        };
         for slot in found.evidence.gone.0 + 1..=found.evidence.chosen.0 {
             let place = source.index.get(found.uid, slot).ok_or_else(|| lacks(Slot(slot)))?;
             let (header, body) = reader.read(place.record())?;

@@ -105,10 +105,10 @@ impl ShardLog {
     ) -> Result<Self, RepairError> {
         let dir = meta::log_dir(path, shard);
         let replica = meta.logs[shard].replica;
-        let expect =
-            Expect { shard: shard as u32, incarnation: replica, segment_bytes: config.segment_mib * MIB };
+        let expect = Expect { shard: shard as u32, incarnation: replica, segment_bytes: config.segment_mib * MIB };
         let at = |error: io::Error| RepairError::Io { path: dir.clone(), error };
-        let mut damage = meta::suspect_reason(path, shard).map_err(at)?.map(|reason| format!("{}: {reason}", dir.display()));
+        let mut damage =
+            meta::suspect_reason(path, shard).map_err(at)?.map(|reason| format!("{}: {reason}", dir.display()));
         let uids: Vec<(GroupId, u128)> = groups_of(config, shard).map(|id| (id, config.group_uid(id))).collect();
         let mut recoverer = Recoverer::default();
         let mut bases: std::collections::HashMap<u128, ApplyState> = std::collections::HashMap::new();
@@ -218,8 +218,12 @@ impl FoundGroup {
                     self.checkpoints.push(Slot(slot));
                     self.adopt(state);
                 }
-                Ok(_) => tracing::warn!(file = %file.display(), "a checkpoint has the name of another slot: it is left out"),
-                Err(error) => tracing::warn!(file = %file.display(), %error, "a checkpoint cannot be used: it is left out"),
+                Ok(_) => {
+                    tracing::warn!(file = %file.display(), "a checkpoint has the name of another slot: it is left out")
+                }
+                Err(error) => {
+                    tracing::warn!(file = %file.display(), %error, "a checkpoint cannot be used: it is left out")
+                }
             }
         }
         Ok(())

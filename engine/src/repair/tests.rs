@@ -164,7 +164,10 @@ fn what_is_chosen_and_what_is_accepted_is_there_afterwards() {
     let before = room.bytes();
     let repair = room.examine();
     let finding = &repair.findings()[0];
-    assert_eq!((finding.version, &finding.voters[..], finding.votes, finding.quorum), (0, &[1, 2, 3, 4, 5][..], true, false));
+    assert_eq!(
+        (finding.version, &finding.voters[..], finding.votes, finding.quorum),
+        (0, &[1, 2, 3, 4, 5][..], true, false)
+    );
     assert_eq!((finding.chosen, finding.index, finding.accepted), (3, 2, 4));
     assert_eq!((finding.kept, finding.kept_entries, finding.lost), (1, 1, 0));
     assert_eq!((&finding.promised[..], finding.new_version), ("7.1", 1));
