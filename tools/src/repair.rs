@@ -1,7 +1,7 @@
 //! `synod repair`: goes on from what is left when a quorum was lost for good.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use synod::repair::{GroupFinding, Repair, RepairError, RepairNote, RepairOptions};
@@ -33,6 +33,9 @@ directories as they were last, do that, and nothing else.
 Never start the lost nodes again, should they be found: two of them are a quorum of the old cluster,
 and would go on with a history of their own. They and the new cluster refuse each other, so the two
 never mix, but clients with the old cluster file would not notice. Give all clients the new one.
+
+A repair takes all groups of the node into the new cluster. Where only some have lost their quorum and
+the others are served elsewhere, think twice: those become copies that go their own way.
 
 What is kept: all that this node knows as chosen, and behind it all that it has accepted, which may
 have been acknowledged or not. A state machine with data of its own may be ahead of the log after the
@@ -75,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     if let Some(group) = args.group {
         crate::target::check_group(&config.cluster(), group)?;
     }
-    let into = args.into.as_ref().map(read).transpose()?;
+    let into = args.into.as_deref().map(read).transpose()?;
     let options = RepairOptions {
         with: args.with.clone(),
         damaged_too: args.damaged_too,
@@ -123,7 +126,7 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     Ok(())
 }
 
-fn read(path: &PathBuf) -> Result<Config, ToolError> {
+fn read(path: &Path) -> Result<Config, ToolError> {
     Config::read(path).map_err(|error| ToolError::in_file(path, error))
 }
 

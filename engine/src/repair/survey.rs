@@ -1,5 +1,6 @@
 //! What a stopped node's directory holds. Nothing in it is changed.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind};
 use std::os::unix::fs::FileExt;
@@ -44,7 +45,7 @@ pub(crate) struct ShardLog {
     /// Where the tail was cut, if it was.
     pub(crate) torn: Option<String>,
     pub(crate) index: Index,
-    /// By the group's place among those of the shard.
+    /// In the order of their numbers.
     pub(crate) groups: Vec<(GroupId, FoundGroup)>,
 }
 
@@ -111,17 +112,17 @@ impl ShardLog {
             meta::suspect_reason(path, shard).map_err(at)?.map(|reason| format!("{}: {reason}", dir.display()));
         let uids: Vec<(GroupId, u128)> = groups_of(config, shard).map(|id| (id, config.group_uid(id))).collect();
         let mut recoverer = Recoverer::default();
-        let mut bases: std::collections::HashMap<u128, ApplyState> = std::collections::HashMap::new();
+        let mut bases: HashMap<u128, ApplyState> = HashMap::new();
         let mut torn = None;
         let mut empty = true;
         if dir.try_exists().map_err(at)? {
             let recovered = recover(&mut FileSource::new(&dir), expect, &mut |place, _, header, body| {
                 empty = false;
-                let gone = recoverer.gone(header.uid);
                 recoverer.record(place, header, body);
+                // The last one that the recovery went on from; one that came again says the same.
                 if header.kind == kind::SUMMARY
-                    && recoverer.gone(header.uid) > gone
                     && let Some(summary) = Summary::decode(header, body)
+                    && recoverer.gone(header.uid) == summary.apply.slot
                 {
                     bases.insert(header.uid, summary.apply);
                 }
