@@ -33,7 +33,7 @@
 //! them; `checkpoint` keeps what state machines write, on a helper thread, and `router` lets several share a group;
 //! `runtime` drives a shard on
 //! its executor; `node` owns threads, `meta` the directory, `peers` what is known of the other nodes, `open_log` what
-//! becomes of a log at a start, `mailbox` the ways in.
+//! becomes of a log at a start, `repair` what becomes of a cluster that has lost its quorum, `mailbox` the ways in.
 
 mod apply;
 mod assemble;
@@ -61,6 +61,7 @@ mod peers;
 mod persist;
 mod random;
 mod recovery;
+pub mod repair;
 mod router;
 mod runtime;
 mod sealed;

@@ -24,6 +24,7 @@ const MAGIC: [u8; 8] = *b"SYNODMET";
 const FORMAT: u32 = 2;
 const META: &str = "meta";
 const LOCK: &str = "lock";
+const REPAIRED: &str = "repaired";
 
 /// What a directory says of itself.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -65,6 +66,26 @@ impl MetaV2 {
         };
         Self { cluster, node, incarnation: random_u128(), boot: 0, logs: (0..shards).map(log).collect(), replacement }
     }
+
+    /// Fails unless the directory at `path` is the one that the configuration means.
+    fn check_owner(
+        &self,
+        path: &Path,
+        (cluster, node, shards): (u128, Option<u64>, usize),
+    ) -> Result<(), DirectoryError> {
+        let node = node.unwrap_or(self.node);
+        if (self.cluster, self.node, self.logs.len()) == (cluster, node, shards) {
+            return Ok(());
+        }
+        let name = |cluster: u128, node: u64, shards: usize| {
+            format!("node {node} of cluster {cluster:032x} with {shards} shard(s)")
+        };
+        Err(DirectoryError::Foreign {
+            path: path.to_owned(),
+            theirs: name(self.cluster, self.node, self.logs.len()),
+            ours: name(cluster, node, shards),
+        })
+    }
 }
 
 /// Why a directory cannot be used.
@@ -102,6 +123,23 @@ pub enum DirectoryError {
     /// One of its own files was written by another release.
     #[error("{0} has the format of another release: run the release that wrote it, or make the cluster anew")]
     Format(PathBuf),
+    /// It was repaired: what it holds goes on elsewhere.
+    #[error(
+        "{path} was repaired: {text}. It must not be started again, or there would be two histories. Should what came of \
+         the repair be lost as well, remove {path}/repaired"
+    )]
+    Repaired {
+        /// The directory.
+        path: PathBuf,
+        /// Into what.
+        text: String,
+    },
+    /// There is nothing in it that could be repaired.
+    #[error("{0} was never started, so there is nothing in it: use `synod serve`")]
+    NeverStarted(PathBuf),
+    /// A start was broken off in the middle of a step that must not be looked into.
+    #[error("{0} was about to set a damaged log aside when it stopped: start its node once, so that this is done")]
+    HalfDone(PathBuf),
     /// One of its own files is another directory's.
     #[error("{0} belongs to another directory: files were mixed up; put this directory's own file back")]
     MixedUp(PathBuf),
@@ -174,19 +212,10 @@ impl Directory {
         }
         let lock_path = path.join(LOCK);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = lock.map_err(io_error(&lock_path))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| DirectoryError::InUse(path.to_owned()))?;
+        let lock = take_lock(path, lock.map_err(io_error(&lock_path))?)?;
+        refuse_repaired(path)?;
         let mut meta = read_meta(path)?;
-        let name = |cluster: u128, node: u64, shards: usize| {
-            format!("node {node} of cluster {cluster:032x} with {shards} shard(s)")
-        };
-        if (meta.cluster, meta.node, meta.logs.len()) != (cluster, node, shards) {
-            return Err(DirectoryError::Foreign {
-                path: path.to_owned(),
-                theirs: name(meta.cluster, meta.node, meta.logs.len()),
-                ours: name(cluster, node, shards),
-            });
-        }
+        meta.check_owner(path, (cluster, Some(node), shards))?;
         meta.boot += 1;
         write_meta(path, &meta)?;
         // What a crash left half done.
@@ -195,7 +224,7 @@ impl Directory {
                 RENEWAL[1..].iter().try_for_each(|step| step(path, &mut meta, shard))?;
             }
         }
-        Ok((Self { path: path.to_owned(), meta: Mutex::new(meta) }, DirectoryLock { _file: lock }))
+        Ok((Self { path: path.to_owned(), meta: Mutex::new(meta) }, lock))
     }
 
     /// Where it is.
@@ -235,6 +264,59 @@ impl Directory {
 
     fn meta(&self) -> MutexGuard<'_, MetaV2> {
         self.meta.lock().expect("no holder panics")
+    }
+}
+
+fn take_lock(path: &Path, file: File) -> Result<DirectoryLock, DirectoryError> {
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| DirectoryError::InUse(path.to_owned()))?;
+    Ok(DirectoryLock { _file: file })
+}
+
+/// Looks into the directory of a stopped node, whichever one of the cluster it is unless `node` says so, and keeps others
+/// out of it. Nothing in it is changed.
+pub(crate) fn look_into(
+    path: &Path,
+    (cluster, node, shards): (u128, Option<u64>, usize),
+) -> Result<(MetaV2, DirectoryLock), DirectoryError> {
+    if !path.join(META).try_exists().map_err(io_error(path))? {
+        return Err(DirectoryError::NotInitialised(path.to_owned()));
+    }
+    let lock_path = path.join(LOCK);
+    let lock = match File::open(&lock_path) {
+        // Every start makes it.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(DirectoryError::NeverStarted(path.to_owned()));
+        }
+        opened => take_lock(path, opened.map_err(io_error(&lock_path))?)?,
+    };
+    refuse_repaired(path)?;
+    let meta = read_meta(path)?;
+    meta.check_owner(path, (cluster, node, shards))?;
+    if meta.logs.iter().any(|log| log.aside != 0) {
+        return Err(DirectoryError::HalfDone(path.to_owned()));
+    }
+    Ok((meta, lock))
+}
+
+/// Whether a directory is a node's.
+pub(crate) fn is_initialised(path: &Path) -> Result<bool, DirectoryError> {
+    path.join(META).try_exists().map_err(io_error(path))
+}
+
+/// Closes a directory for good: what it holds goes on elsewhere, as `text` says.
+pub(crate) fn mark_repaired(path: &Path, text: &str) -> Result<(), DirectoryError> {
+    sealed::replace(path, REPAIRED, text.as_bytes()).map_err(io_error(&path.join(REPAIRED)))
+}
+
+fn refuse_repaired(path: &Path) -> Result<(), DirectoryError> {
+    let file = path.join(REPAIRED);
+    match sealed::read(&file) {
+        Ok(text) => Err(DirectoryError::Repaired {
+            path: path.to_owned(),
+            text: String::from_utf8_lossy(&text).trim().to_owned(),
+        }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io_error(&file)(error)),
     }
 }
 
@@ -340,7 +422,7 @@ pub(crate) fn encode_meta(meta: &MetaV2) -> Vec<u8> {
     sealed::seal(MAGIC, FORMAT, &archive)
 }
 
-fn write_meta(path: &Path, meta: &MetaV2) -> Result<(), DirectoryError> {
+pub(crate) fn write_meta(path: &Path, meta: &MetaV2) -> Result<(), DirectoryError> {
     sealed::replace(path, META, &encode_meta(meta)).map_err(io_error(&path.join(META)))
 }
 

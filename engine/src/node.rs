@@ -26,6 +26,7 @@ use crate::open_log::Opening;
 use crate::outcome::{GroupId, NodeId};
 use crate::peers::{Me, Met, Owner, Peers, Said};
 use crate::random::random_u128;
+use crate::repair;
 use crate::runtime::{self, Built, Setup};
 use crate::seen::Seen;
 use crate::shard::events::OnEvent;
@@ -157,6 +158,7 @@ impl Node {
         let cluster = config.cluster_id().expect("validated");
         // The directory's lock comes first: it is what two processes with one configuration meet.
         let (directory, lock) = Directory::open(&config.dir, cluster, config.node, config.shards)?;
+        repair::warn_of_repairs(directory.path());
         let first = |shard| directory.log_ids(shard).first;
         let owner = Owner {
             node: config.node,

@@ -76,14 +76,25 @@ impl Recoverer {
         group: u64,
         uid: u128,
     ) -> Result<(Recovered<Payload>, RecoveredGroup), MissingSlot> {
+        let (recovered, found, hole) = self.finish_up_to_hole(uid);
+        match hole {
+            Some(slot) => Err(MissingSlot { group, slot }),
+            None => Ok((recovered, found)),
+        }
+    }
+
+    /// As [`Recoverer::finish`]; of a log that lacks a slot in the middle, what is before it, and the slot.
+    pub(crate) fn finish_up_to_hole(&mut self, uid: u128) -> (Recovered<Payload>, RecoveredGroup, Option<Slot>) {
         let mut recovered = self.groups.remove(&uid).unwrap_or_default();
         recovered.advance();
         let floor = recovered.apply.slot;
         let mut entries = Vec::new();
         let mut next = floor.next();
+        let mut hole = None;
         for (slot, (ballot, value)) in std::mem::take(&mut recovered.values) {
             if slot != next {
-                return Err(MissingSlot { group, slot: next });
+                hole = Some(next);
+                break;
             }
             next = next.next();
             entries.push((ballot, value));
@@ -96,11 +107,21 @@ impl Recoverer {
             recovered.promised
         };
         let configuration = recovered.apply.configuration.clone();
-        Ok((Recovered { promised, floor, configuration, chosen: floor, entries }, recovered))
+        (Recovered { promised, floor, configuration, chosen: floor, entries }, recovered, hole)
+    }
+
+    /// Up to where the slots of a group may be gone from what was taken so far.
+    pub(crate) fn gone(&self, uid: u128) -> Slot {
+        self.groups.get(&uid).map_or(Slot::ZERO, |group| group.gone)
     }
 }
 
 impl RecoveredGroup {
+    /// The chosen prefix that the log has heard of: its values may not be there.
+    pub(crate) fn told(&self) -> Slot {
+        self.chosen
+    }
+
     fn take(&mut self, header: &RecordHeader, body: &[u8]) -> Option<()> {
         if header.version != RECORD_VERSION {
             return None;

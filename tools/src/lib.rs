@@ -12,6 +12,7 @@ mod lines;
 mod local;
 mod member;
 mod read;
+mod repair;
 mod serve;
 mod status;
 mod survey;
@@ -53,6 +54,7 @@ enum Command {
     Tail(tail::Args),
     Member(member::Args),
     Read(read::Args),
+    Repair(repair::Args),
     Transfer(transfer::Args),
 }
 
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Tail(args) => tail::run(&args),
         Command::Member(args) => member::run(&args),
         Command::Read(args) => read::run(&args),
+        Command::Repair(args) => repair::run(&args),
         Command::Transfer(args) => transfer::run(&args),
     };
     match result {

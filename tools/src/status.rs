@@ -14,15 +14,16 @@ const EXAMPLES: &str = "\
 Examples:
   synod status --cluster demo/cluster.toml
 
-  group leader  node  process    applied       next     chain
-      1      2     1    40211         17       1001  9af01c22
-                   2    40212         17       1001  9af01c22
-                   3     down
+  group leader node process applied next    chain votes lease checkpoint pins pinned
+      1      2    1   40211      17 1001 9af01c22   yes    no        800    0      -
+                  2   40212      17 1001 9af01c22   yes   yes        900    1    850
+                  3    down
 
 One line per group and node: the node's process, the last slot it has applied, the index that the
 group's next entry gets, and the checksum over all that it has applied, which is equal wherever
 the applied slot is. A leader that holds a lease answers linearizable reads by itself; it has none
-until such a read was asked for. The exit status is 1 when a group has no leader.";
+until such a read was asked for. checkpoint is the last index that the node's newest checkpoint
+covers; pins says how many readers keep its log, and pinned from which index on. The exit status is 1 when a group has no leader.";
 
 /// Show groups, leaders and how far every node is
 #[derive(clap::Args)]
@@ -51,8 +52,19 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
 
 fn table(cluster: &Cluster, survey: &Survey) -> String {
     let mut out = format!(
-        "{:>7} {:>6} {:>5} {:>8} {:>10} {:>10} {:>9} {:>6} {:>6}\n",
-        "group", "leader", "node", "process", "applied", "next", "chain", "votes", "lease"
+        "{:>7} {:>6} {:>5} {:>8} {:>10} {:>10} {:>9} {:>6} {:>6} {:>10} {:>5} {:>10}\n",
+        "group",
+        "leader",
+        "node",
+        "process",
+        "applied",
+        "next",
+        "chain",
+        "votes",
+        "lease",
+        "checkpoint",
+        "pins",
+        "pinned"
     );
     let mut line = |text: std::fmt::Arguments| writeln!(out, "{text}").expect("a string takes all");
     for group in 1..=cluster.groups {
@@ -61,13 +73,16 @@ fn table(cluster: &Cluster, survey: &Survey) -> String {
             let head = if at == 0 { format!("{group:>7} {leader:>6}") } else { " ".repeat(14) };
             match (answer, survey.group(*node, group)) {
                 (Ok(up), Some(info)) => line(format_args!(
-                    "{head} {node:>5} {:>8} {:>10} {:>10}  {:08x} {:>6} {:>6}",
+                    "{head} {node:>5} {:>8} {:>10} {:>10}  {:08x} {:>6} {:>6} {:>10} {:>5} {:>10}",
                     up.process,
                     info.applied_slot,
                     info.next_index,
                     info.chain,
                     if info.votes { "yes" } else { "no" },
-                    if info.lease { "yes" } else { "no" }
+                    if info.lease { "yes" } else { "no" },
+                    index(info.checkpoint_index),
+                    info.pins,
+                    index(info.pinned_index)
                 )),
                 (Ok(up), None) => line(format_args!("{head} {node:>5} {:>8}    missing", up.process)),
                 (Err(_), _) => line(format_args!("{head} {node:>5}     down")),
@@ -75,6 +90,11 @@ fn table(cluster: &Cluster, survey: &Survey) -> String {
         }
     }
     out
+}
+
+/// An index, of which 0 stands for none.
+fn index(index: u64) -> String {
+    if index == 0 { "-".into() } else { index.to_string() }
 }
 
 #[cfg(test)]
@@ -99,9 +119,9 @@ mod tests {
             configuration: 0,
             votes: group != 2,
             lease: leader == 2,
-            checkpoint_index: 0,
-            pinned_index: 0,
-            pins: 0,
+            checkpoint_index: if leader == 2 { 900 } else { 0 },
+            pinned_index: if leader == 2 { 850 } else { 0 },
+            pins: u64::from(leader == 2),
             pin_seconds: 0,
         }
     }
@@ -121,11 +141,12 @@ mod tests {
         let survey = Survey { nodes: vec![one, two, down] };
         let table = table(&cluster(), &survey);
         let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(words[0], ["group", "leader", "node", "process", "applied", "next", "chain", "votes", "lease"]);
-        assert_eq!(words[1], ["1", "2", "1", "4001", "17", "1001", "00f01c22", "yes", "no"]);
-        assert_eq!(words[2], ["2", "4002", "17", "1001", "00f01c22", "yes", "yes"]);
+        let names = ["group", "leader", "node", "process", "applied", "next", "chain", "votes", "lease"];
+        assert_eq!(words[0], [&names[..], &["checkpoint", "pins", "pinned"]].concat());
+        assert_eq!(words[1], ["1", "2", "1", "4001", "17", "1001", "00f01c22", "yes", "no", "-", "0", "-"]);
+        assert_eq!(words[2], ["2", "4002", "17", "1001", "00f01c22", "yes", "yes", "900", "1", "850"]);
         assert_eq!(words[3], ["3", "down"]);
-        assert_eq!(words[4], ["2", "none", "1", "4001", "17", "1001", "00f01c22", "no", "no"]);
+        assert_eq!(words[4], ["2", "none", "1", "4001", "17", "1001", "00f01c22", "no", "no", "-", "0", "-"]);
         assert_eq!(words[5], ["2", "4002", "missing"]);
         assert_eq!(survey.leaderless(&cluster()), Some(2));
     }

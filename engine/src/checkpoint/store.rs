@@ -24,7 +24,8 @@ pub(crate) struct Store {
     stopping: Arc<AtomicBool>,
 }
 
-fn whole_name(uid: u128, slot: u64) -> String {
+/// The name of a whole checkpoint.
+pub(crate) fn whole_name(uid: u128, slot: u64) -> String {
     format!("{uid:032x}-{slot:016x}.checkpoint")
 }
 
@@ -33,7 +34,7 @@ fn part_name(part: &Part) -> String {
 }
 
 /// The slot of a whole checkpoint of a group, by its name.
-fn slot_of(name: &str, uid: u128) -> Option<u64> {
+pub(crate) fn slot_of(name: &str, uid: u128) -> Option<u64> {
     let slot = name.strip_prefix(&format!("{uid:032x}-"))?.strip_suffix(".checkpoint")?;
     u64::from_str_radix(slot, 16).ok()
 }

@@ -107,7 +107,8 @@ fn status(file: &Path) -> Vec<Line> {
     let text = String::from_utf8(run(&["status", "--cluster", arg(file)]).stdout).unwrap();
     let mut lines = text.lines();
     let head: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
-    assert_eq!(head, ["group", "leader", "node", "process", "applied", "next", "chain", "votes", "lease"]);
+    let names = ["group", "leader", "node", "process", "applied", "next", "chain", "votes", "lease"];
+    assert_eq!(head, [&names[..], &["checkpoint", "pins", "pinned"]].concat());
     let mut leader = None;
     let parse = |line: &str| {
         let mut words: Vec<&str> = line.split_whitespace().collect();

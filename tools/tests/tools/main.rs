@@ -12,3 +12,4 @@ mod member;
 mod pipe;
 mod process;
 mod rejoin;
+mod repair;

@@ -1,0 +1,214 @@
+//! Writes the log of a repaired shard: what is chosen, as learned values under the groups' new uids, and behind it each
+//! group's forced configuration and promise.
+//!
+//! Invariant: each segment but the first begins with a summary of every group that was written before it, as the log wants
+//! it, so that any prefix of segments can go.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use synod_core::{Ballot, Body, Record, Slot, Value};
+use synod_wal::buf::AlignedBuf;
+use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, SyncMode};
+use synod_wal::frame::{Frame, SharedFrame};
+use synod_wal::ops::{DiskError, DiskOp};
+use synod_wal::record::RecordHeader;
+use synod_wal::recover::Recovery;
+use synod_wal::writer::{WalEvent, Writer, WriterConfig};
+
+use super::RepairError;
+use super::plan::Plan;
+use super::survey::{RecordReader, ShardLog};
+use crate::apply::ApplyState;
+use crate::configuration;
+use crate::outcome::GroupId;
+use crate::payload::{Payload, Place};
+use crate::persist::{Summary, record_header};
+use crate::wire::{kind, value_with};
+
+/// A new log, written frame by frame; each is durable before the next.
+struct NewLog {
+    disk: BlockingDisk,
+    writer: Writer,
+    frame: Rc<SharedFrame>,
+    rolled: bool,
+}
+
+fn failed(error: impl ToString) -> RepairError {
+    RepairError::Refused(error.to_string())
+}
+
+impl NewLog {
+    fn create(dir: &Path, shard: usize, replica: u128, segment_bytes: u64) -> Result<Self, RepairError> {
+        let config = WriterConfig { segment_bytes, spare_segments: 1, ..WriterConfig::new(shard as u32, replica) };
+        let disk = DiskConfig { directory: dir.to_owned(), segment_bytes, sync: SyncMode::Durable };
+        let disk = BlockingDisk::new(disk).map_err(failed)?;
+        let writer = Writer::new(config, &Recovery::empty());
+        let frame = Self::empty_frame(&writer);
+        let mut log = Self { disk, writer, frame, rolled: false };
+        log.with_ops(Writer::start);
+        log.settle()?;
+        log.rolled = false;
+        Ok(log)
+    }
+
+    fn empty_frame(writer: &Writer) -> Rc<SharedFrame> {
+        SharedFrame::new(Frame::new(AlignedBuf::new(writer.frame_bytes_max())))
+    }
+
+    fn with_ops<R>(&mut self, act: impl FnOnce(&mut Writer, &mut Vec<DiskOp>) -> R) -> R {
+        let mut ops = Vec::new();
+        let result = act(&mut self.writer, &mut ops);
+        ops.into_iter().for_each(|op| self.disk.submit(op));
+        result
+    }
+
+    /// Waits until all is durable and the next frame may start.
+    fn settle(&mut self) -> Result<(), RepairError> {
+        let ready = |writer: &Writer| writer.frames_in_flight() == 0 && writer.may_start_frame(0);
+        while !ready(&self.writer) {
+            if let Some(error) = self.writer.starved() {
+                return Err(failed(DiskError::clone(error)));
+            }
+            if self.disk.in_flight() == 0 {
+                return Err(failed(format!("a bug: the new log waits for nothing: {:?}", self.writer)));
+            }
+            let mut done = Vec::new();
+            self.disk.wait(&mut done);
+            for done in done {
+                let mut events = Vec::new();
+                self.with_ops(|writer, ops| writer.on_done(done, ops, &mut events)).map_err(failed)?;
+                self.rolled |= events.iter().any(|event| matches!(event, WalEvent::Rolled { .. }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a record.
+    fn push(&mut self, header: &RecordHeader, body: &[u8]) -> Result<(), RepairError> {
+        if !self.frame.fits(body.len()) {
+            self.flush()?;
+        }
+        self.frame.push(header, &[body]);
+        Ok(())
+    }
+
+    /// Makes what was added durable.
+    fn flush(&mut self) -> Result<(), RepairError> {
+        if !self.frame.is_empty() {
+            let next = Self::empty_frame(&self.writer);
+            let full = std::mem::replace(&mut self.frame, next);
+            self.with_ops(|writer, ops| writer.append(full, false, ops));
+            self.settle()?;
+        }
+        Ok(())
+    }
+}
+
+/// A group that was written, or is being written.
+struct Written {
+    uid: u128,
+    promised: Ballot,
+    state: ApplyState,
+}
+
+/// Writes the log of a shard.
+pub(crate) struct ShardWriter {
+    log: NewLog,
+    groups: Vec<Written>,
+}
+
+impl ShardWriter {
+    pub(crate) fn create(dir: &Path, shard: usize, replica: u128, segment_bytes: u64) -> Result<Self, RepairError> {
+        Ok(Self { log: NewLog::create(dir, shard, replica, segment_bytes)?, groups: Vec::new() })
+    }
+
+    /// Adds a record of the last group.
+    pub(crate) fn push(&mut self, header: &RecordHeader, body: &[u8]) -> Result<(), RepairError> {
+        if !self.log.frame.fits(body.len()) {
+            self.log.flush()?;
+            // What is summed up is before this place in the log, and the record is not.
+            while std::mem::take(&mut self.log.rolled) {
+                for group in &self.groups {
+                    let Written { uid, promised, state } = group;
+                    let (chosen, apply) = (state.slot, state.clone());
+                    let (header, body) =
+                        Summary { promised: *promised, chosen, apply, accepted: Vec::new() }.encode(*uid);
+                    self.log.push(&header, &body)?;
+                }
+            }
+        }
+        self.log.push(header, body)
+    }
+
+    fn group(&mut self) -> &mut Written {
+        self.groups.last_mut().expect("a group is begun first")
+    }
+
+    /// Writes a chosen value into the next slot of the group.
+    fn learn(&mut self, value: &Value<Payload>) -> Result<(), RepairError> {
+        let Written { uid, state, .. } = self.group();
+        let slot = state.slot.next();
+        let header = record_header(*uid, Slot::ZERO, &Record::Learned { slot, value: value.clone() });
+        match &value.body {
+            Body::Batch(payload) => payload.with_body(|body| self.push(&header, body))?,
+            Body::Configuration(configuration) => self.push(&header, &configuration::encode(configuration))?,
+            Body::Noop | Body::EpochStart => self.push(&header, &[])?,
+        }
+        self.group().state.apply(slot, value);
+        Ok(())
+    }
+
+    /// Writes a group under its new uid: from `source` what is chosen there, and then what the plan adds.
+    pub(crate) fn copy(
+        &mut self,
+        id: GroupId,
+        uid: u128,
+        source: &ShardLog,
+        plan: &Plan<Payload>,
+    ) -> Result<ApplyState, RepairError> {
+        let found = source.group(id);
+        let mut reader = RecordReader::new(&source.dir);
+        self.groups.push(Written { uid, promised: Ballot::ZERO, state: ApplyState::default() });
+        if found.evidence.gone > Slot::ZERO {
+            let apply = found.base.clone();
+            let summary =
+                Summary { promised: Ballot::ZERO, chosen: apply.slot, apply: apply.clone(), accepted: Vec::new() };
+            let (header, body) = summary.encode(uid);
+            self.push(&header, &body)?;
+            self.group().state = apply;
+        }
+        let lacks = |slot: Slot| {
+            RepairError::Refused(format!("{}: slot {slot} of group {id} is missing", source.dir.display()))
+        };
+        for slot in found.evidence.gone.0 + 1..=found.evidence.chosen.0 {
+            let place = source.index.get(found.uid, slot).ok_or_else(|| lacks(Slot(slot)))?;
+            let (header, body) = reader.read(place.record())?;
+            let holds_value = matches!(header.kind, kind::ACCEPT | kind::LEARNED) && header.numbers[0] == slot;
+            let value = value_with(&header, &body, Place::Owned(body.clone().into()));
+            let value = value.ok().filter(|_| holds_value).ok_or_else(|| lacks(Slot(slot)))?;
+            self.learn(&value)?;
+        }
+        if self.group().state != found.apply {
+            return Err(RepairError::Refused(format!(
+                "{}: what the slots of group {id} did, read one by one, is not what they did at recovery",
+                source.dir.display()
+            )));
+        }
+        for value in &plan.kept {
+            self.learn(value)?;
+        }
+        let forced = Body::Configuration(Box::new(plan.forced.clone()));
+        self.learn(&Value { origin: plan.ballot, body: forced })?;
+        let chosen = self.group().state.slot;
+        self.push(&record_header(uid, chosen, &Record::Promise { ballot: plan.ballot }), &[])?;
+        let group = self.group();
+        group.promised = plan.ballot;
+        Ok(group.state.clone())
+    }
+
+    /// Makes all durable.
+    pub(crate) fn finish(mut self) -> Result<(), RepairError> {
+        self.log.flush()
+    }
+}

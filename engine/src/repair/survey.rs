@@ -1,0 +1,282 @@
+//! What a stopped node's directory holds. Nothing in it is changed.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, BufReader, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use synod_core::{Configuration, ReplicaId, Slot};
+use synod_wal::disk::FileSource;
+use synod_wal::index::Index;
+use synod_wal::ops::RecordPlace;
+use synod_wal::record::{RECORD_HEADER_BYTES, RecordHeader};
+use synod_wal::recover::{Expect, RecoverError, Verdict, recover};
+use synod_wal::segment_name;
+
+use super::RepairError;
+use super::plan::Evidence;
+use crate::apply::ApplyState;
+use crate::checkpoint::format::Decoder;
+use crate::checkpoint::store::{slot_of, whole_name};
+use crate::config::Config;
+use crate::limits::MIB;
+use crate::meta::{self, DirectoryLock, MetaV2};
+use crate::outcome::{GroupId, NodeId};
+use crate::payload::Payload;
+use crate::peers::{Genesis, Owner, Peers};
+use crate::persist::Summary;
+use crate::recovery::Recoverer;
+use crate::wire::kind;
+
+/// A survivor: the directory of a node that is stopped, and locked for as long as this lives.
+pub(crate) struct Survivor {
+    pub(crate) path: PathBuf,
+    pub(crate) meta: MetaV2,
+    pub(crate) shards: Vec<ShardLog>,
+    _lock: DirectoryLock,
+}
+
+/// A shard's log.
+pub(crate) struct ShardLog {
+    pub(crate) dir: PathBuf,
+    /// Why its votes are not all that were given, if so.
+    pub(crate) damage: Option<String>,
+    /// Where the tail was cut, if it was.
+    pub(crate) torn: Option<String>,
+    pub(crate) index: Index,
+    /// In the order of their numbers.
+    pub(crate) groups: Vec<(GroupId, FoundGroup)>,
+}
+
+/// A group in a shard's log.
+pub(crate) struct FoundGroup {
+    pub(crate) uid: u128,
+    pub(crate) evidence: Evidence<Payload>,
+    /// What the slots did that are gone from the log.
+    pub(crate) base: ApplyState,
+    /// What the chosen ones did.
+    pub(crate) apply: ApplyState,
+    /// The slots of its checkpoints that are intact, the newest first.
+    pub(crate) checkpoints: Vec<Slot>,
+}
+
+/// The groups of a shard.
+pub(crate) fn groups_of(config: &Config, shard: usize) -> impl Iterator<Item = GroupId> {
+    let shards = config.shards as u64;
+    (1..=config.groups).filter(move |id| id % shards == shard as u64)
+}
+
+impl Survivor {
+    /// Takes the directory at `path`, of the node that `node` names or of whichever one of the cluster it is, and reads all
+    /// its logs. `damaged_too`: what is intact of a log that is damaged, or must not be voted with for another reason.
+    pub(crate) fn read(
+        config: &Config,
+        path: &Path,
+        node: Option<NodeId>,
+        damaged_too: bool,
+    ) -> Result<Self, RepairError> {
+        let cluster = config.cluster_id().expect("validated");
+        let (meta, lock) = meta::look_into(path, (cluster, node, config.shards))?;
+        let first = || meta.logs.iter().map(|log| log.first).collect();
+        let owner = Owner {
+            node: meta.node,
+            members: config.members.iter().map(|member| member.node).collect(),
+            incarnation: meta.incarnation,
+            founders: (!meta.replacement).then(first),
+            shards: config.shards,
+        };
+        let peers = Peers::open(path, owner)?;
+        let mut shards = Vec::new();
+        for shard in 0..config.shards {
+            let genesis = peers.genesis(shard);
+            shards.push(ShardLog::read(config, path, &meta, (shard, genesis.as_ref()), damaged_too)?);
+        }
+        Ok(Self { path: path.to_owned(), meta, shards, _lock: lock })
+    }
+}
+
+impl ShardLog {
+    fn read(
+        config: &Config,
+        path: &Path,
+        meta: &MetaV2,
+        (shard, genesis): (usize, Option<&Genesis>),
+        damaged_too: bool,
+    ) -> Result<Self, RepairError> {
+        let dir = meta::log_dir(path, shard);
+        let replica = meta.logs[shard].replica;
+        let expect = Expect { shard: shard as u32, incarnation: replica, segment_bytes: config.segment_mib * MIB };
+        let at = |error: io::Error| RepairError::Io { path: dir.clone(), error };
+        let mut damage =
+            meta::suspect_reason(path, shard).map_err(at)?.map(|reason| format!("{}: {reason}", dir.display()));
+        let uids: Vec<(GroupId, u128)> = groups_of(config, shard).map(|id| (id, config.group_uid(id))).collect();
+        let mut recoverer = Recoverer::default();
+        let mut bases: HashMap<u128, ApplyState> = HashMap::new();
+        let mut torn = None;
+        let mut empty = true;
+        if dir.try_exists().map_err(at)? {
+            let recovered = recover(&mut FileSource::new(&dir), expect, &mut |place, _, header, body| {
+                empty = false;
+                recoverer.record(place, header, body);
+                // The last one that the recovery went on from; one that came again says the same.
+                if header.kind == kind::SUMMARY
+                    && let Some(summary) = Summary::decode(header, body)
+                    && recoverer.gone(header.uid) == summary.apply.slot
+                {
+                    bases.insert(header.uid, summary.apply);
+                }
+            });
+            match recovered {
+                Ok(recovery) => {
+                    empty &= recovery.segments.is_empty();
+                    if let Verdict::TornTail { file, offset } = recovery.verdict {
+                        torn = Some(format!("{file} ends with a torn tail at byte {offset}, which is left out"));
+                    }
+                }
+                Err(error @ RecoverError::Damaged { .. }) if !empty => damage = Some(error.to_string()),
+                Err(error) => return Err(RepairError::Refused(error.to_string())),
+            }
+        }
+        if empty && meta::was_opened(path, shard).map_err(at)? {
+            return Err(RepairError::Refused(format!(
+                "the log in {} is lost: there is nothing to repair from. Put its files back (is its disk mounted?)",
+                dir.display()
+            )));
+        }
+        if recoverer.malformed.is_some() {
+            return Err(RepairError::Refused(format!(
+                "{} holds records that this version cannot read: run the version that wrote them",
+                dir.display()
+            )));
+        }
+        let mut groups = Vec::new();
+        for (id, uid) in uids {
+            let (recovered, found, hole) = recoverer.finish_up_to_hole(uid);
+            if let Some(slot) = hole {
+                damage.get_or_insert(format!("{}: slot {slot} of group {id} is missing", dir.display()));
+            }
+            let genesis = || {
+                let mut founders = genesis.cloned().unwrap_or_default();
+                founders.sort_unstable();
+                Configuration::genesis(founders.into_iter().map(|(node, replica)| (node, ReplicaId(replica))))
+            };
+            let told = found.told().max(recovered.chosen);
+            let evidence = Evidence {
+                replica: ReplicaId(replica),
+                sound: true,
+                promised: recovered.promised,
+                configuration: recovered.configuration.unwrap_or_else(genesis),
+                gone: found.gone,
+                chosen: recovered.chosen,
+                told,
+                accepted: recovered.entries,
+            };
+            let base = bases.remove(&uid).unwrap_or_default();
+            let mut group = FoundGroup { uid, evidence, base, apply: found.apply, checkpoints: Vec::new() };
+            group.look_at_checkpoints(&dir.join("checkpoints"), meta.cluster)?;
+            groups.push((id, group));
+        }
+        if let Some(damage) = &damage {
+            if !damaged_too {
+                return Err(RepairError::Damaged(damage.clone()));
+            }
+            groups.iter_mut().for_each(|(_, group)| group.evidence.sound = false);
+        }
+        Ok(Self { dir, damage, torn, index: recoverer.index, groups })
+    }
+
+    pub(crate) fn group(&self, id: GroupId) -> &FoundGroup {
+        let at = self.groups.binary_search_by_key(&id, |(id, _)| *id).expect("all groups of a shard were looked at");
+        &self.groups[at].1
+    }
+
+    pub(crate) fn checkpoint_file(&self, uid: u128, slot: Slot) -> PathBuf {
+        self.dir.join("checkpoints").join(whole_name(uid, slot.0))
+    }
+}
+
+impl FoundGroup {
+    /// Finds the checkpoints that are intact. One that is ahead of the log, as a crash may leave it, says what is chosen.
+    fn look_at_checkpoints(&mut self, dir: &Path, cluster: u128) -> Result<(), RepairError> {
+        let at = |error: io::Error| RepairError::Io { path: dir.to_owned(), error };
+        let entries = match fs::read_dir(dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(at)?,
+        };
+        let mut slots = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(at)?.file_name();
+            slots.extend(name.to_str().and_then(|name| slot_of(name, self.uid)));
+        }
+        slots.sort_unstable_by(|a, b| b.cmp(a));
+        for slot in slots {
+            let file = dir.join(whole_name(self.uid, slot));
+            let checked = open_checkpoint(&file, cluster, self.uid)
+                .and_then(|mut decoder| decoder.check_rest().map(|_| decoder.head.state).map_err(io::Error::other));
+            match checked {
+                Ok(state) if state.slot == Slot(slot) => {
+                    self.checkpoints.push(Slot(slot));
+                    self.adopt(state);
+                }
+                Ok(_) => {
+                    tracing::warn!(file = %file.display(), "a checkpoint has the name of another slot: it is left out")
+                }
+                Err(error) => {
+                    tracing::warn!(file = %file.display(), %error, "a checkpoint cannot be used: it is left out")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, state: ApplyState) {
+        let evidence = &mut self.evidence;
+        if state.slot <= evidence.chosen {
+            return;
+        }
+        let held = (state.slot.0 - evidence.chosen.0).min(evidence.accepted.len() as u64);
+        evidence.accepted.drain(..held as usize);
+        (evidence.gone, evidence.chosen) = (state.slot, state.slot);
+        evidence.told = evidence.told.max(state.slot);
+        if let Some(configuration) = &state.configuration {
+            evidence.configuration = configuration.clone();
+        }
+        self.base = state.clone();
+        self.apply = state;
+    }
+}
+
+/// Opens a checkpoint's file behind its head.
+pub(crate) fn open_checkpoint(file: &Path, cluster: u128, uid: u128) -> io::Result<Decoder<BufReader<File>>> {
+    Decoder::open(BufReader::new(File::open(file)?), cluster, uid).map_err(io::Error::other)
+}
+
+/// Reads records of a log by their places.
+pub(crate) struct RecordReader {
+    dir: PathBuf,
+    open: Option<(u64, File)>,
+}
+
+impl RecordReader {
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), open: None }
+    }
+
+    /// A record, checked: its header and its body.
+    pub(crate) fn read(&mut self, place: RecordPlace) -> Result<(RecordHeader, Vec<u8>), RepairError> {
+        let path = self.dir.join(segment_name(place.generation));
+        let failed = |error: io::Error| RepairError::Io { path: path.clone(), error };
+        if self.open.as_ref().is_none_or(|(open, _)| *open != place.generation) {
+            self.open = Some((place.generation, File::open(&path).map_err(failed)?));
+        }
+        let (_, file) = self.open.as_ref().expect("opened above");
+        let mut bytes = vec![0; place.bytes as usize];
+        file.read_exact_at(&mut bytes, place.offset).map_err(failed)?;
+        let header = RecordHeader::decode(&bytes).map_err(|error| failed(io::Error::other(error)))?;
+        let mut body = bytes.split_off(RECORD_HEADER_BYTES);
+        body.truncate(header.body_len as usize);
+        header.check_body(&body).map_err(|error| failed(io::Error::other(error)))?;
+        Ok((header, body))
+    }
+}
