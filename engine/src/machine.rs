@@ -66,6 +66,10 @@ pub trait StateMachine: std::any::Any + Send {
         let _ = index;
     }
 
+    /// The group was dropped, and this machine goes with it: one that keeps its own data deletes it here, durably, since a
+    /// later group may have the same number. After a crash it may be told again, with some or none of its data left.
+    fn dropped(&mut self) {}
+
     /// Whether a batch may be handed over of which this machine holds the first entries already.
     fn skips_what_it_holds(&self) -> bool {
         false

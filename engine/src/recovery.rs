@@ -100,6 +100,15 @@ impl Recoverer {
     }
 }
 
+impl Recoverer {
+    /// What is left belongs to groups that were dropped.
+    pub(crate) fn forget_others(&mut self) {
+        for (uid, _) in self.groups.drain() {
+            self.index.remove(uid);
+        }
+    }
+}
+
 impl RecoveredGroup {
     fn take(&mut self, header: &RecordHeader, body: &[u8]) -> Option<()> {
         if header.version != RECORD_VERSION {

@@ -44,6 +44,7 @@ pub(crate) mod frames;
 pub(crate) mod group;
 mod identity;
 pub(crate) mod links;
+pub(crate) mod made;
 mod mail;
 pub(crate) mod membership;
 pub(crate) mod memory;
@@ -60,8 +61,9 @@ use checkpoints::{CheckpointPolicy, Checkpoints};
 use clients::Clients;
 use events::OnEvent;
 use frames::{Flying, Frames, Held};
-use group::{Group, OpenBatch, Pending, Reply, Run};
+use group::{Group, GroupKind, OpenBatch, Pending, Reply, Run};
 use links::{Part, Peer};
+use made::{MadeGroups, Maker};
 use memory::Memory;
 use points::Points;
 use producers::Producers;
@@ -106,7 +108,9 @@ pub(crate) struct Parts {
     pub(crate) peers: Vec<u64>,
     /// Where it is noted how far the peers' logs were seen.
     pub(crate) seen: Arc<Seen>,
+    /// The shard's directory among them.
     pub(crate) groups: Vec<Group>,
+    pub(crate) maker: Maker,
     pub(crate) writer: Writer,
     pub(crate) index: Index,
     pub(crate) seed: u64,
@@ -145,8 +149,9 @@ struct InPipe {
 pub(crate) struct Shard {
     pub(crate) groups: Vec<Group>,
     by_uid: HashMap<u128, u32>,
-    /// The place of group `id`, at `id` divided by the node's number of shards.
+    /// The place of group `id`, at `id` divided by the node's number of shards; of those of the configuration.
     by_id: Vec<Option<u32>>,
+    pub(crate) made: MadeGroups,
     pub(crate) peers: Vec<Peer>,
     pub(crate) writer: Writer,
     pub(crate) index: Index,
@@ -227,7 +232,8 @@ impl Shard {
         let by_uid = parts.groups.iter().enumerate().map(|(at, g)| (g.names.uid, at as u32)).collect();
         let shards = parts.shard.1 as u64;
         let mut by_id = Vec::new();
-        for (at, group) in parts.groups.iter().enumerate() {
+        let configured = |(_, group): &(usize, &Group)| group.kind == GroupKind::Configured;
+        for (at, group) in parts.groups.iter().enumerate().filter(configured) {
             by_id.resize((group.names.id / shards) as usize, None);
             by_id.push(Some(at as u32));
         }
@@ -238,6 +244,7 @@ impl Shard {
             peers: parts.peers.iter().map(|node| Peer::new(*node, Granted::starting_at(parts.seed))).collect(),
             by_uid,
             by_id,
+            made: MadeGroups::new(parts.maker, &parts.groups),
             groups: parts.groups,
             writer: parts.writer,
             index: parts.index,
@@ -312,7 +319,8 @@ impl Shard {
         if id % shards != shard {
             return None;
         }
-        self.by_id.get(usize::try_from(id / shards).ok()?).copied().flatten()
+        let place = usize::try_from(id / shards).ok().and_then(|place| self.by_id.get(place).copied().flatten());
+        place.or_else(|| self.made.place(id))
     }
 
     fn now_us(&self) -> u64 {
@@ -331,6 +339,9 @@ impl Shard {
     /// Lets a group's replica take an event and carries out what it asks for. `received` is the receive buffer that
     /// the event's values lie in.
     fn act(&mut self, at: u32, received: &[u8], event: impl FnOnce(&mut Replica<Payload>, &mut Vec<Action<Payload>>)) {
+        if self.is_gone(at) {
+            return;
+        }
         let mut actions = std::mem::take(&mut self.actions);
         event(&mut self.groups[at as usize].replica, &mut actions);
         let mut rearm = false;
@@ -563,11 +574,12 @@ impl Shard {
     fn reject_open(&mut self, at: u32) {
         let leader = self.leader_of(at);
         let group = &mut self.groups[at as usize];
+        let rejection = if group.ending { Rejection::GroupDropped } else { Rejection::NotLeader { leader } };
         self.dirty_bytes -= group.open_bytes;
         group.open_bytes = 0;
         for batch in group.open.drain(..) {
             mark(Mark::OpenRejected);
-            let error = ProposeError::Rejected(Rejection::NotLeader { leader });
+            let error = ProposeError::Rejected(rejection);
             self.completions.extend(batch.runs.into_iter().map(|run| (run, at, Err(error))));
         }
     }
@@ -840,6 +852,8 @@ impl Shard {
         }
         self.expire_reads();
         self.follow_changes();
+        self.end_groups();
+        self.follow_orders();
         self.expire_sessions();
         self.take_checkpoints();
         self.tick_transfers();
@@ -945,8 +959,9 @@ impl Shard {
         while let Some(flying) = self.frames.flying.front()
             && flying.sequence <= through
         {
-            let Flying { submitted_ns, waits, summaries, .. } =
+            let Flying { id, submitted_ns, waits, summaries, .. } =
                 self.frames.flying.pop_front().expect("it is the front");
+            self.made.note_durable(id);
             let wal_us = ((self.now_ns - submitted_ns.min(self.now_ns)) / 1000) as u32;
             for (at, seq) in waits.marks {
                 self.groups[at as usize].durable = seq;
@@ -1028,6 +1043,8 @@ impl Shard {
         let group = &self.groups[at as usize];
         if self.stopping {
             Err(Rejection::Stopping)
+        } else if group.ending {
+            Err(Rejection::GroupDropped)
         } else if group.replica.epoch().is_none() {
             Err(Rejection::NotLeader { leader: self.leader_of(at) })
         } else if group.open_bytes + bytes > GROUP_QUEUE_BYTES_MAX
@@ -1132,6 +1149,7 @@ impl Shard {
     /// The reason why this shard must stop: a state machine has failed.
     pub(crate) fn complete(&mut self) -> Result<(), String> {
         self.apply_chosen();
+        self.follow_directory();
         if let Some(fatal) = &self.fatal {
             return Err(fatal.clone());
         }
@@ -1317,6 +1335,7 @@ impl Shard {
         match effect {
             Effect::Void => mark(Mark::BatchVoid),
             Effect::Duplicate(_) => mark(Mark::BatchDuplicate),
+            Effect::Sessions if group.kind == GroupKind::Directory => self.made.note_applied(at),
             Effect::Sessions => self.expiry.note(at, slot, now_ns),
             Effect::UnknownSession => mark(Mark::SessionUnknown),
             _ => {}
@@ -1390,6 +1409,9 @@ impl Shard {
         for at in 0..self.groups.len() {
             let group = &self.groups[at];
             slots.push(group.apply.slot);
+            if group.kind == GroupKind::Gone {
+                continue;
+            }
             let (header, body) = group.summary();
             self.frames.push(&header, &[&body]);
         }

@@ -60,6 +60,26 @@ pub(crate) struct Pending {
     pub(crate) times: SlotTimes,
 }
 
+/// Where a group comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum GroupKind {
+    /// The configuration.
+    Configured,
+    /// The shard's own, for the groups made at run time.
+    Directory,
+    /// An order in this slot of the directory.
+    Made(Slot),
+    /// It was dropped: only its place is left.
+    Gone,
+}
+
+impl GroupKind {
+    /// Whether users see it.
+    pub(crate) fn is_visible(self) -> bool {
+        matches!(self, Self::Configured | Self::Made(_))
+    }
+}
+
 /// The part of a group that does not change.
 #[derive(Clone, Debug)]
 pub(crate) struct GroupNames {
@@ -69,6 +89,9 @@ pub(crate) struct GroupNames {
 
 pub(crate) struct Group {
     pub(crate) names: GroupNames,
+    pub(crate) kind: GroupKind,
+    /// It is being dropped: it takes no proposals.
+    pub(crate) ending: bool,
     pub(crate) replica: Replica<Payload>,
     pub(crate) apply: ApplyState,
     pub(crate) machine: Option<Box<dyn StateMachine>>,
@@ -138,6 +161,8 @@ impl Group {
         let last_recorded = replica.log().last();
         Self {
             names,
+            kind: GroupKind::Configured,
+            ending: false,
             replica,
             apply,
             machine,

@@ -70,7 +70,7 @@ impl Expiry {
         self.due.insert((noted.due_ns, at));
     }
 
-    fn forget(&mut self, at: u32) {
+    pub(super) fn forget(&mut self, at: u32) {
         if let Some(noted) = self.noted.remove(&at) {
             self.due.remove(&(noted.due_ns, at));
         }

@@ -1,0 +1,220 @@
+//! Groups that are made and dropped while the cluster runs, on real nodes.
+
+use std::time::{Duration, Instant};
+
+use synod::{GroupError, GroupOutcome, Handle, MadeGroup, ProposeError, ReadError, Rejection};
+use synod_sim::{Cluster, PATIENCE};
+
+/// Waits until something holds.
+fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Gives an order to whoever leads the directory.
+fn order(cluster: &Cluster, ask: impl Fn(&Handle) -> synod::Pending<GroupOutcome>) -> GroupOutcome {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        for node in cluster.nodes.iter().flatten() {
+            match ask(&node.handle()).wait() {
+                Err(GroupError::Rejected(_) | GroupError::Superseded) => {}
+                outcome => return outcome,
+            }
+        }
+        assert!(Instant::now() < end, "nobody leads the directory");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn create(cluster: &Cluster, group: u64) -> GroupOutcome {
+    order(cluster, |handle| handle.create_group(group, PATIENCE))
+}
+
+fn drop_group(cluster: &Cluster, group: u64) -> GroupOutcome {
+    order(cluster, |handle| handle.drop_group(group, PATIENCE))
+}
+
+/// Commits an entry, whoever leads.
+fn commit(cluster: &Cluster, group: u64, entry: &[u8]) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match cluster.leader(group).propose(group, entry).wait() {
+            Ok(_) => return,
+            Err(ProposeError::Rejected(_)) => assert!(Instant::now() < end, "group {group} takes nothing"),
+            Err(error) => panic!("group {group}: {error}"),
+        }
+    }
+}
+
+/// Waits until the nodes that run all have just this group of the name, or none.
+fn wait_for(cluster: &Cluster, group: u64, made: Option<MadeGroup>) {
+    for node in cluster.nodes.iter().flatten() {
+        let handle = node.handle();
+        wait(&format!("node {} of group {group}: {:?}, not {made:?}", handle.node(), handle.made_groups()), || {
+            let found = handle.made_groups().unwrap().into_iter().find(|made| made.group == group);
+            found == made && handle.info(group).is_some() == made.is_some()
+        });
+    }
+}
+
+fn restart_all(cluster: &mut Cluster) {
+    let nodes = cluster.nodes.len() as u64;
+    (1..=nodes).for_each(|node| cluster.stop_node(node));
+    (1..=nodes).for_each(|node| cluster.start_node(node));
+}
+
+#[test]
+fn groups_come_and_go_and_a_restart_knows_them() {
+    let mut cluster = Cluster::start(3, |c| (c.groups, c.shards) = (2, 2));
+    // One on each shard.
+    let made = [create(&cluster, 7).unwrap(), create(&cluster, 8).unwrap()];
+    assert_ne!(made[0].uid, made[1].uid);
+    for made in made {
+        commit(&cluster, made.group, b"one");
+        wait_for(&cluster, made.group, Some(made));
+    }
+    restart_all(&mut cluster);
+    for made in made {
+        commit(&cluster, made.group, b"two");
+        wait_for(&cluster, made.group, Some(made));
+        for node in 1..=3 {
+            assert_eq!(cluster.log(node, made.group, 2), [b"one".to_vec(), b"two".to_vec()]);
+        }
+    }
+    assert_eq!(drop_group(&cluster, 7), Ok(MadeGroup { ending: true, ..made[0] }));
+    wait_for(&cluster, 7, None);
+    restart_all(&mut cluster);
+    wait_for(&cluster, 7, None);
+    wait_for(&cluster, 8, Some(made[1]));
+    commit(&cluster, 8, b"three");
+    commit(&cluster, 1, b"the first ones are there");
+
+    let again = create(&cluster, 7).unwrap();
+    assert!(again.uid != made[0].uid, "a uid is never used again");
+    commit(&cluster, 7, b"new");
+    restart_all(&mut cluster);
+    wait_for(&cluster, 7, Some(again));
+    for node in 1..=3 {
+        assert_eq!(cluster.log(node, 7, 1), [b"new".to_vec()]);
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_name() {
+    let cluster = Cluster::start(3, |c| c.groups = 2);
+    assert_eq!(create(&cluster, 2), Err(GroupError::Configured(2)));
+    assert_eq!(drop_group(&cluster, 1), Err(GroupError::Configured(1)));
+    assert_eq!(create(&cluster, 0), Err(GroupError::BadNumber(0)));
+    assert_eq!(create(&cluster, 1 << 62), Err(GroupError::BadNumber(1 << 62)));
+    assert_eq!(drop_group(&cluster, 9), Err(GroupError::UnknownGroup(9)));
+    create(&cluster, 9).unwrap();
+    assert_eq!(create(&cluster, 9), Err(GroupError::Exists(9)));
+    wait("the followers refuse too", || {
+        let refusals = (1..=3).map(|node| cluster.node(node).create_group(10, Duration::ZERO).wait());
+        refusals.into_iter().any(|refusal| {
+            matches!(refusal, Err(GroupError::Rejected(Rejection::NotLeader { leader: Some(_) })))
+        })
+    });
+}
+
+/// Readers and proposers of a group that is dropped are told.
+#[test]
+fn who_waits_for_a_dropped_group_is_told() {
+    let cluster = Cluster::start(3, |c| c.groups = 1);
+    create(&cluster, 5).unwrap();
+    commit(&cluster, 5, b"one");
+    let leader = cluster.leader(5);
+    leader.pin(5, "reader", 1, PATIENCE).unwrap();
+    let tail = leader.read(5, 2, PATIENCE);
+    drop_group(&cluster, 5).unwrap();
+    assert!(matches!(tail.wait(), Err(ReadError::UnknownGroup(5))));
+    wait_for(&cluster, 5, None);
+    let refused = leader.propose(5, b"late").wait();
+    assert_eq!(refused, Err(ProposeError::Rejected(Rejection::UnknownGroup)));
+    assert!(leader.pin(5, "reader", 1, PATIENCE).unwrap_err().contains("no group 5"));
+}
+
+/// A node that was away while a group was dropped and another of its name was made comes back with the old one's replica,
+/// and its votes: it never touches the new group.
+#[test]
+fn group_id_recreated_zombie() {
+    let mut cluster = Cluster::start(3, |c| c.groups = 1);
+    let old = create(&cluster, 5).unwrap();
+    commit(&cluster, 5, b"old one");
+    for node in 1..=3 {
+        cluster.log(node, 5, 1);
+    }
+    for away in 1..=3 {
+        cluster.stop_node(away);
+        drop_group(&cluster, 5).unwrap();
+        let new = create(&cluster, 5).unwrap();
+        assert_ne!(new.uid, old.uid);
+        commit(&cluster, 5, format!("new one {away}").as_bytes());
+        cluster.start_node(away);
+        wait_for(&cluster, 5, Some(new));
+        commit(&cluster, 5, b"with all");
+        for node in 1..=3 {
+            assert_eq!(cluster.log(node, 5, 2), [format!("new one {away}").into_bytes(), b"with all".to_vec()]);
+        }
+    }
+}
+
+/// A node that was away while groups came and went learns of it.
+#[test]
+fn a_node_that_was_away_follows() {
+    let mut cluster = Cluster::start(3, |c| c.groups = 1);
+    let stays = create(&cluster, 5).unwrap();
+    commit(&cluster, 5, b"one");
+    cluster.stop_node(3);
+    create(&cluster, 6).unwrap();
+    commit(&cluster, 6, b"one");
+    drop_group(&cluster, 6).unwrap();
+    let new = create(&cluster, 7).unwrap();
+    commit(&cluster, 7, b"one");
+    cluster.start_node(3);
+    wait_for(&cluster, 5, Some(stays));
+    wait_for(&cluster, 6, None);
+    wait_for(&cluster, 7, Some(new));
+    // It votes in them.
+    cluster.stop_node(1);
+    for group in [5, 7] {
+        commit(&cluster, group, b"two");
+        assert_eq!(cluster.log(3, group, 2), [b"one".to_vec(), b"two".to_vec()]);
+    }
+}
+
+/// What a dropped group took goes: its records no longer keep segments of the log.
+#[test]
+fn a_dropped_group_keeps_no_log() {
+    let cluster = Cluster::start(3, |c| {
+        (c.groups, c.segment_mib, c.retain_mib, c.wal_mib_max) = (1, 4, 4, 64);
+    });
+    create(&cluster, 5).unwrap();
+    let leader = cluster.leader(5);
+    commit(&cluster, 5, b"kept by a reader");
+    for node in 1..=3 {
+        cluster.log(node, 5, 1);
+        cluster.node(node).pin(5, "reader", 1, Duration::from_secs(3600)).unwrap();
+    }
+    let large = vec![7; 1 << 19];
+    // Without the reader's pin this would go round several times.
+    (0..40).for_each(|_| commit(&cluster, 5, &large));
+    assert_eq!(leader.info(5).unwrap().first_index, 1);
+    drop_group(&cluster, 5).unwrap();
+    wait_for(&cluster, 5, None);
+    let segments = |node: u64| {
+        let files = std::fs::read_dir(cluster.dir().join(format!("node-{node}/shard-0"))).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name.ends_with(".seg")).collect();
+        names.sort();
+        names
+    };
+    let before: Vec<String> = (1..=3).map(|node| segments(node).remove(0)).collect();
+    wait("the segments of the dropped group stay", || {
+        commit(&cluster, 1, &large);
+        (1..=3).all(|node| segments(node)[0] > before[node as usize - 1])
+    });
+}
