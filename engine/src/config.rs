@@ -377,9 +377,8 @@ impl Config {
     pub(crate) fn is_made_uid(&self, uid: u128) -> bool {
         let cluster = self.cluster_id().expect("validated");
         // Each step doubles the bits that are right, from three on.
-        let gather = (0..6).fold(SCATTER, |inverse, _| {
-            inverse.wrapping_mul(2u128.wrapping_sub(SCATTER.wrapping_mul(inverse)))
-        });
+        let gather =
+            (0..6).fold(SCATTER, |inverse, _| inverse.wrapping_mul(2u128.wrapping_sub(SCATTER.wrapping_mul(inverse))));
         (uid ^ cluster.rotate_left(64)).wrapping_mul(gather) >> 64 != 0
     }
 

@@ -200,7 +200,8 @@ mod tests {
 
     #[test]
     fn a_name_is_free_only_when_its_group_has_ended() {
-        let (make, end, forget) = (Order::Make { id: 7 }, Order::End { made: Slot(1) }, Order::Forget { made: Slot(1) });
+        let (make, end, forget) =
+            (Order::Make { id: 7 }, Order::End { made: Slot(1) }, Order::Forget { made: Slot(1) });
         assert_eq!(names(&ordered(&[make, make])), [(1, 7)]);
         assert_eq!(names(&ordered(&[make, forget])), [(1, 7)], "nobody said that it is to end");
         assert_eq!(names(&ordered(&[make, end, make])), [(1, 7)]);

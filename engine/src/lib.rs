@@ -43,9 +43,9 @@ pub mod client;
 mod clock;
 mod config;
 mod configuration;
+mod directory;
 #[cfg(feature = "simulation")]
 pub mod fuzzing;
-mod directory;
 mod groups;
 mod handle;
 pub mod limits;

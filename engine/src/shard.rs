@@ -32,6 +32,7 @@ use crate::outcome::{Committed, Epoch, GroupId, Outcome, ProposeError, Rejection
 use crate::payload::{BatchHeader, Payload, Place};
 use crate::persist::record_header;
 use crate::seen::Seen;
+use crate::sessions::command::is_session;
 use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming, RECORDS, kind};
 
 mod catch_up;
@@ -997,6 +998,11 @@ impl Shard {
         if let Err(rejection) = self.admit(at, entries.body_bytes()) {
             return Err((run, rejection));
         }
+        let session = session.map(|(id, sequence)| {
+            // Another's id becomes one that no session here has.
+            let mark = if is_session(id) { self.groups[at as usize].kind.session_mark() } else { 0 };
+            (id ^ mark, sequence)
+        });
         let (now_ns, bytes) = (self.now_ns, entries.body_bytes() - 4);
         self.phases.queue.record_weighted(now_ns.saturating_sub(run.submitted_ns), u64::from(run.count));
         let spare = &mut self.spare_entries;
@@ -1350,6 +1356,7 @@ impl Shard {
             self.note_applied(at, u64::from(header.entries), u64::from(header.bytes));
         }
         let group = &mut self.groups[at as usize];
+        let session_mark = group.kind.session_mark();
         while let Some(pending) = group.pending.front()
             && pending.slot <= slot
         {
@@ -1372,7 +1379,7 @@ impl Shard {
                     Effect::OutOfSession => Err(ProposeError::OutOfSession),
                     Effect::UnknownSession => Err(ProposeError::SessionExpired),
                     // The slot is the session's id.
-                    Effect::Sessions => Ok(Committed { slot: slot.0, first_index: 0, count: 0 }),
+                    Effect::Sessions => Ok(Committed { slot: slot.0 ^ session_mark, first_index: 0, count: 0 }),
                     Effect::Void | Effect::Nothing => Err(ProposeError::Superseded),
                 };
                 first += u64::from(count);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use synod::{GroupError, GroupOutcome, Handle, MadeGroup, ProposeError, ReadError, Rejection};
+use synod::{Entries, GroupError, GroupOutcome, Handle, MadeGroup, ProposeError, ReadError, Rejection};
 use synod_sim::{Cluster, PATIENCE};
 
 /// Waits until something holds.
@@ -29,22 +29,57 @@ fn order(cluster: &Cluster, ask: impl Fn(&Handle) -> synod::Pending<GroupOutcome
     }
 }
 
+/// Makes a group. What became of an order is unknown when the directory's leader changes meanwhile.
 fn create(cluster: &Cluster, group: u64) -> GroupOutcome {
-    order(cluster, |handle| handle.create_group(group, PATIENCE))
+    let mut lost = false;
+    loop {
+        match order(cluster, |handle| handle.create_group(group, PATIENCE)) {
+            Err(GroupError::Unknown) => lost = true,
+            Err(GroupError::Exists(_)) if lost => {
+                let known = cluster.nodes.iter().flatten().flat_map(|node| node.handle().made_groups().unwrap());
+                let made = known.filter(|made| made.group == group);
+                return Ok(made.max_by_key(|made| made.uid).expect("a node has said so"));
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
-fn drop_group(cluster: &Cluster, group: u64) -> GroupOutcome {
-    order(cluster, |handle| handle.drop_group(group, PATIENCE))
+/// Drops a group; an order whose fate is unknown is given again.
+fn drop_group(cluster: &Cluster, group: u64) -> Result<(), GroupError> {
+    let mut lost = false;
+    loop {
+        match order(cluster, |handle| handle.drop_group(group, PATIENCE)) {
+            Err(GroupError::Unknown) => lost = true,
+            Err(GroupError::UnknownGroup(_)) if lost => return Ok(()),
+            outcome => return outcome.map(|made| assert!(made.group == group && made.ending)),
+        }
+    }
 }
 
-/// Commits an entry, whoever leads.
+/// Commits an entry exactly once, whoever leads.
 fn commit(cluster: &Cluster, group: u64, entry: &[u8]) {
     let end = Instant::now() + PATIENCE;
+    let session = open(cluster, group);
     loop {
-        match cluster.leader(group).propose(group, entry).wait() {
+        let entries = Entries::one(entry).unwrap();
+        match cluster.leader(group).propose_in_session(group, session, 1, entries).wait() {
             Ok(_) => return,
-            Err(ProposeError::Rejected(_)) => assert!(Instant::now() < end, "group {group} takes nothing"),
+            Err(ProposeError::Rejected(_) | ProposeError::Unknown | ProposeError::Superseded) => {
+                assert!(Instant::now() < end, "group {group} takes nothing");
+            }
             Err(error) => panic!("group {group}: {error}"),
+        }
+    }
+}
+
+/// Opens a session in a group, whoever leads.
+fn open(cluster: &Cluster, group: u64) -> u64 {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match cluster.leader(group).open_session(group).wait() {
+            Ok(session) => return session.id(),
+            Err(error) => assert!(Instant::now() < end, "group {group} opens no session: {error}"),
         }
     }
 }
@@ -84,7 +119,7 @@ fn groups_come_and_go_and_a_restart_knows_them() {
             assert_eq!(cluster.log(node, made.group, 2), [b"one".to_vec(), b"two".to_vec()]);
         }
     }
-    assert_eq!(drop_group(&cluster, 7), Ok(MadeGroup { ending: true, ..made[0] }));
+    drop_group(&cluster, 7).unwrap();
     wait_for(&cluster, 7, None);
     restart_all(&mut cluster);
     wait_for(&cluster, 7, None);
@@ -114,9 +149,9 @@ fn what_cannot_be_is_refused_by_name() {
     assert_eq!(create(&cluster, 9), Err(GroupError::Exists(9)));
     wait("the followers refuse too", || {
         let refusals = (1..=3).map(|node| cluster.node(node).create_group(10, Duration::ZERO).wait());
-        refusals.into_iter().any(|refusal| {
-            matches!(refusal, Err(GroupError::Rejected(Rejection::NotLeader { leader: Some(_) })))
-        })
+        refusals
+            .into_iter()
+            .any(|refusal| matches!(refusal, Err(GroupError::Rejected(Rejection::NotLeader { leader: Some(_) }))))
     });
 }
 
@@ -160,6 +195,39 @@ fn group_id_recreated_zombie() {
             assert_eq!(cluster.log(node, 5, 2), [format!("new one {away}").into_bytes(), b"with all".to_vec()]);
         }
     }
+}
+
+/// The sessions of a dropped group are none of the group that has its number now.
+#[test]
+fn a_session_of_a_dropped_group_is_unknown_in_the_next() {
+    let cluster = Cluster::start(3, |c| c.groups = 1);
+    let append = |session: u64, sequence: u64, entry: &[u8]| {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let entries = Entries::one(entry).unwrap();
+            match cluster.leader(5).propose_in_session(5, session, sequence, entries).wait() {
+                Err(ProposeError::Rejected(_) | ProposeError::Unknown | ProposeError::Superseded) => {
+                    assert!(Instant::now() < end, "nobody takes it");
+                }
+                outcome => return outcome,
+            }
+        }
+    };
+    create(&cluster, 5).unwrap();
+    let old = open(&cluster, 5);
+    append(old, 1, b"old").unwrap();
+    drop_group(&cluster, 5).unwrap();
+    create(&cluster, 5).unwrap();
+    wait("a node still has the old group", || {
+        let uids: Vec<_> = (1..=3).map(|node| cluster.node(node).made_groups().unwrap()).collect();
+        uids.iter().all(|made| made == &uids[0])
+    });
+    let new = open(&cluster, 5);
+    append(new, 1, b"new").unwrap();
+    assert_eq!(append(old, 2, b"late"), Err(ProposeError::SessionExpired));
+    append(new, 2, b"new again").unwrap();
+    assert_eq!(append(new, 2, b"new again").map(|at| at.first_index), Ok(2), "its own is known");
+    assert_eq!(cluster.log(1, 5, 2), [b"new".to_vec(), b"new again".to_vec()]);
 }
 
 /// A node that was away while groups came and went learns of it.

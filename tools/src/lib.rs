@@ -7,6 +7,7 @@
 
 mod append;
 mod error;
+mod group;
 mod init;
 mod lines;
 mod local;
@@ -52,6 +53,7 @@ enum Command {
     Append(append::Args),
     Tail(tail::Args),
     Member(member::Args),
+    Group(group::Args),
     Read(read::Args),
     Transfer(transfer::Args),
 }
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Append(args) => append::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Member(args) => member::run(&args),
+        Command::Group(args) => group::run(&args),
         Command::Read(args) => read::run(&args),
         Command::Transfer(args) => transfer::run(&args),
     };

@@ -224,7 +224,10 @@ mod tests {
         let end = genesis.end();
         assert!(end.is_legal() && end.follows(&genesis) && end.is_end());
         assert!(!genesis.is_end() && !Configuration::default().is_end());
-        assert_eq!((end.add(10, ReplicaId(9)).map(|next| next.is_end()), end.replace(10, ReplicaId(9))), (Some(false), None));
+        assert_eq!(
+            (end.add(10, ReplicaId(9)).map(|next| next.is_end()), end.replace(10, ReplicaId(9))),
+            (Some(false), None)
+        );
     }
 
     #[test]

@@ -74,6 +74,15 @@ pub(crate) enum GroupKind {
 }
 
 impl GroupKind {
+    /// What the ids of sessions are marked with, so that a group made again under a number knows none of the one before:
+    /// a session's id is its slot, in whose upper bits there is the order that made the group.
+    pub(crate) fn session_mark(self) -> u64 {
+        match self {
+            Self::Made(slot) => (slot.0 & ((1 << 22) - 1)) << 40,
+            Self::Configured | Self::Directory | Self::Gone => 0,
+        }
+    }
+
     /// Whether users see it.
     pub(crate) fn is_visible(self) -> bool {
         matches!(self, Self::Configured | Self::Made(_))

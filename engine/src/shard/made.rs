@@ -118,18 +118,17 @@ impl MadeGroups {
     pub(crate) fn new(maker: Maker, groups: &[Group]) -> Self {
         let of_kind = |wanted: fn(&GroupKind) -> bool| groups.iter().position(|group| wanted(&group.kind));
         let directory = of_kind(|kind| matches!(kind, GroupKind::Directory)).expect("every shard has a directory");
-        let mut made =
-            Self {
-                maker,
-                directory: directory as u32,
-                by_id: HashMap::new(),
-                by_slot: BTreeMap::new(),
-                founders: None,
-                changed: false,
-                deleting: None,
-                orders: Vec::new(),
-                forget_again: BTreeMap::new(),
-            };
+        let mut made = Self {
+            maker,
+            directory: directory as u32,
+            by_id: HashMap::new(),
+            by_slot: BTreeMap::new(),
+            founders: None,
+            changed: false,
+            deleting: None,
+            orders: Vec::new(),
+            forget_again: BTreeMap::new(),
+        };
         for (at, group) in groups.iter().enumerate() {
             made.enter(at as u32, group);
         }
@@ -292,8 +291,7 @@ impl Shard {
         };
         let replica = Replica::new(config, Recovered::default());
         let (names, log) = (GroupNames { id, uid }, Default::default());
-        let mut husk =
-            Group::new(names, replica, ApplyState::default(), log, None, GroupCheckpoints::default(), 0);
+        let mut husk = Group::new(names, replica, ApplyState::default(), log, None, GroupCheckpoints::default(), 0);
         husk.kind = GroupKind::Gone;
         self.groups[at as usize] = husk;
         self.prefers[at as usize] = 0;
@@ -437,8 +435,11 @@ impl Shard {
     /// The groups of this shard that were made at run time, as this node knows them.
     pub(crate) fn made_groups(&self) -> Vec<MadeGroup> {
         let list = &self.groups[self.made.directory as usize].apply.directory;
-        let group =
-            |(slot, made): (Slot, &Made)| MadeGroup { group: made.id, uid: self.made.maker.uid(slot), ending: made.ending };
+        let group = |(slot, made): (Slot, &Made)| MadeGroup {
+            group: made.id,
+            uid: self.made.maker.uid(slot),
+            ending: made.ending,
+        };
         list.iter().map(group).collect()
     }
 }

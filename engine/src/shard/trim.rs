@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use synod_core::Slot;
 use synod_core::planted::{Bug, is};
 
-use super::group::GroupKind;
 use super::Shard;
 use super::group::Group;
+use super::group::GroupKind;
 use crate::marks::{Mark, mark};
 use crate::outcome::GroupId;
 
