@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use synod_core::Configuration;
+use synod_core::{Configuration, Slot};
 use synod_wal::recover::{Expect, RecoverError, Recovery, SegmentSource, recover};
 use synod_wal::writer::{Writer, WriterConfig};
 
@@ -127,8 +127,12 @@ pub(crate) fn assemble(
             recoverer.finish(id, uid).map_err(|error| AssembleError::Damaged(error.to_string()))?;
         let directory = recovered.apply.directory.clone();
         let replica = maker.replica(genesis, state);
-        let machine = machines.filter(|_| kind.is_visible()).and_then(|make| make(id));
-        let mut machine = machine;
+        let is_new = recovered.apply.slot == Slot::ZERO && replica.log().last() == Slot::ZERO;
+        let mut machine = match kind {
+            GroupKind::Made(_) if is_new => maker.new_machine(id).map_err(AssembleError::Refused)?,
+            GroupKind::Configured | GroupKind::Made(_) => machines.and_then(|make| make(id)),
+            GroupKind::Directory | GroupKind::Gone => None,
+        };
         let first_index = recovered.indexes.front().map_or(recovered.apply.next_index, |(_, index)| *index);
         let (newest, restored) = restore(store, (id, uid), machine.as_mut(), first_index)?;
         let taken = machine.as_ref().is_some_and(|machine| machine.takes_checkpoints());
@@ -150,7 +154,7 @@ pub(crate) fn assemble(
         if let Some(reason) = maker.refuses(made.id) {
             return Err(AssembleError::Refused(reason));
         }
-        let names = GroupNames { id: made.id, uid: maker.uid(slot) };
+        let names = GroupNames { id: made.id, uid: maker.uid(slot, made.id) };
         add(&mut recoverer, names, GroupKind::Made(slot), made.genesis())?;
     }
     for group in &mut groups {

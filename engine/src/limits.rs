@@ -44,8 +44,9 @@ pub const EARLIER_POSITIONS_MAX: usize = 256;
 pub const SESSIONS_BYTES_MAX: usize = SESSIONS_MAX * (6 * 9 + 1) + EARLIER_POSITIONS_MAX * 3 * 9;
 /// Groups made at run time that a shard can have.
 pub const GROUPS_MADE_MAX: usize = 1024;
-/// Places for groups, also those of groups that were dropped, up to which a leader has further groups made.
-pub const GROUP_PLACES_MAX: usize = 1 << 21;
+/// Groups that a shard may have dropped since its start: each leaves a little memory behind, and beyond that a leader has
+/// no further ones made.
+pub const GROUPS_DROPPED_MAX: usize = 1 << 16;
 /// Orders to make or drop a group that a shard has under way.
 pub const GROUP_ORDERS_MAX: usize = 256;
 /// Messages in a shard's mailbox.

@@ -1,8 +1,13 @@
 //! Groups that are made and dropped while the cluster runs, on real nodes.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use synod::{Entries, GroupError, GroupOutcome, Handle, MadeGroup, ProposeError, ReadError, Rejection};
+use synod::{
+    CommittedBatch, Entries, GroupError, GroupOutcome, Handle, MachineError, MachineFactory, MadeGroup, Node, Options,
+    ProposeError, ReadError, Rejection, StateMachine,
+};
 use synod_sim::{Cluster, PATIENCE};
 
 /// Waits until something holds.
@@ -228,6 +233,68 @@ fn a_session_of_a_dropped_group_is_unknown_in_the_next() {
     append(new, 2, b"new again").unwrap();
     assert_eq!(append(new, 2, b"new again").map(|at| at.first_index), Ok(2), "its own is known");
     assert_eq!(cluster.log(1, 5, 2), [b"new".to_vec(), b"new again".to_vec()]);
+}
+
+/// A machine that keeps its own data: here in a place that outlives the node.
+struct Keeping {
+    kept: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl StateMachine for Keeping {
+    fn durable_index(&self) -> u64 {
+        self.kept.lock().unwrap().len() as u64
+    }
+
+    fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), MachineError> {
+        self.kept.lock().unwrap().extend(batch.entries.iter().map(<[u8]>::to_vec));
+        Ok(())
+    }
+
+    fn dropped(&mut self) {
+        self.kept.lock().unwrap().clear();
+    }
+}
+
+/// What machines keep, by node and group.
+type Kept = Arc<Mutex<HashMap<(u64, u64), Arc<Mutex<Vec<Vec<u8>>>>>>>;
+
+fn restart_with(cluster: &mut Cluster, kept: &Kept, node: u64) {
+    if cluster.nodes[node as usize - 1].is_some() {
+        cluster.stop_node(node);
+    }
+    let kept = Arc::clone(kept);
+    let machines: MachineFactory = Arc::new(move |group| {
+        let kept = Arc::clone(kept.lock().unwrap().entry((node, group)).or_default());
+        Some(Box::new(Keeping { kept }))
+    });
+    let options = Options { machines: Some(machines), ..Options::default() };
+    let started = Node::start(cluster.configs[node as usize - 1].clone(), options).unwrap();
+    cluster.nodes[node as usize - 1] = Some(started);
+}
+
+/// The machine of a new group begins with nothing, whatever the one of an earlier group of its number kept: also on a node
+/// that was away during the drop.
+#[test]
+fn a_machine_goes_with_its_group() {
+    let mut cluster = Cluster::start(3, |c| c.groups = 1);
+    let kept = Kept::default();
+    (1..=3).for_each(|node| restart_with(&mut cluster, &kept, node));
+    let held = |node: u64| kept.lock().unwrap().get(&(node, 5)).map(|kept| kept.lock().unwrap().clone());
+    create(&cluster, 5).unwrap();
+    (0..3).for_each(|n| commit(&cluster, 5, format!("old {n}").as_bytes()));
+    wait("the machines are not fed", || (1..=3).all(|node| held(node).is_some_and(|held| held.len() == 3)));
+    cluster.stop_node(3);
+    drop_group(&cluster, 5).unwrap();
+    wait("the machines are not told", || (1..=2).all(|node| held(node) == Some(Vec::new())));
+    create(&cluster, 5).unwrap();
+    commit(&cluster, 5, b"new");
+    restart_with(&mut cluster, &kept, 3);
+    let is_new = |node: u64| held(node) == Some(vec![b"new".to_vec()]);
+    wait("the machines have not just the new entry", || (1..=3).all(is_new));
+    (1..=3).for_each(|node| restart_with(&mut cluster, &kept, node));
+    commit(&cluster, 5, b"newer");
+    let is_newer = |node: u64| held(node) == Some(vec![b"new".to_vec(), b"newer".to_vec()]);
+    wait("a restart has fed them something else", || (1..=3).all(is_newer));
 }
 
 /// A node that was away while groups came and went learns of it.

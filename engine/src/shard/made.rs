@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
+use synod_core::planted::{Bug, is};
 use synod_core::{Configuration, Recovered, Replica, ReplicaId, Slot};
 
 use super::checkpoints::GroupCheckpoints;
@@ -26,7 +27,8 @@ use crate::batch::Entries;
 use crate::config::Config;
 use crate::directory::{Made, Order};
 use crate::groups::{GroupChange, GroupError, GroupOutcome, MadeGroup};
-use crate::limits::{GROUP_ORDERS_MAX, GROUP_PLACES_MAX, GROUPS_MADE_MAX, WINDOW_BYTES, WINDOW_SLOTS};
+use crate::limits::{GROUP_ORDERS_MAX, GROUPS_DROPPED_MAX, GROUPS_MADE_MAX, WINDOW_BYTES, WINDOW_SLOTS};
+use crate::machine::StateMachine;
 use crate::membership::MembershipError;
 use crate::node::MachineFactory;
 use crate::outcome::{GroupId, Outcome, ProposeError, Rejection};
@@ -57,8 +59,8 @@ pub(crate) struct Maker {
 
 impl Maker {
     /// The uid of the group that the order in a slot of this shard's directory has made.
-    pub(crate) fn uid(&self, made: Slot) -> u128 {
-        self.config.made_uid(self.shard, made.0)
+    pub(crate) fn uid(&self, made: Slot, id: GroupId) -> u128 {
+        self.config.made_uid(self.shard, if is(Bug::UidsAreUsedAgain) { id } else { made.0 })
     }
 
     /// A replica as the log describes it; `genesis` is not known of the shard's founders.
@@ -71,6 +73,28 @@ impl Maker {
             window_bytes: WINDOW_BYTES,
         };
         Replica::new(config, state)
+    }
+
+    /// The state machine of a group of which nothing is in the log. What it holds is of a group that had the number before,
+    /// or comes again from the other nodes: it begins with nothing.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(crate) fn new_machine(&self, id: GroupId) -> Result<Option<Box<dyn StateMachine>>, String> {
+        let make = || self.machines.as_ref().and_then(|make| make(id));
+        let mut machine = make();
+        if let Some(old) = machine.as_mut().filter(|machine| machine.durable_index() > 0) {
+            old.dropped();
+            machine = make();
+        }
+        match machine {
+            Some(machine) if machine.durable_index() > 0 => Err(format!(
+                "the state machine of the new group {id} holds index {} already: delete its data, which is that of an \
+                 earlier group of this number (`StateMachine::dropped` should have)",
+                machine.durable_index()
+            )),
+            machine => Ok(machine),
+        }
     }
 
     /// Why a group that the directory names cannot be; `None` when it can.
@@ -110,6 +134,8 @@ pub(crate) struct MadeGroups {
     /// The frame with the summary that no longer names groups which were deleted; no segment goes before it is durable.
     deleting: Option<u64>,
     orders: Vec<PendingOrder>,
+    /// Places of groups that were deleted.
+    dropped: usize,
     /// When it is ordered again that a group is forgotten.
     forget_again: BTreeMap<Slot, u64>,
 }
@@ -127,6 +153,7 @@ impl MadeGroups {
             changed: false,
             deleting: None,
             orders: Vec::new(),
+            dropped: 0,
             forget_again: BTreeMap::new(),
         };
         for (at, group) in groups.iter().enumerate() {
@@ -191,7 +218,7 @@ impl Shard {
                 machine.dropped();
             }
         }
-        if !gone.is_empty() || !new.is_empty() {
+        if (!gone.is_empty() || !new.is_empty()) && !is(Bug::GroupsAreNotRecorded) {
             let (header, body) = self.groups[self.made.directory as usize].summary();
             let (filling, _) = self.frames.push(&header, &[&body]);
             if !gone.is_empty() {
@@ -216,10 +243,16 @@ impl Shard {
             self.fatal = Some(reason);
             return;
         }
-        let (id, uid) = (made.id, maker.uid(slot));
+        let (id, uid) = (made.id, maker.uid(slot, made.id));
+        let machine = match maker.new_machine(id) {
+            Ok(machine) => machine,
+            Err(reason) => {
+                self.fatal = Some(reason);
+                return;
+            }
+        };
         let genesis = made.genesis().or_else(|| self.made.founders.clone());
         let replica = maker.replica(genesis, Recovered::default());
-        let machine = maker.machines.as_ref().and_then(|make| make(id));
         let taken = machine.as_ref().is_some_and(|machine| machine.takes_checkpoints());
         let checkpoints = GroupCheckpoints::new(uid, taken, None);
         let log = Default::default();
@@ -293,6 +326,7 @@ impl Shard {
         let (names, log) = (GroupNames { id, uid }, Default::default());
         let mut husk = Group::new(names, replica, ApplyState::default(), log, None, GroupCheckpoints::default(), 0);
         husk.kind = GroupKind::Gone;
+        self.made.dropped += 1;
         self.groups[at as usize] = husk;
         self.prefers[at as usize] = 0;
         if let Some(listener) = &self.events {
@@ -382,7 +416,7 @@ impl Shard {
             (GroupChange::Drop(_), None) if !busy => return Err(GroupError::UnknownGroup(id)),
             _ if busy => return Err(GroupError::Busy),
             (GroupChange::Create(_), None) if list.len() >= GROUPS_MADE_MAX => return Err(GroupError::TooMany),
-            (GroupChange::Create(_), None) if self.groups.len() >= GROUP_PLACES_MAX => {
+            (GroupChange::Create(_), None) if self.made.dropped >= GROUPS_DROPPED_MAX => {
                 return Err(GroupError::UsedUp);
             }
             (GroupChange::Create(_), None) => (Order::Make { id }, None),
@@ -409,7 +443,7 @@ impl Shard {
         let list = &self.groups[self.made.directory as usize].apply.directory;
         let id = order.change.group();
         let told = *order.told.lock().expect("no holder panics");
-        let named = |made: Slot, ending| MadeGroup { group: id, uid: self.made.maker.uid(made), ending };
+        let named = |made: Slot, ending| MadeGroup { group: id, uid: self.made.maker.uid(made, id), ending };
         match (told, order.made) {
             (Some(Err(ProposeError::Rejected(rejection))), _) => Some(Err(rejection.into())),
             (Some(Err(ProposeError::Superseded)), _) => Some(Err(GroupError::Superseded)),
@@ -437,7 +471,7 @@ impl Shard {
         let list = &self.groups[self.made.directory as usize].apply.directory;
         let group = |(slot, made): (Slot, &Made)| MadeGroup {
             group: made.id,
-            uid: self.made.maker.uid(slot),
+            uid: self.made.maker.uid(slot, made.id),
             ending: made.ending,
         };
         list.iter().map(group).collect()

@@ -30,8 +30,8 @@ fn golden_bytes_of_a_hello() {
     let mut golden = [0; HELLO_BYTES];
     for (at, value) in [
         (0, 1),      // role
-        (2, 3),      // version_min
-        (4, 3),      // version_max
+        (2, 4),      // version_min
+        (4, 4),      // version_max
         (6, 3),      // flags: replacement 1, founder 2
         (8, 1),      // shard
         (12, 4),     // shard_count
