@@ -67,7 +67,8 @@ pub trait StateMachine: std::any::Any + Send {
     }
 
     /// The group was dropped, and this machine goes with it: one that keeps its own data deletes it here, durably, since a
-    /// later group may have the same number. After a crash it may be told again, with some or none of its data left.
+    /// later group may have the same number. It may be told more than once, with some or none of its data left; so is a
+    /// machine that is made for a new group, which is then made again.
     fn dropped(&mut self) {}
 
     /// Whether a batch may be handed over of which this machine holds the first entries already.

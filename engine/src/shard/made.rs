@@ -82,12 +82,11 @@ impl Maker {
     /// When it does not.
     pub(crate) fn new_machine(&self, id: GroupId) -> Result<Option<Box<dyn StateMachine>>, String> {
         let make = || self.machines.as_ref().and_then(|make| make(id));
-        let mut machine = make();
-        if let Some(old) = machine.as_mut().filter(|machine| machine.durable_index() > 0) {
+        // A crash may have come between the end of the group before and its machine.
+        if let Some(mut old) = make() {
             old.dropped();
-            machine = make();
         }
-        match machine {
+        match make() {
             Some(machine) if machine.durable_index() > 0 => Err(format!(
                 "the state machine of the new group {id} holds index {} already: delete its data, which is that of an \
                  earlier group of this number (`StateMachine::dropped` should have)",
