@@ -7,6 +7,7 @@ use synod_core::{Ballot, Body, Configuration, Epoch, Slot, Value};
 use synod_wal::record::body_crc;
 
 use crate::configuration;
+use crate::directory::{Directory, Order};
 use crate::payload::{BatchHeader, Payload};
 use crate::sessions::command::Command;
 use crate::sessions::{Judgement, NUMBER_MAX, Sessions};
@@ -26,6 +27,8 @@ pub(crate) struct ApplyState {
     pub(crate) sessions: Sessions,
     /// The last configuration that was chosen, if any was.
     pub(crate) configuration: Option<Configuration>,
+    /// The groups made at run time; only that of a shard's directory has any.
+    pub(crate) directory: Directory,
 }
 
 /// What a chosen value means.
@@ -39,7 +42,7 @@ pub(crate) enum Effect {
     OutOfSession,
     /// A batch of a session that has ended, or never was.
     UnknownSession,
-    /// A session was opened, whose id is the slot, or closed, or idle ones were ended.
+    /// A session was opened, whose id is the slot, or closed, or idle ones were ended; or a group came or went.
     Sessions,
     /// A batch that does not take effect.
     Void,
@@ -57,6 +60,7 @@ impl Default for ApplyState {
             epoch: Epoch::default(),
             sessions: Sessions::default(),
             configuration: None,
+            directory: Directory::default(),
         }
     }
 }
@@ -97,6 +101,7 @@ impl ApplyState {
         link[..8].copy_from_slice(&slot.0.to_le_bytes());
         link[8..16].copy_from_slice(&value.origin.pack().to_le_bytes());
         link[16] = u8::from(matches!(effect, Effect::Entries { .. }));
+        link[17] = self.directory.len() as u8;
         // At most 1024, so two bytes have it.
         link[18..20].copy_from_slice(&(self.sessions.len() as u16).to_le_bytes());
         link[20..].copy_from_slice(&crc.to_le_bytes());
@@ -112,6 +117,10 @@ impl ApplyState {
         }
         if let Some(command) = Command::of(batch.client, batch.sequence) {
             self.sessions.command(slot, command);
+            return Effect::Sessions;
+        }
+        if let Some(order) = Order::of(batch.client, batch.sequence) {
+            self.directory.order(slot, order, self.configuration.as_ref());
             return Effect::Sessions;
         }
         match self.sessions.append(batch.client, batch.sequence, batch.entries, (slot, first_index)) {
@@ -132,6 +141,7 @@ impl ApplyState {
         self.sessions.encode(self.slot, self.next_index, out);
         let configuration = self.configuration.clone().unwrap_or_default();
         out.extend(configuration::numbers(&configuration).flat_map(u64::to_le_bytes));
+        out.extend(self.directory.numbers().flat_map(u64::to_le_bytes));
     }
 
     /// Reads a state back from the numbers that [`ApplyState::encode`] wrote; `None` when they are none.
@@ -146,8 +156,9 @@ impl ApplyState {
             return None;
         }
         let sessions = Sessions::decode(slot, next_index, numbers)?;
-        let configuration = Some(configuration::take(numbers)?).filter(|c| !c.voters.is_empty());
-        Some(Self { slot, next_index, chain, void_batches, epoch, sessions, configuration })
+        let configuration = Some(configuration::take(numbers)?).filter(|c| *c != Configuration::default());
+        let directory = Directory::take(slot, numbers)?;
+        Some(Self { slot, next_index, chain, void_batches, epoch, sessions, configuration, directory })
     }
 }
 
@@ -226,8 +237,8 @@ mod tests {
     fn a_state_from_which_nothing_could_follow_is_refused() {
         let decode = |at: usize, number: u64| {
             // Slot, next index, checksum, void batches, epoch and whether it is open; no session in no bytes; no
-            // configuration.
-            let mut numbers = [5, 7, 0, 1, 1 << 16, 1, 0, 0, 0, 0, 0];
+            // configuration; no groups.
+            let mut numbers = [5, 7, 0, 1, 1 << 16, 1, 0, 0, 0, 0, 0, 0];
             numbers[at] = number;
             ApplyState::decode(&mut numbers.into_iter()).is_some()
         };

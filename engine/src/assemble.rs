@@ -1,15 +1,16 @@
 //! From a log to a shard: recovery, the groups and the writer, on any source of segments.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use synod_core::{Configuration, Replica, ReplicaId};
+use synod_core::{Configuration, Slot};
 use synod_wal::recover::{Expect, RecoverError, Recovery, SegmentSource, recover};
 use synod_wal::writer::{Writer, WriterConfig};
 
 use crate::checkpoint::Kept;
 use crate::checkpoint::store::Store;
 use crate::config::Config;
-use crate::limits::{MIB, WINDOW_BYTES, WINDOW_SLOTS};
+use crate::limits::MIB;
 use crate::machine::StateMachine;
 use crate::node::MachineFactory;
 use crate::outcome::{GroupId, NodeId};
@@ -18,7 +19,8 @@ use crate::recovery::Recoverer;
 use crate::seen::Seen;
 use crate::shard::admission::Pacing;
 use crate::shard::checkpoints::{CheckpointPolicy, GroupCheckpoints};
-use crate::shard::group::{Group, GroupNames};
+use crate::shard::group::{Group, GroupKind, GroupNames};
+use crate::shard::made::Maker;
 use crate::shard::memory::Memory;
 use crate::shard::sessions::Expiry;
 use crate::shard::{Parts, Shard};
@@ -115,32 +117,57 @@ pub(crate) fn assemble(
         )));
     }
 
+    let maker =
+        Maker { config: config.clone(), replica: place.replica, shard: place.shard, machines: machines.cloned() };
     let peers: Vec<NodeId> = config.nodes().into_iter().filter(|node| *node != config.node).collect();
     let mut groups = Vec::new();
-    for id in &ids {
-        let uid = config.group_uid(*id);
+    let mut prefers = Vec::new();
+    let mut add = |recoverer: &mut Recoverer, names: GroupNames, kind: GroupKind, genesis: Option<Configuration>| {
+        let GroupNames { id, uid } = names;
         let (state, recovered) =
-            recoverer.finish(*id, uid).map_err(|error| AssembleError::Damaged(error.to_string()))?;
-        let replica = Replica::new(
-            synod_core::Config {
-                replica: ReplicaId(place.replica),
-                genesis: Configuration::default(),
-                peers: peers.len(),
-                window_slots: WINDOW_SLOTS,
-                window_bytes: WINDOW_BYTES,
-            },
-            state,
-        );
-        let mut machine = machines.and_then(|make| make(*id));
+            recoverer.finish(id, uid).map_err(|error| AssembleError::Damaged(error.to_string()))?;
+        let directory = recovered.apply.directory.clone();
+        let replica = maker.replica(genesis, state);
+        let is_new = recovered.apply.slot == Slot::ZERO && replica.log().last() == Slot::ZERO;
+        let mut machine = match kind {
+            GroupKind::Made(_) if is_new => maker.new_machine(id).map_err(AssembleError::Refused)?,
+            GroupKind::Configured | GroupKind::Made(_) => machines.and_then(|make| make(id)),
+            GroupKind::Directory | GroupKind::Gone => None,
+        };
         let first_index = recovered.indexes.front().map_or(recovered.apply.next_index, |(_, index)| *index);
-        let (newest, restored) = restore(store, (*id, uid), machine.as_mut(), first_index)?;
+        let (newest, restored) = restore(store, (id, uid), machine.as_mut(), first_index)?;
         let taken = machine.as_ref().is_some_and(|machine| machine.takes_checkpoints());
         let checkpoints = GroupCheckpoints::new(uid, taken, newest);
-        let names = GroupNames { id: *id, uid };
         let log = (recovered.indexes, recovered.gone);
         let group = Group::new(names, replica, recovered.apply, log, machine, checkpoints, restored);
-        groups.push(Group { preferred: config.preferred(*id), ..group });
+        let preferred = if kind.is_visible() { config.preferred(id) } else { 0 };
+        groups.push(Group { kind, preferred, ..group });
+        prefers.push(config.prefers(id));
+        Ok::<_, AssembleError>(directory)
+    };
+    for id in ids {
+        add(&mut recoverer, GroupNames { id, uid: config.group_uid(id) }, GroupKind::Configured, None)?;
     }
+    // No group of a user has the number of a shard's directory, which only its log's lines and its preference know.
+    let names = GroupNames { id: place.shard as u64, uid: config.directory_uid(place.shard) };
+    let directory = add(&mut recoverer, names, GroupKind::Directory, None)?;
+    for (slot, made) in directory.iter() {
+        if let Some(reason) = maker.refuses(made.id) {
+            return Err(AssembleError::Refused(reason));
+        }
+        let names = GroupNames { id: made.id, uid: maker.uid(slot, made.id) };
+        add(&mut recoverer, names, GroupKind::Made(slot), made.genesis())?;
+    }
+    for group in &mut groups {
+        if let GroupKind::Made(slot) = group.kind {
+            group.ending = directory.get(slot).is_some_and(|made| made.ending);
+        }
+    }
+    // What is left of other groups is of such as were dropped.
+    recoverer.forget_others();
+    let known: HashSet<u128> = groups.iter().map(|group| group.names.uid).collect();
+    let is_over = |uid| config.is_made_uid(uid) && !known.contains(&uid);
+    store.remove_all_of(is_over).map_err(|error| AssembleError::Refused(format!("the checkpoints: {error}")))?;
     let writer_config = WriterConfig {
         segment_bytes: place.segment_bytes,
         bytes_max: config.wal_mib_max * MIB,
@@ -149,9 +176,10 @@ pub(crate) fn assemble(
     let mut shard = Shard::new(Parts {
         peers,
         seen: Arc::clone(&place.seen),
-        prefers: ids.iter().map(|id| config.prefers(*id)).collect(),
+        prefers,
         clock_drift_percent: config.clock_drift_percent,
         groups,
+        maker,
         writer: Writer::new(writer_config, &recovery),
         index: recoverer.index,
         seed: place.seed,

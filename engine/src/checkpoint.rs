@@ -98,6 +98,17 @@ pub(crate) enum StoreDone {
     },
 }
 
+impl StoreDone {
+    /// The group that it is for.
+    pub(crate) fn group(&self) -> Option<u32> {
+        match self {
+            Self::Written { group, .. } | Self::Begun { group, .. } | Self::Appended { group, .. } => Some(*group),
+            Self::Finished { group, .. } | Self::Restored { group, .. } => Some(*group),
+            Self::Read { .. } => None,
+        }
+    }
+}
+
 impl StoreOp {
     /// What it is, for a simulator's trace.
     #[cfg(feature = "simulation")]

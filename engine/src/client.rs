@@ -21,7 +21,7 @@ use crate::outcome::{Committed, GroupId, NodeId, Overload};
 use crate::shard::points::Consistency;
 use crate::shard::reads::CommittedEntries;
 use crate::wire::{CLIENT_REPLY, CLIENT_REQUEST};
-use protocol::{GroupInfoV1, RejectionV1, ReplyV1, Request};
+use protocol::{GroupInfoV1, MadeGroupV1, RejectionV1, ReplyV1, Request};
 
 /// Why a client could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -399,6 +399,65 @@ impl Client {
             ReplyV1::Failed { text } => Err(ClientError::Failed(text)),
             reply => Err(ClientError::Failed(format!("node {leader} answered {reply:?}"))),
         }
+    }
+
+    /// Makes a group with a replica on every node.
+    ///
+    /// # Errors
+    /// When no leader answers in time, or it is not made: the text says why.
+    pub fn create_group(&mut self, group: GroupId) -> Result<MadeGroupV1, ClientError> {
+        self.order(group, |wait_ms| Request::CreateGroup { group, wait_ms })
+    }
+
+    /// Drops a group that was made at run time, and all that it holds.
+    ///
+    /// # Errors
+    /// When no leader answers in time, or it is not dropped yet: the text says why.
+    pub fn drop_group(&mut self, group: GroupId) -> Result<MadeGroupV1, ClientError> {
+        self.order(group, |wait_ms| Request::DropGroup { group, wait_ms })
+    }
+
+    /// Gives an order to the leader of the directory of a group's shard, whichever node that is.
+    fn order(&mut self, group: GroupId, request: impl Fn(u32) -> Request) -> Result<MadeGroupV1, ClientError> {
+        let start = Instant::now();
+        let mut last = String::from("no node leads the directory");
+        let mut lost = false;
+        while start.elapsed() < self.timeout {
+            for member in self.cluster.members.clone() {
+                let left = self.timeout.saturating_sub(start.elapsed());
+                let request = request(left.as_millis().min(u128::from(u32::MAX)) as u32);
+                match self.call(member.node, &request, left + Duration::from_secs(5)) {
+                    Ok(ReplyV1::Groups { groups }) if groups.len() == 1 => return Ok(groups[0]),
+                    Ok(ReplyV1::Failed { text }) if lost => {
+                        return Err(ClientError::Failed(format!(
+                            "{text} (an earlier answer to this order was lost: it may have been carried out)"
+                        )));
+                    }
+                    Ok(ReplyV1::Failed { text }) => return Err(ClientError::Failed(text)),
+                    Ok(ReplyV1::Rejected { .. }) => {}
+                    Ok(reply) => return Err(ClientError::Failed(format!("node {} answered {reply:?}", member.node))),
+                    Err(error) => (lost, last) = (true, error.to_string()),
+                }
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Err(ClientError::NoLeader { group, waited: start.elapsed(), last })
+    }
+
+    /// The groups that were made at run time, by number, as a node knows them.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn made_groups(&mut self, node: NodeId, timeout: Duration) -> Result<Vec<MadeGroupV1>, ClientError> {
+        let mut made = Vec::new();
+        for shard in 0..self.cluster.shards as u64 {
+            match self.call(node, &Request::Groups { group: shard }, timeout)? {
+                ReplyV1::Groups { groups } => made.extend(groups),
+                reply => return Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),
+            }
+        }
+        made.sort_unstable_by_key(|group: &MadeGroupV1| group.group);
+        Ok(made)
     }
 
     /// Waits until `node` has applied all of a group that the consistency asks for.

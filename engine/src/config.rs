@@ -373,12 +373,37 @@ impl Config {
 
     /// A group's uid: made of the cluster's id, so the same everywhere and nowhere else.
     pub(crate) fn group_uid(&self, group: GroupId) -> u128 {
-        // An odd factor keeps uids of one cluster apart and scatters those of different clusters.
-        const SCATTER: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        self.uid_of(u128::from(group))
+    }
+
+    /// The uid of a shard's directory.
+    pub(crate) fn directory_uid(&self, shard: usize) -> u128 {
+        self.uid_of(u128::from(u64::MAX - shard as u64))
+    }
+
+    /// The uid of the group that the order in a slot of a shard's directory has made. No slot is used twice.
+    pub(crate) fn made_uid(&self, shard: usize, slot: u64) -> u128 {
+        self.uid_of(u128::from(slot) << 64 | shard as u128)
+    }
+
+    /// Whether a uid is one of [`Config::made_uid`].
+    pub(crate) fn is_made_uid(&self, uid: u128) -> bool {
         let cluster = self.cluster_id().expect("validated");
-        cluster.rotate_left(64) ^ SCATTER.wrapping_mul(u128::from(group))
+        // Each step doubles the bits that are right, from three on.
+        let gather =
+            (0..6).fold(SCATTER, |inverse, _| inverse.wrapping_mul(2u128.wrapping_sub(SCATTER.wrapping_mul(inverse))));
+        (uid ^ cluster.rotate_left(64)).wrapping_mul(gather) >> 64 != 0
+    }
+
+    /// Each name of a cluster's group has a uid of its own.
+    fn uid_of(&self, name: u128) -> u128 {
+        let cluster = self.cluster_id().expect("validated");
+        cluster.rotate_left(64) ^ SCATTER.wrapping_mul(name)
     }
 }
+
+/// An odd factor keeps uids of one cluster apart and scatters those of different clusters.
+const SCATTER: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
 
 /// Checks what a node's file and a cluster file have in common.
 fn check_cluster(groups: u64, shards: usize, members: &[Member]) -> Result<(), ConfigError> {
@@ -453,5 +478,10 @@ mod tests {
         let two = Config { cluster: format!("{:032x}", 8), ..config() };
         assert_ne!(one.group_uid(1), one.group_uid(2));
         assert_ne!(one.group_uid(1), two.group_uid(1));
+        let made = [one.made_uid(0, 1), one.made_uid(1, 1), one.made_uid(0, 2), one.made_uid(1023, 1 << 62)];
+        let others = [one.group_uid(1), one.group_uid(1 << 20), one.directory_uid(0), one.directory_uid(1023)];
+        assert!(made.iter().all(|uid| one.is_made_uid(*uid)) && !others.iter().any(|uid| one.is_made_uid(*uid)));
+        let all: std::collections::HashSet<u128> = made.into_iter().chain(others).collect();
+        assert_eq!(all.len(), 8);
     }
 }

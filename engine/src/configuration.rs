@@ -22,7 +22,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Configuration> {
     let (chunks, rest) = bytes.as_chunks::<8>();
     let mut numbers = chunks.iter().map(|n| u64::from_le_bytes(*n));
     let configuration = take(&mut numbers)?;
-    (rest.is_empty() && numbers.next().is_none() && !configuration.voters.is_empty()).then_some(configuration)
+    (rest.is_empty() && numbers.next().is_none() && (!configuration.voters.is_empty() || configuration.is_end()))
+        .then_some(configuration)
 }
 
 /// Takes a configuration off a run of numbers.
@@ -50,7 +51,7 @@ mod tests {
     #[test]
     fn a_configuration_comes_back() {
         let genesis = Configuration::genesis([(4, ReplicaId(u128::MAX - 1)), (9, ReplicaId(3))]);
-        for configuration in [genesis.replace(9, ReplicaId(1 << 70)).unwrap(), genesis] {
+        for configuration in [genesis.replace(9, ReplicaId(1 << 70)).unwrap(), genesis.end(), genesis] {
             let bytes = encode(&configuration);
             assert_eq!(decode(&bytes), Some(configuration));
             assert_eq!(decode(&bytes[..bytes.len() - 8]), None);

@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 use crate::batch::Entries;
 use crate::client::protocol::GroupInfoV1;
 use crate::clock::now_ns;
+use crate::groups::{GroupChange, GroupError, GroupOutcome, MadeGroup};
 use crate::limits::READ_BYTES_MAX;
 use crate::machine::StateMachine;
 use crate::mailbox::{Mail, Post};
 use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 use crate::outcome::{Committed, Epoch, GroupId, NodeId, Outcome, Overload, ProposeError, Rejection};
 use crate::sessions::command::is_session;
+use crate::shard::made::GroupReply;
 use crate::shard::membership::MembershipReply;
 use crate::shard::points::{AtPoint, Consistency, ReadPoint};
 use crate::shard::producers::LocalShard;
@@ -249,6 +251,45 @@ impl Handle {
             Ok(()) => pending,
             Err(_) => answered(Err(Overload::Shard.rejection().into())),
         }
+    }
+
+    /// Makes a group with this number, behind those of the configuration, with a replica on every node. To be asked of
+    /// the leader of the shard's directory: any other node names it in its refusal.
+    pub fn create_group(&self, group: GroupId, timeout: Duration) -> Pending<GroupOutcome> {
+        self.change_groups(GroupChange::Create(group), timeout)
+    }
+
+    /// Drops a group that was made at run time: it takes no proposals from the order on, its last slot is chosen, and then
+    /// every node deletes what it has of it. Its number is free again when this gives `Ok`. To be asked as
+    /// [`Handle::create_group`].
+    pub fn drop_group(&self, group: GroupId, timeout: Duration) -> Pending<GroupOutcome> {
+        self.change_groups(GroupChange::Drop(group), timeout)
+    }
+
+    fn change_groups(&self, change: GroupChange, timeout: Duration) -> Pending<GroupOutcome> {
+        let (completer, pending) = pending(Err(GroupError::Unknown));
+        let wait_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let reply = GroupReply::Callback(Box::new(|outcome| completer.complete(outcome)));
+        match self.post(change.group()).send(Mail::ChangeGroups { change, wait_ms, reply }) {
+            Ok(()) => pending,
+            Err(_) => answered(Err(Overload::Shard.rejection().into())),
+        }
+    }
+
+    /// The groups that were made at run time, as this node knows them, by number.
+    ///
+    /// # Errors
+    /// When too much is asked of the node at once, or it is stopping.
+    pub fn made_groups(&self) -> Result<Vec<MadeGroup>, Rejection> {
+        let mut groups = Vec::new();
+        for post in &*self.posts {
+            let (completer, pending) = pending(None);
+            let mail = Mail::Groups { reply: Box::new(|groups| completer.complete(Some(groups))) };
+            post.send(mail).map_err(|_| Overload::Shard.rejection())?;
+            groups.extend(pending.wait().ok_or(Rejection::Stopping)?);
+        }
+        groups.sort_unstable_by_key(|made: &MadeGroup| made.group);
+        Ok(groups)
     }
 
     /// Reads committed entries from `from_index` on, about a mebibyte at most, as this node has applied them. Without

@@ -43,8 +43,10 @@ pub mod client;
 mod clock;
 mod config;
 mod configuration;
+mod directory;
 #[cfg(feature = "simulation")]
 pub mod fuzzing;
+mod groups;
 mod handle;
 pub mod limits;
 mod machine;
@@ -75,6 +77,7 @@ mod wire;
 pub use batch::{Batch, Entries};
 pub use clock::now_ns;
 pub use config::{Cluster, Config, ConfigError, DiskBackend, Member, Sync};
+pub use groups::{GroupError, GroupOutcome, MadeGroup};
 pub use handle::{Handle, Pending, Proposer, Session, Subscription};
 pub use machine::{Checkpoint, CommittedBatch, MachineError, StateMachine};
 pub use membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};

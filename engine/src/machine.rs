@@ -66,6 +66,11 @@ pub trait StateMachine: std::any::Any + Send {
         let _ = index;
     }
 
+    /// The group was dropped, and this machine goes with it: one that keeps its own data deletes it here, durably, since a
+    /// later group may have the same number. It may be told more than once, with some or none of its data left; so is a
+    /// machine that is made for a new group, which is then made again.
+    fn dropped(&mut self) {}
+
     /// Whether a batch may be handed over of which this machine holds the first entries already.
     fn skips_what_it_holds(&self) -> bool {
         false

@@ -15,11 +15,13 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crate::batch::Entries;
 use crate::checkpoint::StoreDone;
 use crate::client::protocol::{GroupInfoV1, ReplyV1};
+use crate::groups::{GroupChange, MadeGroup};
 use crate::limits::MAILBOX_MAX;
 use crate::membership::{Membership, MembershipChange};
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::peers::Genesis;
 use crate::shard::checkpoints::CheckpointReply;
+use crate::shard::made::GroupReply;
 use crate::shard::membership::MembershipReply;
 use crate::shard::points::{AtPoint, Consistency};
 use crate::shard::producers::LocalShard;
@@ -78,6 +80,10 @@ pub(crate) enum Mail {
     Membership { group: GroupId, reply: Box<dyn FnOnce(Option<Membership>) + Send> },
     /// Change who votes in a group whose voters are those of `version`.
     ChangeMembership { group: GroupId, version: u64, change: MembershipChange, wait_ms: u64, reply: MembershipReply },
+    /// Make or drop a group.
+    ChangeGroups { change: GroupChange, wait_ms: u64, reply: GroupReply },
+    /// The shard's groups that were made at run time.
+    Groups { reply: Box<dyn FnOnce(Vec<MadeGroup>) + Send> },
     /// The store of the shard's checkpoints has answered.
     Store(StoreDone),
     /// Take a checkpoint.

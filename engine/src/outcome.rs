@@ -125,6 +125,9 @@ pub enum Rejection {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+    /// The group is being dropped: it takes nothing more.
+    #[error("the group is being dropped, and takes nothing more")]
+    GroupDropped,
 }
 
 /// What became of a proposal that was not committed.

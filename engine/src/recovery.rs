@@ -116,6 +116,15 @@ impl Recoverer {
     }
 }
 
+impl Recoverer {
+    /// What is left belongs to groups that were dropped.
+    pub(crate) fn forget_others(&mut self) {
+        for (uid, _) in self.groups.drain() {
+            self.index.remove(uid);
+        }
+    }
+}
+
 impl RecoveredGroup {
     /// The chosen prefix that the log has heard of: its values may not be there.
     pub(crate) fn told(&self) -> Slot {

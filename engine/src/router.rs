@@ -164,6 +164,10 @@ impl StateMachine for Router {
         Ok(())
     }
 
+    fn dropped(&mut self) {
+        self.machines.values_mut().for_each(|routed| routed.machine.dropped());
+    }
+
     fn skips_what_it_holds(&self) -> bool {
         true
     }

@@ -538,6 +538,8 @@ impl Driver {
     /// A client's request for a group of another shard goes there, and its reply comes back.
     fn forward(&self, connection: u64, request: u64, decoded: crate::client::protocol::Request) {
         use crate::client::protocol::{ReplyV1, Request, rejected};
+        use crate::groups::GroupChange;
+        use crate::shard::made::GroupReply;
         let to = self.posts[(decoded.group() % self.posts.len() as u64) as usize].clone();
         let back = self.posts[self.shard.borrow().shard_number()].clone();
         let reply = move |reply: ReplyV1| {
@@ -578,6 +580,17 @@ impl Driver {
                 timeout_ns: u64::from(timeout_ms) * 1_000_000,
                 reply: Box::new(move |end| reply(transfer_reply(end))),
             },
+            Request::CreateGroup { group, wait_ms } => Mail::ChangeGroups {
+                change: GroupChange::Create(group),
+                wait_ms: u64::from(wait_ms),
+                reply: GroupReply::Callback(Box::new(move |outcome| reply(outcome.into()))),
+            },
+            Request::DropGroup { group, wait_ms } => Mail::ChangeGroups {
+                change: GroupChange::Drop(group),
+                wait_ms: u64::from(wait_ms),
+                reply: GroupReply::Callback(Box::new(move |outcome| reply(outcome.into()))),
+            },
+            Request::Groups { .. } => Mail::Groups { reply: Box::new(move |groups| reply(groups.into())) },
             Request::Info { .. } => Mail::InfoAll { reply: Box::new(reply) },
             Request::Membership { group } => Mail::Membership {
                 group,

@@ -32,6 +32,7 @@ use crate::outcome::{Committed, Epoch, GroupId, Outcome, ProposeError, Rejection
 use crate::payload::{BatchHeader, Payload, Place};
 use crate::persist::record_header;
 use crate::seen::Seen;
+use crate::sessions::command::is_session;
 use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming, RECORDS, kind};
 
 pub(crate) mod admission;
@@ -45,6 +46,7 @@ pub(crate) mod frames;
 pub(crate) mod group;
 mod identity;
 pub(crate) mod links;
+pub(crate) mod made;
 mod mail;
 pub(crate) mod membership;
 pub(crate) mod memory;
@@ -62,8 +64,9 @@ use checkpoints::{CheckpointPolicy, Checkpoints};
 use clients::Clients;
 use events::OnEvent;
 use frames::{Flying, Frames, Held};
-use group::{Group, OpenBatch, Pending, Reply, Run};
+use group::{Group, GroupKind, OpenBatch, Pending, Reply, Run};
 use links::{Part, Peer};
+use made::{MadeGroups, Maker};
 use memory::Memory;
 use points::Points;
 use producers::Producers;
@@ -108,7 +111,9 @@ pub(crate) struct Parts {
     pub(crate) peers: Vec<u64>,
     /// Where it is noted how far the peers' logs were seen.
     pub(crate) seen: Arc<Seen>,
+    /// The shard's directory among them.
     pub(crate) groups: Vec<Group>,
+    pub(crate) maker: Maker,
     pub(crate) writer: Writer,
     pub(crate) index: Index,
     pub(crate) seed: u64,
@@ -149,8 +154,9 @@ struct InPipe {
 pub(crate) struct Shard {
     pub(crate) groups: Vec<Group>,
     by_uid: HashMap<u128, u32>,
-    /// The place of group `id`, at `id` divided by the node's number of shards.
+    /// The place of group `id`, at `id` divided by the node's number of shards; of those of the configuration.
     by_id: Vec<Option<u32>>,
+    pub(crate) made: MadeGroups,
     pub(crate) peers: Vec<Peer>,
     pub(crate) writer: Writer,
     pub(crate) index: Index,
@@ -232,7 +238,8 @@ impl Shard {
         let by_uid = parts.groups.iter().enumerate().map(|(at, g)| (g.names.uid, at as u32)).collect();
         let shards = parts.shard.1 as u64;
         let mut by_id = Vec::new();
-        for (at, group) in parts.groups.iter().enumerate() {
+        let configured = |(_, group): &(usize, &Group)| group.kind == GroupKind::Configured;
+        for (at, group) in parts.groups.iter().enumerate().filter(configured) {
             by_id.resize((group.names.id / shards) as usize, None);
             by_id.push(Some(at as u32));
         }
@@ -243,6 +250,7 @@ impl Shard {
             peers: parts.peers.iter().map(|node| Peer::new(*node, Granted::starting_at(parts.seed))).collect(),
             by_uid,
             by_id,
+            made: MadeGroups::new(parts.maker, &parts.groups),
             groups: parts.groups,
             writer: parts.writer,
             index: parts.index,
@@ -318,7 +326,8 @@ impl Shard {
         if id % shards != shard {
             return None;
         }
-        self.by_id.get(usize::try_from(id / shards).ok()?).copied().flatten()
+        let place = usize::try_from(id / shards).ok().and_then(|place| self.by_id.get(place).copied().flatten());
+        place.or_else(|| self.made.place(id))
     }
 
     fn now_us(&self) -> u64 {
@@ -337,6 +346,9 @@ impl Shard {
     /// Lets a group's replica take an event and carries out what it asks for. `received` is the receive buffer that
     /// the event's values lie in.
     fn act(&mut self, at: u32, received: &[u8], event: impl FnOnce(&mut Replica<Payload>, &mut Vec<Action<Payload>>)) {
+        if self.is_gone(at) {
+            return;
+        }
         let mut actions = std::mem::take(&mut self.actions);
         event(&mut self.groups[at as usize].replica, &mut actions);
         let mut rearm = false;
@@ -563,8 +575,9 @@ impl Shard {
             let failed = pending.runs.into_iter().map(|run| (run, at, Err(error)));
             self.completions.extend(failed);
         }
-        let rejection = Rejection::NotLeader { leader: self.leader_of(at) };
-        self.reject_open(at, rejection);
+        let ending = self.groups[at as usize].ending;
+        let leader = self.leader_of(at);
+        self.reject_open(at, if ending { Rejection::GroupDropped } else { Rejection::NotLeader { leader } });
     }
 
     fn arm_timer(&mut self, at: u32, rearm: bool) {
@@ -836,6 +849,8 @@ impl Shard {
         self.expire_queues();
         self.expire_reads();
         self.follow_changes();
+        self.end_groups();
+        self.follow_orders();
         self.expire_sessions();
         self.take_checkpoints();
         self.tick_transfers();
@@ -941,8 +956,9 @@ impl Shard {
         while let Some(flying) = self.frames.flying.front()
             && flying.sequence <= through
         {
-            let Flying { submitted_ns, waits, summaries, .. } =
+            let Flying { id, submitted_ns, waits, summaries, .. } =
                 self.frames.flying.pop_front().expect("it is the front");
+            self.made.note_durable(id);
             let wal_us = ((self.now_ns - submitted_ns.min(self.now_ns)) / 1000) as u32;
             for (at, seq) in waits.marks {
                 self.groups[at as usize].durable = seq;
@@ -978,6 +994,11 @@ impl Shard {
         if let Err(rejection) = self.admit(at, entries.body_bytes(), run.submitted_ns) {
             return Err((run, rejection));
         }
+        let session = session.map(|(id, sequence)| {
+            // Another's id becomes one that no session here has.
+            let mark = if is_session(id) { self.groups[at as usize].kind.session_mark() } else { 0 };
+            (id ^ mark, sequence)
+        });
         let (now_ns, bytes) = (self.now_ns, entries.body_bytes() - 4);
         self.phases.queue.record_weighted(now_ns.saturating_sub(run.submitted_ns), u64::from(run.count));
         let spare = &mut self.spare_entries;
@@ -1110,6 +1131,7 @@ impl Shard {
     /// The reason why this shard must stop: a state machine has failed.
     pub(crate) fn complete(&mut self) -> Result<(), String> {
         self.apply_chosen();
+        self.follow_directory();
         if let Some(fatal) = &self.fatal {
             return Err(fatal.clone());
         }
@@ -1295,6 +1317,7 @@ impl Shard {
         match effect {
             Effect::Void => mark(Mark::BatchVoid),
             Effect::Duplicate(_) => mark(Mark::BatchDuplicate),
+            Effect::Sessions if group.kind == GroupKind::Directory => self.made.note_applied(at),
             Effect::Sessions => self.expiry.note(at, slot, now_ns),
             Effect::UnknownSession => mark(Mark::SessionUnknown),
             _ => {}
@@ -1309,6 +1332,7 @@ impl Shard {
             self.note_applied(at, u64::from(header.entries), u64::from(header.bytes));
         }
         let group = &mut self.groups[at as usize];
+        let session_mark = group.kind.session_mark();
         while let Some(pending) = group.pending.front()
             && pending.slot <= slot
         {
@@ -1332,7 +1356,7 @@ impl Shard {
                     Effect::OutOfSession => Err(ProposeError::OutOfSession),
                     Effect::UnknownSession => Err(ProposeError::SessionExpired),
                     // The slot is the session's id.
-                    Effect::Sessions => Ok(Committed { slot: slot.0, first_index: 0, count: 0 }),
+                    Effect::Sessions => Ok(Committed { slot: slot.0 ^ session_mark, first_index: 0, count: 0 }),
                     Effect::Void | Effect::Nothing => Err(ProposeError::Superseded),
                 };
                 first += u64::from(count);
@@ -1369,6 +1393,9 @@ impl Shard {
         for at in 0..self.groups.len() {
             let group = &self.groups[at];
             slots.push(group.apply.slot);
+            if group.kind == GroupKind::Gone {
+                continue;
+            }
             let (header, body) = group.summary();
             self.frames.push(&header, &[&body]);
         }

@@ -19,11 +19,13 @@ use crate::checkpoint::{StoreDone, StoreOp};
 use crate::client::protocol::GroupInfoV1;
 use crate::config::Config;
 use crate::configuration;
+use crate::groups::{GroupChange, GroupOutcome, MadeGroup};
 use crate::mailbox::{Mail, PeerHello};
 use crate::membership::{MembershipChange, MembershipOutcome};
 use crate::node::MachineFactory;
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::seen::Seen;
+use crate::shard::made::GroupReply;
 use crate::shard::membership::MembershipReply;
 use crate::shard::memory::Memory;
 use crate::shard::points::{AtPoint, Consistency, ReadPoint};
@@ -32,6 +34,9 @@ use crate::shard::sessions::Ask;
 use crate::shard::transfer::TransferError;
 use crate::shard::{Notice, Shard};
 use crate::wire::{CONFIGURATION, kind};
+
+/// Numbers from this one on, with which no group can be made, stand for a shard's directory.
+pub const DIRECTORIES: GroupId = 1 << 63;
 
 /// What a record of the log says about a vote, for an observer of durable state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -420,12 +425,12 @@ impl SimShard {
 
     /// What this shard knows of a group.
     pub fn info(&self, group: GroupId) -> Option<GroupInfoV1> {
-        self.shard.group_at(group).map(|at| self.shard.group_info(at))
+        self.place(group).map(|at| self.shard.group_info(at))
     }
 
     /// A group's uid, which names it in records.
     pub fn uid(&self, group: GroupId) -> Option<u128> {
-        self.shard.group_at(group).map(|at| self.shard.groups[at as usize].names.uid)
+        self.place(group).map(|at| self.shard.groups[at as usize].names.uid)
     }
 
     /// The epoch at which this shard takes proposals of a group.
@@ -435,7 +440,7 @@ impl SimShard {
 
     /// What a group's replica holds of votes; in memory, perhaps not durable yet.
     pub fn held(&self, group: GroupId) -> Option<HeldVotes> {
-        let replica = &self.shard.groups[self.shard.group_at(group)? as usize].replica;
+        let replica = &self.shard.groups[self.place(group)? as usize].replica;
         let log = replica.log();
         let value = |slot: u64| {
             let entry = log.get(Slot(slot))?;
@@ -461,6 +466,29 @@ impl SimShard {
     ) {
         let until_ns = self.shard.now_ns + patience_ns;
         self.shard.change_membership(group, version, change, until_ns, MembershipReply::Callback(reply));
+    }
+
+    /// The place of a group, or of the shard's directory.
+    fn place(&self, group: GroupId) -> Option<u32> {
+        if group >= DIRECTORIES { Some(self.shard.made.directory) } else { self.shard.group_at(group) }
+    }
+
+    /// Makes a group, or drops one.
+    pub fn change_groups(
+        &mut self,
+        group: GroupId,
+        create: bool,
+        patience_ns: u64,
+        reply: Box<dyn FnOnce(GroupOutcome) + Send>,
+    ) {
+        let change = if create { GroupChange::Create(group) } else { GroupChange::Drop(group) };
+        let until_ns = self.shard.now_ns + patience_ns;
+        self.shard.change_groups(change, until_ns, GroupReply::Callback(reply));
+    }
+
+    /// The groups made at run time.
+    pub fn made_groups(&self) -> Vec<MadeGroup> {
+        self.shard.made_groups()
     }
 
     /// Why a log that refuses proposals does not let its oldest segment go.

@@ -13,6 +13,8 @@ pub mod check;
 pub mod disk;
 pub mod fuzz;
 pub mod leases;
+#[cfg(test)]
+mod lone;
 pub mod model;
 pub mod sim;
 

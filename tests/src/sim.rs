@@ -10,6 +10,7 @@ mod agenda;
 mod clock;
 mod faults;
 pub(crate) mod files;
+mod groups;
 mod links;
 pub mod load;
 mod lost;

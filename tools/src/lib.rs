@@ -7,6 +7,7 @@
 
 mod append;
 mod error;
+mod group;
 mod init;
 mod lines;
 mod local;
@@ -53,6 +54,7 @@ enum Command {
     Append(append::Args),
     Tail(tail::Args),
     Member(member::Args),
+    Group(group::Args),
     Read(read::Args),
     Repair(repair::Args),
     Transfer(transfer::Args),
@@ -68,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Append(args) => append::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Member(args) => member::run(&args),
+        Command::Group(args) => group::run(&args),
         Command::Read(args) => read::run(&args),
         Command::Repair(args) => repair::run(&args),
         Command::Transfer(args) => transfer::run(&args),

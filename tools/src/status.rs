@@ -1,5 +1,6 @@
 //! `synod status`: who leads, and how far every node is.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use synod::Cluster;
@@ -67,7 +68,10 @@ fn table(cluster: &Cluster, survey: &Survey) -> String {
         "pinned"
     );
     let mut line = |text: std::fmt::Arguments| writeln!(out, "{text}").expect("a string takes all");
-    for group in 1..=cluster.groups {
+    let infos = survey.nodes.iter().filter_map(|(_, answer)| answer.as_ref().ok());
+    let made = infos.flat_map(|info| info.groups.iter().map(|group| group.group)).filter(|id| *id > cluster.groups);
+    let made: BTreeSet<u64> = made.collect();
+    for group in (1..=cluster.groups).chain(made) {
         let leader = survey.leader(group).map_or("none".into(), |node| node.to_string());
         for (at, (node, answer)) in survey.nodes.iter().enumerate() {
             let head = if at == 0 { format!("{group:>7} {leader:>6}") } else { " ".repeat(14) };

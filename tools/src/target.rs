@@ -1,7 +1,10 @@
 //! Which cluster, node and group a command is for: checked before anybody is asked.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use synod::client::protocol::MadeGroupV1;
+use synod::client::{Client, ClientError};
 use synod::{Cluster, GroupId, NodeId};
 
 use crate::error::ToolError;
@@ -20,12 +23,44 @@ impl ClusterFile {
     }
 }
 
+/// How long a node may take to say which groups were made at run time.
+const LIST_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Fails unless the cluster has the group.
 pub(crate) fn check_group(cluster: &Cluster, group: GroupId) -> Result<(), ToolError> {
-    if (1..=cluster.groups).contains(&group) {
+    let is_made = || ask_all(cluster).iter().flatten().flatten().any(|made| made.group == group);
+    if (1..=cluster.groups).contains(&group) || (group > cluster.groups && is_made()) {
         Ok(())
     } else {
-        Err(ToolError::Failed(format!("there is no group {group}: the cluster's groups are 1 to {}", cluster.groups)))
+        Err(ToolError::Failed(format!(
+            "there is no group {group}: the cluster's groups are 1 to {} and those that `synod group list` shows",
+            cluster.groups
+        )))
+    }
+}
+
+/// What each node knows of the groups that were made at run time.
+fn ask_all(cluster: &Cluster) -> Vec<Result<Vec<MadeGroupV1>, ClientError>> {
+    let mut client = Client::new(cluster.clone());
+    cluster.members.iter().map(|member| client.made_groups(member.node, LIST_TIMEOUT)).collect()
+}
+
+/// The groups that were made at run time, as most nodes know them: where two do not agree, one has yet to learn of it.
+pub(crate) fn made_groups(cluster: &Cluster) -> Result<Vec<MadeGroupV1>, ToolError> {
+    let mut made = Vec::new();
+    let mut failure = None;
+    for answer in ask_all(cluster) {
+        match answer {
+            Ok(groups) => made.push(groups),
+            Err(error) => failure = Some(error),
+        }
+    }
+    // The list that most nodes have, and of several such the longest.
+    let votes = |list: &Vec<MadeGroupV1>| (made.iter().filter(|other| *other == list).count(), list.len());
+    match (made.iter().max_by_key(|list| votes(list)), failure) {
+        (Some(list), _) => Ok(list.clone()),
+        (None, Some(error)) => Err(error.into()),
+        (None, None) => Ok(Vec::new()),
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Configuration {
     pub version: u64,
     /// The number that the next new voter gets.
     pub next_member: u16,
-    /// The voters, each node at most once. None: this replica does not know yet who votes.
+    /// The voters, each node at most once. None: this replica does not know yet who votes, or the group has ended.
     pub voters: Vec<Voter>,
 }
 
@@ -89,12 +89,25 @@ impl Configuration {
         (!next.voters.is_empty()).then_some(next)
     }
 
-    /// Whether this configuration is the next one behind `before`: at most one voter has gone, and at most one has come.
+    /// The configuration that ends the group: nobody votes, so nothing is ever chosen behind the slot that holds it.
+    #[must_use]
+    pub fn end(&self) -> Self {
+        Self { version: self.version + 1, next_member: self.next_member, voters: Vec::new() }
+    }
+
+    /// Whether it has ended the group. One without voters that no change has led to only is not known yet.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        self.version > 0 && self.voters.is_empty()
+    }
+
+    /// Whether this configuration is the next one behind `before`: at most one voter has gone, and at most one has come;
+    /// or it is the end, behind which no ballot of any configuration ever has a quorum.
     #[must_use]
     pub fn follows(&self, before: &Self) -> bool {
         let missing = |of: &Self, other: &Self| of.voters.iter().filter(|voter| !other.voters.contains(voter)).count();
         let (gone, come) = (missing(before, self), missing(self, before));
-        self.version == before.version + 1 && !self.voters.is_empty() && gone <= 1 && come <= 1
+        self.version == before.version + 1 && (self.voters.is_empty() || gone <= 1 && come <= 1)
     }
 
     /// The voter that lives on a node.
@@ -203,6 +216,18 @@ mod tests {
         assert_eq!(back.voter_on(10).unwrap().member, MemberId(4), "a number is never used again");
         let one = two.remove(20).unwrap();
         assert_eq!(one.remove(30), None, "the last one stays");
+    }
+
+    #[test]
+    fn the_end_follows_any_configuration_and_nothing_follows_it() {
+        let genesis = Configuration::genesis([(10, ReplicaId(1)), (20, ReplicaId(2)), (30, ReplicaId(3))]);
+        let end = genesis.end();
+        assert!(end.is_legal() && end.follows(&genesis) && end.is_end());
+        assert!(!genesis.is_end() && !Configuration::default().is_end());
+        assert_eq!(
+            (end.add(10, ReplicaId(9)).map(|next| next.is_end()), end.replace(10, ReplicaId(9))),
+            (Some(false), None)
+        );
     }
 
     #[test]

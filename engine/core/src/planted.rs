@@ -118,6 +118,10 @@ bugs! {
     ChunksAreNotChecked,
     /// Segments go although readers have pinned them.
     PinsAreIgnored,
+    /// The log does not say that a group was made before it holds votes of it.
+    GroupsAreNotRecorded,
+    /// A group that is made again under a number has the uid of the one before.
+    UidsAreUsedAgain,
 }
 
 #[cfg(feature = "planted")]

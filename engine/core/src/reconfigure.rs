@@ -54,7 +54,7 @@ impl<P: Payload> Replica<P> {
     /// # Panics
     /// When `next` is not legal, or does not follow the configuration that governs.
     pub fn reconfigure(&mut self, next: Configuration, out: Out<'_, P>) -> bool {
-        assert!(next.is_legal() && next.follows(&self.configuration));
+        assert!(next.is_legal() && next.follows(&self.configuration) && !self.configuration.is_end());
         match &mut self.role {
             Role::Leader(leader) if leader.takes_proposals() => {
                 leader.next = Some(Box::new(next));
@@ -92,7 +92,8 @@ impl<P: Payload> Replica<P> {
 
     /// Lets a chosen configuration govern. Whoever led goes on under it with a ballot of its own.
     fn govern(&mut self, configuration: Configuration, slot: Slot, out: Out<'_, P>) {
-        let newer = configuration.version > self.configuration.version || self.configuration.voters.is_empty();
+        let newer =
+            configuration.version > self.configuration.version || self.configuration == Configuration::default();
         if !newer || !configuration.is_legal() {
             return;
         }

@@ -84,6 +84,21 @@ impl Store {
         Ok(Self { files, cluster, stopping: Arc::default() })
     }
 
+    /// Deletes what belongs to groups that are over: they were dropped.
+    ///
+    /// # Errors
+    /// When the directory cannot be read or written.
+    pub(crate) fn remove_all_of(&mut self, is_over: impl Fn(u128) -> bool) -> io::Result<()> {
+        for name in self.files.list()? {
+            let uid = name.get(..32).and_then(|uid| u128::from_str_radix(uid, 16).ok());
+            let ours = name.ends_with(".checkpoint") || name.ends_with(".part");
+            if ours && uid.is_some_and(&is_over) {
+                self.files.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// To be set when the node stops.
     pub(crate) fn stopping(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stopping)

@@ -11,6 +11,7 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::batch::{Batch, Entries};
+use crate::groups::{GroupError, GroupOutcome, MadeGroup};
 use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 use crate::outcome::{Committed, GroupId, NodeId, Outcome, ProposeError, Rejection};
 use crate::sessions::command::is_session;
@@ -27,6 +28,9 @@ const OPEN_SESSION: u8 = 60;
 const CLOSE_SESSION: u8 = 61;
 const READ_POINT: u8 = 40;
 const TRANSFER: u8 = 41;
+const CREATE_GROUP: u8 = 80;
+const DROP_GROUP: u8 = 81;
+const GROUPS: u8 = 82;
 
 /// What a client asks.
 #[derive(Clone, Debug)]
@@ -102,6 +106,25 @@ pub enum Request {
         /// Give up after so long.
         timeout_ms: u32,
     },
+    /// Make a group; asked of the leader of its shard's directory.
+    CreateGroup {
+        /// Its number.
+        group: GroupId,
+        /// It may take so long.
+        wait_ms: u32,
+    },
+    /// Drop a group that was made at run time; asked of the leader of its shard's directory.
+    DropGroup {
+        /// Its number.
+        group: GroupId,
+        /// It may take so long.
+        wait_ms: u32,
+    },
+    /// Which groups of a shard were made at run time, as the node knows it.
+    Groups {
+        /// Any number of the shard.
+        group: GroupId,
+    },
 }
 
 /// A request that is none.
@@ -117,6 +140,7 @@ impl Request {
             Self::ReadPoint { group, .. } | Self::Transfer { group, .. } => *group,
             Self::Membership { group } | Self::ChangeMembership { group, .. } => *group,
             Self::OpenSession { group } | Self::CloseSession { group, .. } => *group,
+            Self::CreateGroup { group, .. } | Self::DropGroup { group, .. } | Self::Groups { group } => *group,
         }
     }
 
@@ -128,6 +152,7 @@ impl Request {
             Self::Append { .. } | Self::Read { .. } | Self::Info { .. } => None,
             Self::ReadPoint { .. } | Self::Transfer { .. } => None,
             Self::Membership { .. } | Self::ChangeMembership { .. } => None,
+            Self::CreateGroup { .. } | Self::DropGroup { .. } | Self::Groups { .. } => None,
         }
     }
 
@@ -150,6 +175,11 @@ impl Request {
                 out.extend_from_slice(&wait_ms.to_le_bytes());
             }
             Self::Info { .. } => out[0] = INFO,
+            Self::Groups { .. } => out[0] = GROUPS,
+            Self::CreateGroup { wait_ms, .. } | Self::DropGroup { wait_ms, .. } => {
+                out[0] = if matches!(self, Self::CreateGroup { .. }) { CREATE_GROUP } else { DROP_GROUP };
+                out.extend_from_slice(&wait_ms.to_le_bytes());
+            }
             Self::Membership { .. } => out[0] = MEMBERSHIP,
             Self::ChangeMembership { version, change, wait_ms, .. } => {
                 out[0] = match change {
@@ -221,6 +251,16 @@ impl Request {
                 })
             }
             INFO if rest.is_empty() => Ok(Self::Info { group }),
+            GROUPS if rest.is_empty() => Ok(Self::Groups { group }),
+            operation @ (CREATE_GROUP | DROP_GROUP) => {
+                let rest = rest.try_into().map_err(|_| MalformedRequest("the length of an order"))?;
+                let wait_ms = u32::from_le_bytes(rest);
+                Ok(if operation == CREATE_GROUP {
+                    Self::CreateGroup { group, wait_ms }
+                } else {
+                    Self::DropGroup { group, wait_ms }
+                })
+            }
             MEMBERSHIP if rest.is_empty() => Ok(Self::Membership { group }),
             operation @ (ADD_VOTER | REMOVE_VOTER) => {
                 let rest: &[u8; 20] =
@@ -386,6 +426,39 @@ pub enum ReplyV1 {
     },
     /// It is done.
     Done,
+    /// A group was made or dropped, or these are the groups of the shard that were made at run time.
+    Groups {
+        /// The groups.
+        groups: Vec<MadeGroupV1>,
+    },
+}
+
+/// A [`MadeGroup`] on the wire.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MadeGroupV1 {
+    /// Its number.
+    pub group: u64,
+    /// Its uid.
+    pub uid: u128,
+    /// It is being dropped, or was.
+    pub ending: bool,
+}
+
+impl From<Vec<MadeGroup>> for ReplyV1 {
+    fn from(groups: Vec<MadeGroup>) -> Self {
+        let made = |MadeGroup { group, uid, ending }| MadeGroupV1 { group, uid, ending };
+        Self::Groups { groups: groups.into_iter().map(made).collect() }
+    }
+}
+
+impl From<GroupOutcome> for ReplyV1 {
+    fn from(outcome: GroupOutcome) -> Self {
+        match outcome {
+            Ok(made) => vec![made].into(),
+            Err(GroupError::Rejected(rejection)) => rejected(rejection),
+            Err(error) => Self::Failed { text: error.to_string() },
+        }
+    }
 }
 
 /// A [`Rejection`] on the wire.
@@ -408,6 +481,8 @@ pub enum RejectionV1 {
     HandleClosed,
     /// The node is stopping.
     Stopping,
+    /// The group is being dropped.
+    GroupDropped,
 }
 
 impl ReplyV1 {
@@ -454,6 +529,7 @@ pub(crate) fn rejected(rejection: Rejection) -> ReplyV1 {
         Rejection::UnknownGroup => (RejectionV1::UnknownGroup, 0),
         Rejection::HandleClosed => (RejectionV1::HandleClosed, 0),
         Rejection::Stopping => (RejectionV1::Stopping, 0),
+        Rejection::GroupDropped => (RejectionV1::GroupDropped, 0),
     };
     ReplyV1::Rejected { rejection, leader }
 }
@@ -498,6 +574,9 @@ mod tests {
             Request::ReadPoint { group: 1, consistency: Consistency::Linearizable, wait_ms: 5 },
             Request::ReadPoint { group: 1, consistency: Consistency::AtLeast(9), wait_ms: 5 },
             Request::Transfer { group: 1, to: 2, timeout_ms: 5 },
+            Request::CreateGroup { group: 9, wait_ms: 5 },
+            Request::DropGroup { group: 9, wait_ms: 5 },
+            Request::Groups { group: 9 },
         ] {
             let bytes = request.encode();
             assert_eq!(Request::decode(&bytes).unwrap().encode(), bytes);
@@ -522,6 +601,7 @@ mod tests {
             ReplyV1::Membership { version: 1, voters: vec![1, 2], learners: vec![3] },
             ReplyV1::Failed { text: "why".into() },
             ReplyV1::Point { index: 5, epoch: 6 },
+            ReplyV1::Groups { groups: vec![MadeGroupV1 { group: 9, uid: u128::MAX - 2, ending: true }] },
         ] {
             assert_eq!(ReplyV1::decode(&reply.encode()).unwrap(), reply);
         }

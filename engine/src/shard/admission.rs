@@ -41,6 +41,8 @@ impl Shard {
         let group = &self.groups[at as usize];
         if self.stopping {
             Err(Rejection::Stopping)
+        } else if group.ending {
+            Err(Rejection::GroupDropped)
         } else if group.replica.epoch().is_none() {
             Err(Rejection::NotLeader { leader: self.leader_of(at) })
         } else {

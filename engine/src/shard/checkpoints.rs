@@ -273,6 +273,11 @@ impl Shard {
 
     /// The store has answered.
     pub(crate) fn on_store(&mut self, done: StoreDone) {
+        if let Some(group) = done.group()
+            && self.is_gone(group)
+        {
+            return self.on_store_for_nobody(group, done);
+        }
         match done {
             StoreDone::Written { group, result } => {
                 self.checkpoints.writing -= 1;
@@ -315,6 +320,33 @@ impl Shard {
         while of.kept.len() > most {
             let old = of.kept.pop_front().expect("there are more than a few");
             self.checkpoints.ops.push(StoreOp::Remove { uid: group.names.uid, slot: old.slot().0 });
+        }
+    }
+
+    /// A group is no more, and neither are its checkpoints.
+    pub(super) fn forget_checkpoints(&mut self, uid: u128, of: GroupCheckpoints) {
+        let over = of.kept.iter().map(|kept| StoreOp::Remove { uid, slot: kept.slot().0 });
+        self.checkpoints.ops.extend(over);
+        of.waiters.into_iter().for_each(|reply| reply(Err("the group was dropped".into())));
+    }
+
+    /// The store has answered for a group that is no more.
+    fn on_store_for_nobody(&mut self, group: u32, done: StoreDone) {
+        let uid = self.groups[group as usize].names.uid;
+        let kept = match done {
+            StoreDone::Written { result, .. } => {
+                self.checkpoints.writing -= 1;
+                result.ok()
+            }
+            StoreDone::Finished { result, .. } => result.ok(),
+            StoreDone::Restored { mut machine, .. } => {
+                machine.dropped();
+                None
+            }
+            StoreDone::Read { .. } | StoreDone::Begun { .. } | StoreDone::Appended { .. } => None,
+        };
+        if let Some(kept) = kept {
+            self.checkpoints.ops.push(StoreOp::Remove { uid, slot: kept.slot().0 });
         }
     }
 

@@ -6,11 +6,13 @@ use synod_transport::frame::encode_frame;
 
 use super::group::{Reply, Run};
 use super::links::Outgoing;
+use super::made::GroupReply;
 use super::membership::MembershipReply;
 use super::points::{PointRead, PointReply};
 use super::reads::{ReadReply, ReadRequest};
 use super::{Notice, Shard};
 use crate::client::protocol::{ReplyV1, Request, rejected};
+use crate::groups::GroupChange;
 use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, CLIENTS_MAX, ENTRY_BYTES_MAX, READ_BYTES_MAX};
 use crate::outcome::{Outcome, ProposeError, Rejection};
 use crate::wire::{CLIENT_REPLY, CLIENT_REQUEST};
@@ -122,6 +124,18 @@ impl Shard {
             Request::Transfer { group, to, timeout_ms } => {
                 self.transfer_for_client(group, to, u64::from(timeout_ms) * 1_000_000, (connection, request));
             }
+            Request::CreateGroup { group, wait_ms } => {
+                let until_ns = self.now_ns + u64::from(wait_ms) * 1_000_000;
+                self.change_groups(GroupChange::Create(group), until_ns, GroupReply::Client(connection, request));
+            }
+            Request::DropGroup { group, wait_ms } => {
+                let until_ns = self.now_ns + u64::from(wait_ms) * 1_000_000;
+                self.change_groups(GroupChange::Drop(group), until_ns, GroupReply::Client(connection, request));
+            }
+            Request::Groups { .. } => {
+                let reply = self.made_groups().into();
+                self.reply(connection, request, &reply);
+            }
             Request::Info { .. } => {
                 let reply = self.info();
                 self.reply(connection, request, &reply);
@@ -131,7 +145,8 @@ impl Shard {
 
     /// What this shard knows of its groups.
     pub(crate) fn info(&self) -> ReplyV1 {
-        let groups = (0..self.groups.len() as u32).map(|at| self.group_info(at)).collect();
+        let places = (0..self.groups.len() as u32).filter(|at| self.groups[*at as usize].kind.is_visible());
+        let groups = places.map(|at| self.group_info(at)).collect();
         ReplyV1::Info { node: self.node, process: std::process::id(), shards: self.shard.1 as u32, groups }
     }
 

@@ -31,6 +31,16 @@ pub enum Event {
         /// Whether this node's replica is one of the voters.
         votes: bool,
     },
+    /// The group was made at run time, and has a replica on this node now. It is not told again at a start.
+    GroupMade {
+        /// The group.
+        group: GroupId,
+    },
+    /// The group was dropped, and this node has nothing of it any more.
+    GroupDropped {
+        /// The group.
+        group: GroupId,
+    },
 }
 
 /// Is told of events, on the threads of the shards, in the order in which they happen to each group. It must not block;
@@ -43,7 +53,7 @@ impl Shard {
         let Some(listener) = &self.events else { return };
         let group = &self.groups[at as usize];
         let epoch = self.leading_ballot(at);
-        if group.told_leader == epoch {
+        if group.told_leader == epoch || !group.kind.is_visible() {
             return;
         }
         let leader = epoch.and_then(|ballot| Some(group.replica.configuration().voter(ballot.member)?.node));
@@ -63,6 +73,9 @@ impl Shard {
         let Some(listener) = &self.events else { return };
         let group = &self.groups[at as usize];
         let configuration = group.replica.configuration();
+        if !group.kind.is_visible() {
+            return;
+        }
         listener(&Event::ConfigurationChanged {
             group: group.names.id,
             version: configuration.version,

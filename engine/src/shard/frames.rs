@@ -169,6 +169,16 @@ impl Frames {
         self.room(0).mark = true;
     }
 
+    /// A group is deleted: nothing of it is waited for.
+    pub(crate) fn forget_group(&mut self, at: u32) {
+        self.filling.iter_mut().for_each(|filling| filling.held.retain(|held| held.group != at));
+        let waits = self.filling.iter_mut().map(|f| &mut f.waits).chain(self.flying.iter_mut().map(|f| &mut f.waits));
+        for waits in waits {
+            waits.marks.retain(|(of, _)| *of != at);
+            waits.votes.retain(|(_, of, _)| *of != at);
+        }
+    }
+
     /// What waits for the frame `id`; `None` when it is durable.
     pub(crate) fn waits(&mut self, id: u64) -> Option<&mut Waits> {
         if let Some(flying) = self.flying.iter_mut().find(|f| f.id == id) {

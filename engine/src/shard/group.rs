@@ -62,6 +62,35 @@ pub(crate) struct Pending {
     pub(crate) times: SlotTimes,
 }
 
+/// Where a group comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum GroupKind {
+    /// The configuration.
+    Configured,
+    /// The shard's own, for the groups made at run time.
+    Directory,
+    /// An order in this slot of the directory.
+    Made(Slot),
+    /// It was dropped: only its place is left.
+    Gone,
+}
+
+impl GroupKind {
+    /// What the ids of sessions are marked with, so that a group made again under a number knows none of the one before:
+    /// a session's id is its slot, in whose upper bits there is the order that made the group.
+    pub(crate) fn session_mark(self) -> u64 {
+        match self {
+            Self::Made(slot) => (slot.0 & ((1 << 22) - 1)) << 40,
+            Self::Configured | Self::Directory | Self::Gone => 0,
+        }
+    }
+
+    /// Whether users see it.
+    pub(crate) fn is_visible(self) -> bool {
+        matches!(self, Self::Configured | Self::Made(_))
+    }
+}
+
 /// The part of a group that does not change.
 #[derive(Clone, Debug)]
 pub(crate) struct GroupNames {
@@ -82,6 +111,9 @@ pub(crate) struct Lacking {
 
 pub(crate) struct Group {
     pub(crate) names: GroupNames,
+    pub(crate) kind: GroupKind,
+    /// It is being dropped: it takes no proposals.
+    pub(crate) ending: bool,
     pub(crate) replica: Replica<Payload>,
     pub(crate) apply: ApplyState,
     pub(crate) machine: Option<Box<dyn StateMachine>>,
@@ -151,6 +183,8 @@ impl Group {
         let last_recorded = replica.log().last();
         Self {
             names,
+            kind: GroupKind::Configured,
+            ending: false,
             replica,
             apply,
             machine,

@@ -39,6 +39,7 @@ impl Shard {
         let mut founders = genesis.clone();
         founders.sort_unstable();
         let genesis = Configuration::genesis(founders.into_iter().map(|(node, replica)| (node, ReplicaId(replica))));
+        self.made.found(&genesis);
         for at in 0..self.groups.len() as u32 {
             self.act(at, &[], |r, out| r.found(genesis.clone(), out));
         }
@@ -136,6 +137,7 @@ impl Shard {
         self.act(at, &[], |r, out| {
             r.install(slot, configuration, out);
         });
+        self.made.note_applied(at);
     }
 
     // ---- the own log ----

@@ -63,6 +63,10 @@ impl Shard {
             Mail::ChangeMembership { group, version, change, wait_ms, reply } => {
                 self.change_membership(group, version, change, self.now_ns + wait_ms * 1_000_000, reply);
             }
+            Mail::ChangeGroups { change, wait_ms, reply } => {
+                self.change_groups(change, self.now_ns.saturating_add(wait_ms.saturating_mul(1_000_000)), reply);
+            }
+            Mail::Groups { reply } => reply(self.made_groups()),
             Mail::Store(done) => self.on_store(done),
             Mail::Checkpoint { group, reply } => self.request_checkpoint(group, reply),
             Mail::Pin { group, name, index, reply } => reply(self.pin(group, name, index)),

@@ -162,6 +162,11 @@ impl Shard {
         }
     }
 
+    /// The group of a change is no more.
+    pub(super) fn fail_change(&mut self, change: PendingChange, error: MembershipError) {
+        self.tell_change(change.reply, Err(error));
+    }
+
     fn tell_change(&mut self, to: MembershipReply, outcome: MembershipOutcome) {
         match to {
             MembershipReply::Callback(reply) => reply(outcome),

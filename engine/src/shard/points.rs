@@ -410,6 +410,18 @@ impl Shard {
         }
     }
 
+    /// A group is no more.
+    pub(super) fn forget_points(&mut self, at: u32) {
+        self.points.groups.retain(|of| *of != at);
+        self.points.round.retain(|(of, _)| *of != at);
+        self.points.forward.retain(|(_, of, _)| *of != at);
+        let id = self.groups[at as usize].names.id;
+        for read in std::mem::take(&mut self.groups[at as usize].points) {
+            self.points.waiting -= 1;
+            self.answer_point(None, read.reply, Err(ReadError::UnknownGroup(id)));
+        }
+    }
+
     /// The node stops: nobody waits for what will not come.
     pub(super) fn fail_points(&mut self) {
         for at in std::mem::take(&mut self.points.groups) {

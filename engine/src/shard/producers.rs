@@ -32,7 +32,7 @@ impl LocalShard<'_> {
 
     /// The groups of this shard.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
-        self.shard.groups.iter().map(|g| g.names.id)
+        self.shard.groups.iter().filter(|g| g.kind.is_visible()).map(|g| g.names.id)
     }
 
     /// Proposes an entry; its outcome comes to [`Producer::completed`] under `tag`. Tags of a group that grow by one
@@ -67,7 +67,7 @@ impl LocalShard<'_> {
 
     /// Elections won by this shard's groups since the start.
     pub fn elections(&self) -> u64 {
-        self.shard.groups.iter().map(|g| g.elections).sum()
+        self.shard.groups.iter().filter(|g| g.kind.is_visible()).map(|g| g.elections).sum()
     }
 }
 

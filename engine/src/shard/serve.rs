@@ -179,6 +179,21 @@ impl Shard {
         }
     }
 
+    /// A group is no more: its readers are told, and what is being read for it is for nobody.
+    pub(super) fn forget_reads(&mut self, at: u32, waiters: Vec<ReadRequest>) {
+        let id = self.groups[at as usize].names.id;
+        let of = |purpose: &Purpose| match purpose {
+            Purpose::Learn { group, .. } | Purpose::Entries { group, .. } | Purpose::Machine { group, .. } => *group,
+        };
+        let over = self.reads.extract_if(|_, purpose| of(purpose) == at).map(|(_, purpose)| purpose);
+        let over = over.filter_map(|purpose| match purpose {
+            Purpose::Entries { request, .. } => Some(request),
+            Purpose::Learn { .. } | Purpose::Machine { .. } => None,
+        });
+        let over: Vec<ReadRequest> = over.chain(waiters).collect();
+        over.into_iter().for_each(|request| self.answer(request.reply, Err(ReadError::UnknownGroup(id))));
+    }
+
     /// Answers readers whose time is up. Groups without readers cost nothing.
     pub(super) fn expire_reads(&mut self) {
         let mut waiting = std::mem::take(&mut self.waiting);

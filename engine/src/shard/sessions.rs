@@ -70,7 +70,7 @@ impl Expiry {
         self.due.insert((noted.due_ns, at));
     }
 
-    fn forget(&mut self, at: u32) {
+    pub(super) fn forget(&mut self, at: u32) {
         if let Some(noted) = self.noted.remove(&at) {
             self.due.remove(&(noted.due_ns, at));
         }
@@ -88,7 +88,7 @@ impl Shard {
     pub(crate) fn ask(&mut self, at: u32, ask: Ask, run: Run) -> Result<(), (Run, Rejection)> {
         let command = match ask {
             Ask::Open => Command::Open { sessions_max: self.expiry.sessions_max },
-            Ask::Close(session) => Command::Close { session },
+            Ask::Close(session) => Command::Close { session: session ^ self.groups[at as usize].kind.session_mark() },
         };
         self.propose(at, &Entries::one(b"").expect("nothing fits everywhere"), Some(command.header()), run)
     }

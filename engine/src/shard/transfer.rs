@@ -206,6 +206,12 @@ impl Shard {
         self.tell(teller, end);
     }
 
+    /// A group is no more.
+    pub(super) fn forget_transfer(&mut self, at: u32, error: TransferError) {
+        self.transfers.groups.retain(|of| *of != at);
+        self.end_transfer(at, Err(error));
+    }
+
     /// Gives groups back to the nodes that prefer them: a few at a time.
     pub(super) fn give_groups_home(&mut self) {
         if self.now_ns < self.transfers.home_due_ns || self.stopping || self.groups.is_empty() {

@@ -11,6 +11,7 @@ use synod_core::planted::{Bug, is};
 
 use super::Shard;
 use super::group::Group;
+use super::group::GroupKind;
 use crate::marks::{Mark, mark};
 use crate::outcome::GroupId;
 
@@ -65,7 +66,9 @@ impl Shard {
     pub(super) fn may_release(&self, generation: u64) -> bool {
         let newer = self.newer_summaries(generation);
         let slots: HashMap<u128, u64> = self.index.segment_slots(generation).collect();
-        !newer.is_empty() && (0..self.groups.len()).all(|at| self.keeps(at, generation, &slots, &newer).is_none())
+        !self.made.is_deleting()
+            && !newer.is_empty()
+            && (0..self.groups.len()).all(|at| self.keeps(at, generation, &slots, &newer).is_none())
     }
 
     pub(super) fn newer_summaries(&self, generation: u64) -> Vec<&Vec<Slot>> {
@@ -89,6 +92,9 @@ impl Shard {
         newer: &[&Vec<Slot>],
     ) -> Option<Keeps> {
         let group = &self.groups[at];
+        if group.kind == GroupKind::Gone {
+            return None;
+        }
         let slot = slots.get(&group.names.uid).map_or(Slot::ZERO, |slot| self.slot_in(group, generation, Slot(*slot)));
         let gone = group.gone.max(slot);
         if gone == Slot::ZERO {
@@ -110,7 +116,7 @@ impl Shard {
             return Some(Keeps::Reader);
         }
         // After a restart, entries can be read from the first summary on behind which no slot is missing.
-        match newer.iter().map(|slots| slots[at]).find(|of| *of >= gone) {
+        match newer.iter().map(|slots| slots.get(at).copied().unwrap_or_default()).find(|of| *of >= gone) {
             None => Some(Keeps::Summary),
             Some(of) if of > group.consumed() && !is(Bug::MachinesAreForgotten) => Some(Keeps::Machine),
             Some(_) => None,

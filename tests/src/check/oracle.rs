@@ -311,6 +311,11 @@ impl Oracle {
         self.groups.get(&group).map_or(0, |group| group.settled)
     }
 
+    /// Whether a member has made a promise in a group, by itself or by an accept.
+    pub fn has_promised(&self, group: u64, member: Member) -> bool {
+        self.groups.get(&group).is_some_and(|group| group.promised.get(&member).is_some_and(|ballot| *ballot > 0))
+    }
+
     /// How many slots are kept.
     pub fn slots_kept(&self) -> usize {
         self.groups.values().map(|group| group.slots.len()).sum()

@@ -97,6 +97,7 @@ impl World {
             "rot" => self.rot(node),
             "rollback" => self.remember_log(node),
             "members" => self.change_voters()?,
+            "groups" => self.change_groups()?,
             "disk-error" => self.nodes[node].fail_next = true,
             "full" => {
                 self.nodes[node].full = true;

@@ -75,7 +75,8 @@ impl Observer {
         let delivered = Arc::clone(&self.delivered[node]);
         let kind = self.kind;
         Arc::new(move |group| {
-            let (held, delivered) = (Arc::clone(&held[&group]), Arc::clone(&delivered));
+            // Groups made at run time have none.
+            let (held, delivered) = (Arc::clone(held.get(&group)?), Arc::clone(&delivered));
             Some(Box::new(Machine { kind, group, held, delivered }))
         })
     }
@@ -95,6 +96,11 @@ impl Observer {
     /// The voter that a node is in a group.
     fn member(&self, node: usize, group: u64) -> Member {
         self.voters[&(node, group as usize % self.shards)]
+    }
+
+    /// Whether a node has a durable vote, or a promise, in a group.
+    pub fn has_voted(&self, node: usize, group: u64) -> bool {
+        self.oracle.has_promised(group, self.member(node, group))
     }
 
     /// Whether a node votes in a group, and whether something is chosen behind the last change of the voters.

@@ -130,6 +130,8 @@ plan! {
     rollback_ns: u64,
     /// Mean time between changes of who votes in some group.
     members_ns: u64,
+    /// Mean time between groups being made, written and dropped.
+    groups_ns: u64,
     /// Sessions per group; 0: as many as usual.
     sessions_max: usize,
     /// So long a session may be idle, in seconds; 0: as long as usual.
@@ -151,7 +153,7 @@ plan! {
 }
 
 /// Kinds of faults, as they are named where one is switched off.
-pub const FAULTS: [&str; 16] = [
+pub const FAULTS: [&str; 17] = [
     "crash",
     "partition",
     "swizzle",
@@ -168,6 +170,7 @@ pub const FAULTS: [&str; 16] = [
     "rot",
     "rollback",
     "members",
+    "groups",
 ];
 
 /// A log of so many MiB, kept for nobody, is all that a run writes.
@@ -265,6 +268,7 @@ impl Plan {
         .with_sessions(false)
         .with_reads(large)
         .with_machines()
+        .with_groups()
     }
 
     /// In some plans proposals may wait for a short while only.
@@ -327,6 +331,16 @@ impl Plan {
         self
     }
 
+    /// In one of four groups are made and dropped. Dice of its own.
+    fn with_groups(mut self) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0x06e0_0b5e);
+        let loses = self.wipe_ns + self.rot_ns + self.rollback_ns > 0;
+        if !loses && dice.below(4) == 0 {
+            self.groups_ns = self.safety_ns / pick(&mut dice, &[10, 40, 100]);
+        }
+        self
+    }
+
     /// A short and rough plan, for the hunt for planted bugs: few groups and small segments, so that much happens to each.
     pub fn draw_rough(seed: u64) -> Self {
         let mut dice = Dice::new(!seed);
@@ -373,6 +387,7 @@ impl Plan {
         .with_sessions(true)
         .with_reads(false)
         .with_machines()
+        .with_groups()
     }
 
     /// Which state machines there are, and when they take checkpoints; with dice of its own.
@@ -422,6 +437,7 @@ impl Plan {
             "rot" => &mut self.rot_ns,
             "rollback" => &mut self.rollback_ns,
             "members" => &mut self.members_ns,
+            "groups" => &mut self.groups_ns,
             _ => return None,
         })
     }

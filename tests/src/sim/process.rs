@@ -190,6 +190,7 @@ impl World {
         let names: BTreeMap<u128, GroupId> =
             groups.map(|group| (sim.uid(group).expect("it is there"), group)).collect();
         self.uids.extend(&names);
+        self.check_made_groups(node, shard, sim)?;
         // What was on its way when the process ended may have become durable all the same.
         let state = &mut self.nodes[node];
         let expect =
@@ -206,11 +207,14 @@ impl World {
             .map_err(|error| format!("node {}: {error}", node + 1))?;
         }
         for configuration in &proposed {
-            self.observer.configuration(names[&configuration.uid], configuration)?;
+            let group = self.name_of(configuration.uid, shard);
+            self.observer.configuration(group, configuration)?;
         }
         for (uid, vote) in late {
-            self.observer.voted(node, names[&uid], vote)?;
+            let group = self.name_of(uid, shard);
+            self.observer.voted(node, group, vote)?;
         }
+        self.made_groups_restarted(node, shard, sim)?;
         for group in names.into_values() {
             let held = sim.held(group).expect("it is there");
             self.observer.restarted(node, group, held.promised, held.chosen, &held.values)?;
@@ -279,7 +283,8 @@ impl World {
             let votes = votes(records).filter(|_| judged).collect();
             process.votes[shard].push_back((header.sequence, votes));
             for proposed in configurations(records).filter(|_| judged) {
-                self.observer.configuration(self.uids[&proposed.uid], &proposed)?;
+                let group = self.name_of(proposed.uid, shard);
+                self.observer.configuration(group, &proposed)?;
             }
         }
         if matches!(op, DiskOp::Prepare { recycle: Some(_), .. }) {
@@ -442,7 +447,8 @@ impl World {
             }
             let (_, votes) = process.votes[shard].pop_front().expect("it is the front");
             for (uid, vote) in votes {
-                self.observer.voted(node, self.uids[&uid], vote)?;
+                let group = self.name_of(uid, shard);
+                self.observer.voted(node, group, vote)?;
             }
         }
     }

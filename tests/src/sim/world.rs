@@ -11,6 +11,7 @@ use synod::{Config, GroupId, Member};
 use super::agenda::Agenda;
 use super::clock::Clock;
 use super::files::SimFiles;
+use super::groups::Groups;
 use super::load::{Load, Step};
 use super::lost::{LogState, Lost};
 use super::machine::Kind;
@@ -136,6 +137,7 @@ pub struct World {
     pub(super) load: Load,
     pub(super) observer: Observer,
     pub(super) members: Members,
+    pub(super) groups: Groups,
     pub(super) lost: Lost,
     pub(super) report: Report,
     pub(super) print: bool,
@@ -207,6 +209,7 @@ impl World {
             network: Network::new(plan.nodes, plan.shards),
             observer: Observer::new(&replicas, plan.groups, Kind::of(plan.machines)),
             members: Members::default(),
+            groups: Groups::default(),
             lost: Lost::default(),
             plan,
             dice,
@@ -298,6 +301,7 @@ impl World {
                 return Err(format!("the replicas of group {group} do not converge: {}", self.describe(group)));
             }
         }
+        self.settle_groups(end)?;
         self.report.committed = self.observer.judge()?;
         Ok(())
     }

@@ -22,6 +22,15 @@ fn check_kills(roles: &[Role]) {
     let (go, gone) = mpsc::channel::<()>();
     let parts: Vec<Vec<u8>> = file.chunks(file.len().div_ceil(roles.len() + 1)).map(<[u8]>::to_vec).collect();
     assert_eq!(parts.len(), roles.len() + 1);
+    // The whole lines before each part.
+    let before: Vec<u64> = parts
+        .iter()
+        .scan(0, |lines, part| {
+            let before = *lines;
+            *lines += part.iter().filter(|byte| **byte == b'\n').count() as u64;
+            Some(before)
+        })
+        .collect();
     let writer = std::thread::spawn(move || {
         for part in parts {
             // The pipe breaks when the command fails; its status tells.
@@ -30,12 +39,11 @@ fn check_kills(roles: &[Role]) {
             let _ = gone.recv();
         }
     });
-    let mut next = 1;
-    for role in roles {
-        // Something of this part is committed, and more is on its way.
+    for (role, part) in roles.iter().zip(before.windows(2)) {
+        // Something of this part is committed, and perhaps more is on its way.
         let leader = wait_for("progress", || {
-            let (leader, now) = cluster.leader(1);
-            (next < now).then(|| (leader, next = now)).map(|(leader, ())| leader)
+            let (leader, next_index) = cluster.leader(1);
+            (part[0] + 1 < next_index).then_some(leader)
         });
         let victim = match role {
             Role::Leader => leader,
@@ -43,9 +51,8 @@ fn check_kills(roles: &[Role]) {
         };
         cluster.kill(victim);
         go.send(()).unwrap();
-        // The others go on without it.
-        wait_for("progress without the killed node", || (next < cluster.leader(1).1).then_some(()));
-        next = cluster.leader(1).1;
+        // The others go on with the next part without it.
+        wait_for("progress without the killed node", || (part[1] + 1 < cluster.leader(1).1).then_some(()));
         cluster.serve(victim);
         cluster.wait_leaders();
     }

@@ -5,6 +5,7 @@ mod bad_input;
 mod cluster;
 mod damage;
 mod denied;
+mod group;
 mod identity;
 mod kills;
 mod local;

@@ -117,7 +117,7 @@ fn refused(error: &ProposeError) -> Reply {
     match error {
         ProposeError::Rejected(Rejection::NotLeader { leader }) => Reply::NotLeader(leader.unwrap_or(0)),
         // All these are safe to repeat in a session.
-        ProposeError::Rejected(Rejection::Overloaded | Rejection::HandleClosed | Rejection::Stopping)
+        ProposeError::Rejected(Rejection::Overloaded { .. } | Rejection::HandleClosed | Rejection::Stopping)
         | ProposeError::Superseded
         | ProposeError::Unknown => Reply::Again(error.to_string()),
         error => Reply::Failed(error.to_string()),

@@ -1,0 +1,245 @@
+//! The groups of a shard that were made at run time: what the log of its *directory* says.
+//!
+//! Every shard has one group more than it is asked for, the directory, with a replica on every node like any other. Its
+//! log holds no entries, only orders: that a group is made, that one is to end, that one has ended. So all nodes agree on
+//! which groups there are and in which order they came and went, and a node that was away learns of it as it learns of
+//! anything else. The list is part of the apply state: summaries, checkpoints and states for peers bear it.
+//!
+//! Invariants:
+//! - A group's uid follows from the slot of the order that made it, and no slot is used twice: the name may be used again,
+//!   the uid never.
+//! - A name has one group at a time: it is free again only once the group before has ended everywhere that counts, that is
+//!   when its last slot is chosen.
+//! - What an order does follows from the list and the order alone, so it does the same on every replica.
+
+use std::collections::BTreeMap;
+
+use synod_core::{Configuration, ReplicaId, Slot};
+
+use crate::limits::GROUPS_MADE_MAX;
+use crate::outcome::GroupId;
+
+/// Sessions from this number on are orders or the commands of [`crate::sessions`]; no client has such a one.
+const MAKE: u64 = u64::MAX - 8;
+const END: u64 = u64::MAX - 9;
+const FORGET: u64 = u64::MAX - 10;
+
+/// What happens to the groups of a shard: a batch of one empty entry whose header says all, as with sessions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    /// A group is made, if the name is free and there is room. Its voters are those of the directory.
+    Make {
+        /// Its name.
+        id: GroupId,
+    },
+    /// The group takes no proposals any more, and its leader has its last slot chosen.
+    End {
+        /// The slot of the order that made it.
+        made: Slot,
+    },
+    /// Its last slot is chosen: it is deleted, and its name is free.
+    Forget {
+        /// The slot of the order that made it.
+        made: Slot,
+    },
+}
+
+impl Order {
+    /// The session and sequence of the batch that is this order.
+    pub(crate) fn header(self) -> (u64, u64) {
+        match self {
+            Self::Make { id } => (MAKE, id),
+            Self::End { made } => (END, made.0),
+            Self::Forget { made } => (FORGET, made.0),
+        }
+    }
+
+    /// The order that a batch is; `None` for any other batch.
+    pub(crate) fn of(client: u64, sequence: u64) -> Option<Self> {
+        match client {
+            MAKE => Some(Self::Make { id: sequence }),
+            END => Some(Self::End { made: Slot(sequence) }),
+            FORGET => Some(Self::Forget { made: Slot(sequence) }),
+            _ => None,
+        }
+    }
+}
+
+/// A group that was made at run time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Made {
+    pub(crate) id: GroupId,
+    /// It is being dropped.
+    pub(crate) ending: bool,
+    /// Who votes at its beginning, node and replica; none: the shard's founders.
+    voters: Vec<(u64, u128)>,
+}
+
+impl Made {
+    /// The configuration that it begins with; `None`: that of the shard's founders.
+    pub(crate) fn genesis(&self) -> Option<Configuration> {
+        let voters = self.voters.iter().map(|(node, replica)| (*node, ReplicaId(*replica)));
+        (!self.voters.is_empty()).then(|| Configuration::genesis(voters))
+    }
+}
+
+/// The groups made at run time, by the slots of the orders that made them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Directory {
+    made: BTreeMap<Slot, Made>,
+}
+
+impl Directory {
+    /// Carries out the order in `slot`, under the configuration that governs it.
+    pub(crate) fn order(&mut self, slot: Slot, order: Order, configuration: Option<&Configuration>) {
+        match order {
+            Order::Make { id } => {
+                if self.made.len() < GROUPS_MADE_MAX && self.find(id).is_none() {
+                    let voters = configuration.map_or(&[][..], |configuration| &configuration.voters);
+                    let voters = voters.iter().map(|voter| (voter.node, voter.replica.0)).collect();
+                    self.made.insert(slot, Made { id, ending: false, voters });
+                }
+            }
+            Order::End { made } => {
+                if let Some(made) = self.made.get_mut(&made) {
+                    made.ending = true;
+                }
+            }
+            Order::Forget { made } => {
+                if self.made.get(&made).is_some_and(|made| made.ending) {
+                    self.made.remove(&made);
+                }
+            }
+        }
+    }
+
+    /// How many groups there are.
+    pub(crate) fn len(&self) -> usize {
+        self.made.len()
+    }
+
+    /// All groups, in the order in which they were made.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Made)> {
+        self.made.iter().map(|(slot, made)| (*slot, made))
+    }
+
+    /// The group that the order in this slot has made, if it is there.
+    pub(crate) fn get(&self, made: Slot) -> Option<&Made> {
+        self.made.get(&made)
+    }
+
+    /// The group of this name, and the slot of the order that made it.
+    pub(crate) fn find(&self, id: GroupId) -> Option<(Slot, &Made)> {
+        self.iter().find(|(_, made)| made.id == id)
+    }
+
+    /// The numbers that stand for it.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
+        let group = |(slot, made): (&Slot, &Made)| {
+            let head = [slot.0, made.id, u64::from(made.ending), made.voters.len() as u64];
+            let voters: Vec<u64> = made
+                .voters
+                .iter()
+                .flat_map(|(node, replica)| [*node, *replica as u64, (*replica >> 64) as u64])
+                .collect();
+            head.into_iter().chain(voters)
+        };
+        std::iter::once(self.made.len() as u64).chain(self.made.iter().flat_map(group))
+    }
+
+    /// Takes a directory off a run of numbers; `None` when they are none that the orders up to `slot` could have made.
+    pub(crate) fn take(slot: Slot, numbers: &mut impl Iterator<Item = u64>) -> Option<Self> {
+        let count = numbers.next()?;
+        if count > GROUPS_MADE_MAX as u64 {
+            return None;
+        }
+        let mut directory = Self::default();
+        let (mut last, mut names) = (Slot::ZERO, std::collections::BTreeSet::new());
+        for _ in 0..count {
+            let (made, id, ending, voters) = (Slot(numbers.next()?), numbers.next()?, numbers.next()?, numbers.next()?);
+            if made <= last || made > slot || ending > 1 || voters > synod_core::replica::VOTERS_MAX as u64 {
+                return None;
+            }
+            let mut of = Vec::with_capacity(voters as usize);
+            for _ in 0..voters {
+                let (node, low, high) = (numbers.next()?, numbers.next()?, numbers.next()?);
+                of.push((node, u128::from(high) << 64 | u128::from(low)));
+            }
+            let group = Made { id, ending: ending == 1, voters: of };
+            if !names.insert(id) || group.genesis().is_some_and(|genesis| !genesis.is_legal()) {
+                return None;
+            }
+            directory.made.insert(made, group);
+            last = made;
+        }
+        Some(directory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn configuration() -> Configuration {
+        Configuration::genesis([(4, ReplicaId(u128::MAX - 1)), (9, ReplicaId(3))])
+    }
+
+    fn ordered(orders: &[Order]) -> Directory {
+        let mut directory = Directory::default();
+        for (at, order) in orders.iter().enumerate() {
+            directory.order(Slot(at as u64 + 1), *order, Some(&configuration()));
+        }
+        directory
+    }
+
+    fn names(directory: &Directory) -> Vec<(u64, GroupId)> {
+        directory.iter().map(|(slot, made)| (slot.0, made.id)).collect()
+    }
+
+    #[test]
+    fn a_name_is_free_only_when_its_group_has_ended() {
+        let (make, end, forget) =
+            (Order::Make { id: 7 }, Order::End { made: Slot(1) }, Order::Forget { made: Slot(1) });
+        assert_eq!(names(&ordered(&[make, make])), [(1, 7)]);
+        assert_eq!(names(&ordered(&[make, forget])), [(1, 7)], "nobody said that it is to end");
+        assert_eq!(names(&ordered(&[make, end, make])), [(1, 7)]);
+        assert_eq!(names(&ordered(&[make, end, forget, make])), [(4, 7)]);
+        assert_eq!(names(&ordered(&[make, end, forget, make, end, forget])), [(4, 7)], "those orders are another's");
+    }
+
+    #[test]
+    fn there_are_no_more_groups_than_may_be() {
+        let orders: Vec<Order> = (0..GROUPS_MADE_MAX as u64 + 5).map(|id| Order::Make { id }).collect();
+        assert_eq!(ordered(&orders).len(), GROUPS_MADE_MAX);
+    }
+
+    #[test]
+    fn orders_and_directories_come_back() {
+        let orders = [Order::Make { id: 7 }, Order::Make { id: 8 }, Order::End { made: Slot(2) }];
+        for order in orders {
+            let (client, sequence) = order.header();
+            assert_eq!(Order::of(client, sequence), Some(order));
+            assert_eq!(crate::sessions::command::Command::of(client, sequence), None);
+            assert!(!crate::sessions::command::is_session(client), "no client can have it");
+        }
+        let directory = ordered(&orders);
+        assert_eq!(directory.get(Slot(1)).unwrap().genesis().unwrap().voters, configuration().voters);
+        let numbers: Vec<u64> = directory.numbers().collect();
+        assert_eq!(Directory::take(Slot(3), &mut numbers.iter().copied()), Some(directory));
+        assert_eq!(Directory::take(Slot(1), &mut numbers.iter().copied()), None, "made later than that");
+        assert_eq!(Directory::take(Slot(3), &mut numbers[..numbers.len() - 1].iter().copied()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn random_numbers_never_panic(numbers in prop::collection::vec(0u64..20, 0..60)) {
+            let mut rest = numbers.iter().copied();
+            if let Some(directory) = Directory::take(Slot(100), &mut rest) {
+                let taken = numbers.len() - rest.count();
+                prop_assert_eq!(directory.numbers().collect::<Vec<_>>(), &numbers[..taken]);
+            }
+        }
+    }
+}

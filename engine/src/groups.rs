@@ -1,0 +1,72 @@
+//! Making, dropping and listing groups while the cluster runs.
+
+use crate::limits::GROUPS_MADE_MAX;
+use crate::outcome::{GroupId, Rejection};
+
+/// A group that was made at run time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MadeGroup {
+    /// Its name, which is free again once the group was dropped.
+    pub group: GroupId,
+    /// Its uid, which no other group ever has.
+    pub uid: u128,
+    /// It is being dropped: nothing more is committed in it.
+    pub ending: bool,
+}
+
+/// What a caller wants done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum GroupChange {
+    Create(GroupId),
+    Drop(GroupId),
+}
+
+impl GroupChange {
+    pub(crate) fn group(self) -> GroupId {
+        match self {
+            Self::Create(group) | Self::Drop(group) => group,
+        }
+    }
+}
+
+/// Why a group was not made or dropped. Only [`GroupError::Unknown`] leaves it open whether it was, and
+/// [`GroupError::Ending`] says that it will be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum GroupError {
+    /// The node does not take the order: see [`Rejection`]. The leader that is meant is that of the shard's directory.
+    #[error("{0}")]
+    Rejected(#[from] Rejection),
+    /// There is a group of this name.
+    #[error("there is a group {0} already: drop it first, or choose another number")]
+    Exists(GroupId),
+    /// There is no group of this name.
+    #[error("there is no group {0}: see `synod group list`")]
+    UnknownGroup(GroupId),
+    /// The group is one of those that the configuration names.
+    #[error("group {0} is one of the `groups` of the configuration, which are always there; others begin behind them")]
+    Configured(GroupId),
+    /// The number is none that a group can have.
+    #[error("{0} cannot be a group's number: choose one below 2^62")]
+    BadNumber(GroupId),
+    /// There are as many groups as a shard may have.
+    #[error("this shard has {GROUPS_MADE_MAX} groups that were made at run time, and can have no more: drop one first")]
+    TooMany,
+    /// The shard's memory of dropped groups is used up.
+    #[error("so many groups were dropped since this node started that it makes no more: restart it, or ask another")]
+    UsedUp,
+    /// Another order for the same group is under way.
+    #[error("another order for this group is under way: try again when it is through")]
+    Busy,
+    /// The group is being dropped, and that goes on: it waits for a majority of its voters.
+    #[error("the group is being dropped; its end waits until a majority of its voters can be reached")]
+    Ending,
+    /// The order took no effect, since another leader came before it. Try again.
+    #[error("another leader came before the order, which takes no effect: try again")]
+    Superseded,
+    /// The order was proposed, and what became of it is not known.
+    #[error("the order was proposed, and what became of it is not known: see `synod group list`")]
+    Unknown,
+}
+
+/// The outcome: the group that was made or dropped.
+pub type GroupOutcome = Result<MadeGroup, GroupError>;

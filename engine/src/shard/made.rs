@@ -1,0 +1,479 @@
+//! Groups that are made and dropped while the shard runs: what its directory says is carried out here.
+//!
+//! The shard follows its directory ([`crate::directory`]): whatever the applied orders, or a state taken over from a peer,
+//! leave different from the groups that are here is made or deleted at the end of the turn.
+//!
+//! Invariants:
+//! - Before the first record of a new group there is a summary of the directory in the log that names it, so a start that
+//!   finds a vote of a group knows that group. Behind the deletion of one there is a summary that names it no more, and
+//!   until that is durable no segment goes: a start finds a group with all its votes, or not at all.
+//! - A group is deleted only when the directory's log says so, and that is ordered only where the group's own last slot is
+//!   known as chosen. Not to know a group proves nothing.
+//! - The directory's log is never taken in twice, so a group that was deleted here never comes back under its uid.
+//! - A place in the list of groups is never used again before the next start: what still refers to it finds nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use synod_core::planted::{Bug, is};
+use synod_core::{Configuration, Recovered, Replica, ReplicaId, Slot};
+
+use super::checkpoints::GroupCheckpoints;
+use super::events::Event;
+use super::group::{Group, GroupKind, GroupNames, Reply, Run};
+use super::{PREFERRED_TRIES, Shard};
+use crate::apply::ApplyState;
+use crate::batch::Entries;
+use crate::config::Config;
+use crate::directory::{Made, Order};
+use crate::groups::{GroupChange, GroupError, GroupOutcome, MadeGroup};
+use crate::limits::{GROUP_ORDERS_MAX, GROUPS_DROPPED_MAX, GROUPS_MADE_MAX, WINDOW_BYTES, WINDOW_SLOTS};
+use crate::machine::StateMachine;
+use crate::membership::MembershipError;
+use crate::node::MachineFactory;
+use crate::outcome::{GroupId, Outcome, Overload, ProposeError, Rejection};
+use crate::payload::Payload;
+use crate::shard::transfer::TransferError;
+
+/// Groups have numbers below this.
+const GROUP_ID_END: GroupId = 1 << 62;
+/// So often a directory's leader orders again that a group is forgotten.
+const FORGET_AGAIN_NS: u64 = 500_000_000;
+
+/// Who is told what became of an order.
+pub(crate) enum GroupReply {
+    /// A client's request: connection and request id.
+    Client(u64, u64),
+    /// Anyone else.
+    Callback(Box<dyn FnOnce(GroupOutcome) + Send>),
+}
+
+/// What groups are made of.
+pub(crate) struct Maker {
+    pub(crate) config: Config,
+    /// The replica that this shard's log is.
+    pub(crate) replica: u128,
+    pub(crate) shard: usize,
+    pub(crate) machines: Option<MachineFactory>,
+}
+
+impl Maker {
+    /// The uid of the group that the order in a slot of this shard's directory has made.
+    pub(crate) fn uid(&self, made: Slot, id: GroupId) -> u128 {
+        self.config.made_uid(self.shard, if is(Bug::UidsAreUsedAgain) { id } else { made.0 })
+    }
+
+    /// A replica as the log describes it; `genesis` is not known of the shard's founders.
+    pub(crate) fn replica(&self, genesis: Option<Configuration>, state: Recovered<Payload>) -> Replica<Payload> {
+        let config = synod_core::Config {
+            replica: ReplicaId(self.replica),
+            genesis: genesis.unwrap_or_default(),
+            peers: self.config.members.len() - 1,
+            window_slots: WINDOW_SLOTS,
+            window_bytes: WINDOW_BYTES,
+        };
+        Replica::new(config, state)
+    }
+
+    /// The state machine of a group of which nothing is in the log. What it holds is of a group that had the number before,
+    /// or comes again from the other nodes: it begins with nothing.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(crate) fn new_machine(&self, id: GroupId) -> Result<Option<Box<dyn StateMachine>>, String> {
+        let make = || self.machines.as_ref().and_then(|make| make(id));
+        // A crash may have come between the end of the group before and its machine.
+        if let Some(mut old) = make() {
+            old.dropped();
+        }
+        match make() {
+            Some(machine) if machine.durable_index() > 0 => Err(format!(
+                "the state machine of the new group {id} holds index {} already: delete its data, which is that of an \
+                 earlier group of this number (`StateMachine::dropped` should have)",
+                machine.durable_index()
+            )),
+            machine => Ok(machine),
+        }
+    }
+
+    /// Why a group that the directory names cannot be; `None` when it can.
+    pub(crate) fn refuses(&self, id: GroupId) -> Option<String> {
+        (id <= self.config.groups).then(|| {
+            format!(
+                "group {id} was made at run time, and `groups = {}` in the configuration says that it was always there: \
+                 put `groups` back to what it was",
+                self.config.groups
+            )
+        })
+    }
+}
+
+/// An order that somebody has given.
+struct PendingOrder {
+    change: GroupChange,
+    /// The slot of the order that made the group; of a new one it is not known yet.
+    made: Option<Slot>,
+    /// What became of the proposal.
+    told: Arc<Mutex<Option<Outcome>>>,
+    until_ns: u64,
+    reply: GroupReply,
+}
+
+/// The groups of a shard that were made at run time.
+pub(crate) struct MadeGroups {
+    pub(crate) maker: Maker,
+    /// The place of the directory.
+    pub(crate) directory: u32,
+    by_id: HashMap<GroupId, u32>,
+    by_slot: BTreeMap<Slot, u32>,
+    /// The shard's founders, once they are known.
+    founders: Option<Configuration>,
+    /// The directory may say something else than what is here.
+    changed: bool,
+    /// The frame with the summary that no longer names groups which were deleted; no segment goes before it is durable.
+    deleting: Option<u64>,
+    orders: Vec<PendingOrder>,
+    /// Places of groups that were deleted.
+    dropped: usize,
+    /// When it is ordered again that a group is forgotten.
+    forget_again: BTreeMap<Slot, u64>,
+}
+
+impl MadeGroups {
+    pub(crate) fn new(maker: Maker, groups: &[Group]) -> Self {
+        let of_kind = |wanted: fn(&GroupKind) -> bool| groups.iter().position(|group| wanted(&group.kind));
+        let directory = of_kind(|kind| matches!(kind, GroupKind::Directory)).expect("every shard has a directory");
+        let mut made = Self {
+            maker,
+            directory: directory as u32,
+            by_id: HashMap::new(),
+            by_slot: BTreeMap::new(),
+            founders: None,
+            changed: false,
+            deleting: None,
+            orders: Vec::new(),
+            dropped: 0,
+            forget_again: BTreeMap::new(),
+        };
+        for (at, group) in groups.iter().enumerate() {
+            made.enter(at as u32, group);
+        }
+        made
+    }
+
+    fn enter(&mut self, at: u32, group: &Group) {
+        if let GroupKind::Made(slot) = group.kind {
+            self.by_id.insert(group.names.id, at);
+            self.by_slot.insert(slot, at);
+        }
+    }
+
+    /// The place of a group.
+    pub(super) fn place(&self, id: GroupId) -> Option<u32> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// The shard's founders are known.
+    pub(super) fn found(&mut self, founders: &Configuration) {
+        self.founders = Some(founders.clone());
+    }
+
+    /// Something was applied, or taken over, in a group.
+    pub(super) fn note_applied(&mut self, at: u32) {
+        self.changed |= at == self.directory;
+    }
+
+    /// A frame is durable.
+    pub(super) fn note_durable(&mut self, frame: u64) {
+        if self.deleting.is_some_and(|deleting| deleting <= frame) {
+            self.deleting = None;
+        }
+    }
+
+    /// Whether the deletion of a group is not durable yet.
+    pub(super) fn is_deleting(&self) -> bool {
+        self.deleting.is_some()
+    }
+}
+
+impl Shard {
+    /// Makes and deletes groups as the directory says by now.
+    pub(super) fn follow_directory(&mut self) {
+        if !std::mem::take(&mut self.made.changed) {
+            return;
+        }
+        let directory = &self.groups[self.made.directory as usize].apply.directory;
+        let here = &self.made.by_slot;
+        let gone: Vec<u32> =
+            here.iter().filter(|(slot, _)| directory.get(**slot).is_none()).map(|(_, at)| *at).collect();
+        let new: Vec<(Slot, Made)> = directory
+            .iter()
+            .filter(|(slot, _)| !here.contains_key(slot))
+            .map(|(slot, made)| (slot, made.clone()))
+            .collect();
+        // A machine deletes what it keeps before the log forgets the group; after a crash it is told again.
+        for at in &gone {
+            if let Some(machine) = &mut self.groups[*at as usize].machine {
+                machine.dropped();
+            }
+        }
+        if (!gone.is_empty() || !new.is_empty()) && !is(Bug::GroupsAreNotRecorded) {
+            let (header, body) = self.groups[self.made.directory as usize].summary();
+            let (filling, _) = self.frames.push(&header, &[&body]);
+            if !gone.is_empty() {
+                self.made.deleting = Some(filling.id);
+            }
+        }
+        gone.into_iter().for_each(|at| self.delete_group(at));
+        new.into_iter().for_each(|(slot, made)| self.make_group(slot, &made));
+        let directory = &self.groups[self.made.directory as usize].apply.directory;
+        let ends = |(slot, at): (&Slot, &u32)| directory.get(*slot).is_some_and(|made| made.ending).then_some(*at);
+        let ending: Vec<u32> = self.made.by_slot.iter().filter_map(ends).collect();
+        for at in ending {
+            if !std::mem::replace(&mut self.groups[at as usize].ending, true) {
+                self.reject_open(at, Rejection::GroupDropped);
+            }
+        }
+    }
+
+    fn make_group(&mut self, slot: Slot, made: &Made) {
+        let maker = &self.made.maker;
+        if let Some(reason) = maker.refuses(made.id) {
+            self.fatal = Some(reason);
+            return;
+        }
+        let (id, uid) = (made.id, maker.uid(slot, made.id));
+        let machine = match maker.new_machine(id) {
+            Ok(machine) => machine,
+            Err(reason) => {
+                self.fatal = Some(reason);
+                return;
+            }
+        };
+        let genesis = made.genesis().or_else(|| self.made.founders.clone());
+        let replica = maker.replica(genesis, Recovered::default());
+        let taken = machine.as_ref().is_some_and(|machine| machine.takes_checkpoints());
+        let checkpoints = GroupCheckpoints::new(uid, taken, None);
+        let log = Default::default();
+        let mut group =
+            Group::new(GroupNames { id, uid }, replica, ApplyState::default(), log, machine, checkpoints, 0);
+        (group.kind, group.preferred) = (GroupKind::Made(slot), maker.config.preferred(id));
+        let prefers = if maker.config.prefers(id) { PREFERRED_TRIES } else { 0 };
+        tracing::info!(group = id, uid = format!("{uid:032x}"), "a group is made");
+        let at = self.groups.len() as u32;
+        self.made.enter(at, &group);
+        self.by_uid.insert(uid, at);
+        self.groups.push(group);
+        self.prefers.push(prefers);
+        for peer in 0..self.peers.len() {
+            if self.peers[peer].connection.is_some() {
+                let member = self.address(at, peer);
+                self.act(at, &[], |r, out| r.connected(member, out));
+            }
+        }
+        if self.started {
+            self.arm_timer(at, true);
+        }
+        if let Some(listener) = &self.events {
+            listener(&Event::GroupMade { group: id });
+        }
+    }
+
+    /// Deletes a group: whoever waits for it is told, and nothing of it is left but its place.
+    fn delete_group(&mut self, at: u32) {
+        let group = &mut self.groups[at as usize];
+        let GroupKind::Made(slot) = group.kind else { unreachable!("only these are deleted") };
+        let GroupNames { id, uid } = group.names;
+        tracing::info!(group = id, uid = format!("{uid:032x}"), "a group is dropped");
+        group.ending = true;
+        if let Some(deadline) = group.timer.1.take() {
+            self.timers.remove(&(deadline, at));
+        }
+        self.fail_in_flight(at);
+        let group = &mut self.groups[at as usize];
+        let (change, waiters) = (group.change.take(), std::mem::take(&mut group.waiters));
+        let kept = std::mem::take(&mut group.checkpoints);
+        if let Some(change) = change {
+            self.fail_change(*change, MembershipError::Rejected(Rejection::UnknownGroup));
+        }
+        self.forget_transfer(at, TransferError::UnknownGroup(id));
+        self.forget_reads(at, waiters);
+        self.forget_points(at);
+        self.forget_checkpoints(uid, kept);
+        self.expiry.forget(at);
+        for list in [&mut self.dirty, &mut self.chosen, &mut self.beating, &mut self.changing, &mut self.waiting] {
+            list.retain(|of| *of != at);
+        }
+        self.cached.iter_mut().for_each(|held| held.retain(|(of, _)| *of != at));
+        self.frames.forget_group(at);
+        self.index.remove(uid);
+        self.by_uid.remove(&uid);
+        self.made.by_slot.remove(&slot);
+        self.made.forget_again.remove(&slot);
+        if self.made.by_id.get(&id) == Some(&at) {
+            self.made.by_id.remove(&id);
+        }
+        // A husk: without voters and peers it does nothing, and nobody finds it.
+        let config = synod_core::Config {
+            replica: ReplicaId(self.made.maker.replica),
+            genesis: Configuration::default(),
+            peers: 0,
+            window_slots: 1,
+            window_bytes: 1,
+        };
+        let replica = Replica::new(config, Recovered::default());
+        let (names, log) = (GroupNames { id, uid }, Default::default());
+        let mut husk = Group::new(names, replica, ApplyState::default(), log, None, GroupCheckpoints::default(), 0);
+        husk.kind = GroupKind::Gone;
+        self.made.dropped += 1;
+        self.groups[at as usize] = husk;
+        self.prefers[at as usize] = 0;
+        if let Some(listener) = &self.events {
+            listener(&Event::GroupDropped { group: id });
+        }
+    }
+
+    /// Whether the group that had this place is deleted.
+    pub(super) fn is_gone(&self, at: u32) -> bool {
+        matches!(self.groups[at as usize].kind, GroupKind::Gone)
+    }
+
+    /// Brings groups that are to end further towards that. Called on ticks.
+    pub(super) fn end_groups(&mut self) {
+        let ending = |at: &u32| self.groups[*at as usize].ending;
+        let places: Vec<(Slot, u32)> =
+            self.made.by_slot.iter().filter(|(_, at)| ending(at)).map(|(slot, at)| (*slot, *at)).collect();
+        for (slot, at) in places {
+            let replica = &self.groups[at as usize].replica;
+            if replica.configuration().is_end() {
+                self.forget_group(slot);
+            } else if replica.epoch().is_some() {
+                let end = replica.configuration().end();
+                self.act(at, &[], |r, out| {
+                    r.reconfigure(end, out);
+                });
+            }
+        }
+    }
+
+    /// The last slot of a group is chosen: the directory's leader orders that it is forgotten.
+    fn forget_group(&mut self, made: Slot) {
+        let directory = self.made.directory;
+        let due = self.made.forget_again.get(&made).is_none_or(|due_ns| *due_ns <= self.now_ns);
+        if due && self.epoch_of(directory).is_some() {
+            self.made.forget_again.insert(made, self.now_ns + FORGET_AGAIN_NS);
+            // If it is refused, or lost with the leadership, it is ordered again.
+            let _ = self.propose_order(Order::Forget { made }, |_| ());
+        }
+    }
+
+    fn propose_order(&mut self, order: Order, reply: impl FnOnce(Outcome) + Send + 'static) -> Result<(), Rejection> {
+        let run =
+            Run { reply: Reply::Callback(Box::new(reply)), tag: 0, count: 0, submitted_ns: self.now_ns, handle: None };
+        let entries = Entries::one(b"").expect("nothing fits everywhere");
+        let proposed = self.propose(self.made.directory, &entries, Some(order.header()), run);
+        proposed.map_err(|(_, rejection)| rejection)
+    }
+
+    // ---- orders ----
+
+    /// Makes or drops a group, if this node leads the shard's directory.
+    pub(crate) fn change_groups(&mut self, change: GroupChange, until_ns: u64, reply: GroupReply) {
+        let told = Arc::default();
+        match self.begin_order(change, &told) {
+            Ok(made) => self.made.orders.push(PendingOrder { change, made, told, until_ns, reply }),
+            Err(error) => self.tell_groups(reply, Err(error)),
+        }
+    }
+
+    /// Gives the slot of the order that made the group, for one that is there.
+    fn begin_order(
+        &mut self,
+        change: GroupChange,
+        told: &Arc<Mutex<Option<Outcome>>>,
+    ) -> Result<Option<Slot>, GroupError> {
+        let (id, directory) = (change.group(), self.made.directory);
+        if self.stopping {
+            return Err(Rejection::Stopping.into());
+        }
+        if id == 0 || id >= GROUP_ID_END {
+            return Err(GroupError::BadNumber(id));
+        }
+        if id <= self.made.maker.config.groups {
+            return Err(GroupError::Configured(id));
+        }
+        if self.epoch_of(directory).is_none() {
+            return Err(Rejection::NotLeader { leader: self.leader_of(directory) }.into());
+        }
+        if self.made.orders.len() >= GROUP_ORDERS_MAX {
+            return Err(Overload::Group.rejection().into());
+        }
+        let list = &self.groups[directory as usize].apply.directory;
+        let found = list.find(id).map(|(slot, made)| (slot, made.ending));
+        let busy = self.made.orders.iter().any(|order| order.change.group() == id);
+        let (order, made) = match (change, found) {
+            (GroupChange::Create(_), Some(_)) => return Err(GroupError::Exists(id)),
+            (GroupChange::Drop(_), None) if !busy => return Err(GroupError::UnknownGroup(id)),
+            _ if busy => return Err(GroupError::Busy),
+            (GroupChange::Create(_), None) if list.len() >= GROUPS_MADE_MAX => return Err(GroupError::TooMany),
+            (GroupChange::Create(_), None) if self.made.dropped >= GROUPS_DROPPED_MAX => {
+                return Err(GroupError::UsedUp);
+            }
+            (GroupChange::Create(_), None) => (Order::Make { id }, None),
+            (GroupChange::Drop(_), Some((made, _))) => (Order::End { made }, Some(made)),
+            (GroupChange::Drop(_), None) => unreachable!("it is busy or unknown"),
+        };
+        let tell = Arc::clone(told);
+        self.propose_order(order, move |outcome| *tell.lock().expect("no holder panics") = Some(outcome))?;
+        Ok(made)
+    }
+
+    /// Looks what has become of the orders under way. Called on ticks.
+    pub(super) fn follow_orders(&mut self) {
+        for order in std::mem::take(&mut self.made.orders) {
+            match self.outcome_of_order(&order) {
+                None => self.made.orders.push(order),
+                Some(outcome) => self.tell_groups(order.reply, outcome),
+            }
+        }
+    }
+
+    fn outcome_of_order(&self, order: &PendingOrder) -> Option<GroupOutcome> {
+        let late = self.now_ns >= order.until_ns || self.stopping;
+        let list = &self.groups[self.made.directory as usize].apply.directory;
+        let id = order.change.group();
+        let told = *order.told.lock().expect("no holder panics");
+        let named = |made: Slot, ending| MadeGroup { group: id, uid: self.made.maker.uid(made, id), ending };
+        match (told, order.made) {
+            (Some(Err(ProposeError::Rejected(rejection))), _) => Some(Err(rejection.into())),
+            (Some(Err(ProposeError::Superseded)), _) => Some(Err(GroupError::Superseded)),
+            (Some(Err(_)), _) => Some(Err(GroupError::Unknown)),
+            (Some(Ok(at)), None) if list.get(Slot(at.slot)).is_some() => Some(Ok(named(Slot(at.slot), false))),
+            (Some(Ok(_)), None) if list.find(id).is_some() => Some(Err(GroupError::Exists(id))),
+            (Some(Ok(_)), None) if list.len() >= GROUPS_MADE_MAX => Some(Err(GroupError::TooMany)),
+            // It was made, and somebody has dropped it by now.
+            (Some(Ok(_)), None) => Some(Err(GroupError::Unknown)),
+            (Some(Ok(_)), Some(made)) if list.get(made).is_none() => Some(Ok(named(made, true))),
+            (Some(Ok(_)), Some(_)) => late.then_some(Err(GroupError::Ending)),
+            (None, _) => late.then_some(Err(GroupError::Unknown)),
+        }
+    }
+
+    fn tell_groups(&mut self, to: GroupReply, outcome: GroupOutcome) {
+        match to {
+            GroupReply::Callback(reply) => reply(outcome),
+            GroupReply::Client(connection, request) => self.reply(connection, request, &outcome.into()),
+        }
+    }
+
+    /// The groups of this shard that were made at run time, as this node knows them.
+    pub(crate) fn made_groups(&self) -> Vec<MadeGroup> {
+        let list = &self.groups[self.made.directory as usize].apply.directory;
+        let group = |(slot, made): (Slot, &Made)| MadeGroup {
+            group: made.id,
+            uid: self.made.maker.uid(slot, made.id),
+            ending: made.ending,
+        };
+        list.iter().map(group).collect()
+    }
+}

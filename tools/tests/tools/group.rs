@@ -1,0 +1,50 @@
+//! Groups are made, used, listed and dropped by command.
+
+use synod::client::Client;
+use synod::{Cluster, GroupId};
+
+use crate::cluster::TestCluster;
+use crate::process::{PATIENCE, arg, check, run, run_with_input, wait_for};
+
+#[test]
+fn groups_are_made_and_dropped() {
+    let cluster = TestCluster::start(3, 2, 2);
+    let file = cluster.cluster_file();
+    let file = arg(&file).to_owned();
+    let group = |action: &str, rest: &[&str]| {
+        let args: Vec<&str> = ["group", action, "--cluster", &file].iter().chain(rest).copied().collect();
+        String::from_utf8(run(&args).success()).unwrap()
+    };
+    assert_eq!(group("list", &[]), "");
+    let seven = group("create", &["--group", "7"]);
+    let eight = group("create", &["--group", "8"]);
+    assert!(seven.starts_with("group 7, uid ") && seven.ends_with('\n'), "{seven}");
+    let settle = |groups: &[GroupId]| {
+        let known = |node| {
+            let made =
+                Client::new(Cluster::read(&cluster.cluster_file()).unwrap()).made_groups(node, PATIENCE).unwrap();
+            made.iter().map(|made| made.group).collect::<Vec<_>>()
+        };
+        wait_for("the groups on all nodes", || (1..=3).all(|node| known(node) == groups).then_some(()));
+    };
+    settle(&[7, 8]);
+    cluster.wait_leaders();
+    assert_eq!(group("list", &[]), format!("{seven}{eight}"));
+
+    let of_seven = ["--cluster", &file, "--group", "7"];
+    run_with_input(&[&["append"][..], &of_seven].concat(), b"one\n").success();
+    let read = run(&[&["tail", "--node", "2", "--until-end"][..], &of_seven].concat()).success();
+    assert_eq!(read, b"one\n");
+    let status = String::from_utf8(run(&["status", "--cluster", &file]).success()).unwrap();
+    assert!(status.lines().any(|line| line.trim_start().starts_with("8 ")), "{status}");
+
+    check(&["group", "create", "--cluster", &file, "--group", "7"], &["group 7 already"]);
+    check(&["group", "create", "--cluster", &file, "--group", "2"], &["group 2", "configuration"]);
+    check(&["group", "drop", "--cluster", &file, "--group", "9"], &["no group 9"]);
+    assert!(group("drop", &["--group", "7"]).ends_with(" is dropped\n"));
+    settle(&[8]);
+    assert_eq!(group("list", &[]), eight);
+    check(&[&["tail", "--node", "2", "--until-end"][..], &of_seven].concat(), &["no group 7"]);
+    let again = group("create", &["--group", "7"]);
+    assert!(again != seven, "another uid");
+}
