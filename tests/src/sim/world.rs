@@ -648,6 +648,9 @@ impl World {
         let pause = around(&mut self.dice, mean);
         let quiet = self.plan.safety_ns / 4..self.plan.safety_ns / 4 + self.plan.quiet_ns;
         let next = if quiet.contains(&self.now_ns) { quiet.end - self.now_ns + pause } else { pause };
+        // Nobody sleeps through the time in which a quorum is to show that it commits.
+        let well_in_ns = self.plan.safety_ns.saturating_sub(self.now_ns) + THINK_WELL_NS;
+        let next = if self.faults_on { next.min(well_in_ns) } else { next };
         self.after(next, Event::Client { at });
         Ok(())
     }
