@@ -221,8 +221,9 @@ impl World {
             self.nodes[node].given_up = true;
             match self.dice.below(6) {
                 0 => self.crash(node, true),
-                // One that was refusing for want of room would never look for room again, and lead all the same.
-                4 if self.plan.full_ns == 0 => {
+                // One that was refusing for want of room would never look for room again, and lead all the same. And a clock
+                // that stands still is beyond what leases allow.
+                4 if self.plan.full_ns == 0 && (self.plan.read_percent == 0 || !self.plan.leases()) => {
                     // It would never notice that a connection is dead, and the replica behind it falls behind for good.
                     self.bury_connections(node);
                     self.nodes[node].clock.freeze(self.now_ns, true);
