@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::fs::statvfs;
 use synod::{
     CommittedBatch, Config, Entries, Handle, Node, Options, Overload, ProposeError, ReadError, Rejection, StateMachine,
 };
@@ -42,19 +43,27 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Proposes at node 1 until it refuses for want of room; gives how many entries were committed.
-fn fill_up(cluster: &Cluster, from: u64, at_most: u64) -> u64 {
+/// Proposes at node 1 until it refuses for want of room, or has yielded for it: `is_full` tells. Gives how many entries
+/// are known to be committed.
+fn fill_up(cluster: &Cluster, from: u64, at_most: u64, is_full: impl Fn() -> bool) -> u64 {
     let mut committed = from;
+    let end = Instant::now() + 2 * PATIENCE;
     while committed < at_most {
-        match cluster.leader(1).propose_in_session(1, cluster.session(1, 1), committed + 1, entry(committed + 1)).wait()
-        {
+        let session = cluster.session(1, 1);
+        match cluster.node(1).propose_in_session(1, session, committed + 1, entry(committed + 1)).wait() {
             Ok(_) | Err(ProposeError::Duplicate) => committed += 1,
             Err(ProposeError::Rejected(Rejection::Overloaded { what: Overload::Log | Overload::Disk, .. })) => {
                 return committed;
             }
             Err(
                 ProposeError::Rejected(Rejection::NotLeader { .. }) | ProposeError::Unknown | ProposeError::Superseded,
-            ) => {}
+            ) => {
+                if is_full() {
+                    return committed;
+                }
+                assert!(Instant::now() < end, "node 1 does not lead, although it has room");
+                std::thread::sleep(Duration::from_millis(20));
+            }
             Err(error) => panic!("entry {committed}: {error}"),
         }
     }
@@ -111,8 +120,10 @@ fn segments_are_recycled_under_load_and_a_restart_finds_the_rest() {
     }
     for node in 1..=3 {
         let numbers = tail(&cluster, node, entries);
-        assert!(numbers[0] > 1, "nothing was trimmed");
-        assert_eq!(numbers, (numbers[0]..=entries).collect::<Vec<_>>(), "node {node}");
+        // Who lagged may have been given what the entries did, and none of them.
+        let first = numbers.first().copied().unwrap_or(entries + 1);
+        assert!(first > 1, "nothing was trimmed");
+        assert_eq!(numbers, (first..=entries).collect::<Vec<_>>(), "node {node}");
         // 94 MiB went through; what is kept, spare and open is a small part of it.
         assert!(segments(&cluster.configs[node as usize - 1].dir).len() <= 12);
     }
@@ -121,7 +132,8 @@ fn segments_are_recycled_under_load_and_a_restart_finds_the_rest() {
     commit_when_there_is_room(&cluster, entries + 1);
     for node in 1..=3 {
         let numbers = tail(&cluster, node, entries + 1);
-        assert_eq!(numbers, (numbers[0]..=entries + 1).collect::<Vec<_>>(), "node {node}");
+        let first = numbers.first().copied().unwrap_or(entries + 2);
+        assert_eq!(numbers, (first..=entries + 1).collect::<Vec<_>>(), "node {node}");
     }
 }
 
@@ -132,7 +144,7 @@ fn a_log_at_its_limit_refuses_and_takes_proposals_again_when_it_may_be_trimmed()
     // A reader needs the log.
     cluster.node(1).pin(1, "reader", 1, Duration::from_secs(600)).expect("it is there");
     cluster.stop_node(3);
-    let committed = fill_up(&cluster, 1, 2000);
+    let committed = fill_up(&cluster, 1, 2000, || false);
     assert!(committed > 300, "{committed} entries of 64 KiB are far below 40 MiB");
     assert_eq!(tail(&cluster, 1, committed), (1..=committed).collect::<Vec<_>>());
     cluster.node(1).unpin(1, "reader").expect("the node runs");
@@ -190,10 +202,10 @@ fn a_full_disk_refuses_proposals_before_it_is_met_and_trimming_frees_it() {
     commit_when_there_is_room(&cluster, 1);
     cluster.node(1).pause_trimming(1, true).expect("the node runs");
     cluster.stop_node(3);
-    let committed = fill_up(&cluster, 1, 2000);
+    let free = || statvfs(&disk.0).map(|disk| disk.f_bavail * disk.f_frsize).expect("it is mounted");
+    let committed = fill_up(&cluster, 1, 2000, || free() < 4 << 20);
     assert!(committed > 100, "{committed} entries of 64 KiB are far below 30 MiB");
-    // The node lives, leads and answers, and nothing is lost.
-    assert_eq!(cluster.leader(1).node(), 1);
+    // The node lives and answers, and nothing is lost.
     assert_eq!(tail(&cluster, 1, committed), (1..=committed).collect::<Vec<_>>());
     // A restart on the full disk works too.
     cluster.stop_node(1);
@@ -205,7 +217,8 @@ fn a_full_disk_refuses_proposals_before_it_is_met_and_trimming_frees_it() {
     }
     for node in 1..=3 {
         let numbers = tail(&cluster, node, committed + 199);
-        assert_eq!(numbers, (numbers[0]..=committed + 199).collect::<Vec<_>>(), "node {node}");
+        let first = numbers.first().copied().unwrap_or(committed + 200);
+        assert_eq!(numbers, (first..=committed + 199).collect::<Vec<_>>(), "node {node}");
     }
     drop(cluster);
 }
