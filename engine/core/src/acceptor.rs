@@ -110,6 +110,17 @@ impl<P: Payload> Replica<P> {
         out.push(Action::RestartTimer);
     }
 
+    /// Promises the ballot of the leader that it follows, which it may have missed the election of. A leader with nothing
+    /// to propose sends no Accept that would raise the promise, and without it this voter can neither confirm the leader
+    /// to readers nor take over on its order.
+    pub(crate) fn promise_followed(&mut self, ballot: Ballot, out: Out<'_, P>) {
+        if ballot > self.promised() && self.following.is_some_and(|following| following.ballot == ballot) {
+            mark(Mark::FollowedPromised);
+            self.acceptor.promised = ballot;
+            self.persist(Record::Promise { ballot }, out);
+        }
+    }
+
     pub(crate) fn on_accept(
         &mut self,
         from: MemberId,

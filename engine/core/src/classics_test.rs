@@ -675,6 +675,48 @@ fn a_follower_that_had_to_learn_goes_on_without_a_timer() {
 
 /// The word of a step-down can be lost while the node's heartbeats still arrive.
 #[test]
+fn who_missed_a_silent_leaders_election_takes_its_order() {
+    let mut w = World::new(3);
+    w.elect(1, &ALL);
+    w.crash(3);
+    let second = w.elect(2, &[1, 2]);
+    w.announce(2, &[1, 2]);
+    assert!(w.node(3).replica.promised() < second);
+    // It comes back, and from here on nothing is proposed.
+    w.act(2, |r, out| r.connected(member(3), out));
+    w.settle(&ALL);
+    assert_eq!(w.chosen(3), w.chosen(2), "it has learned all");
+    assert_eq!(w.node(2).replica.lags(member(3)), Some(0), "and said so");
+    assert_eq!(w.node(3).replica.promised(), second);
+    w.act(2, |r, out| r.order(member(3), out));
+    w.settle(&ALL);
+    assert_eq!(w.node(3).replica.epoch().map(|epoch| epoch.member), Some(member(3)));
+}
+
+#[test]
+fn a_promise_to_a_followed_leader_is_durable_before_the_next_vote() {
+    let mut w = World::new(3);
+    let first = w.elect(1, &ALL);
+    w.crash(3);
+    let second = w.elect(2, &[1, 2]);
+    w.act(2, |r, out| r.connected(member(3), out));
+    w.settle_but(&[2], |packet| packet.1 == member(3));
+    let commits = w.take(|packet| matches!(packet.2, Wire::Message(Message::Commit { .. })));
+    commits.into_iter().for_each(|packet| w.deliver(packet));
+    assert_eq!(w.node(3).replica.promised(), second);
+    // What it votes next leaves only behind that promise.
+    let prepare = Vote::Prepare { ballot: ballot(second.round + 1, 1), attempt: 1, version: 0, order: Ballot::ZERO };
+    w.deliver((member(1), member(3), Wire::Vote(prepare)));
+    let votes =
+        |w: &World| w.net.iter().filter(|packet| packet.0 == member(3) && matches!(packet.2, Wire::Vote(_))).count();
+    assert_eq!(votes(&w), 0);
+    w.sync_one(3);
+    assert_eq!((votes(&w), w.node(3).disk.promised), (0, second));
+    w.crash(3);
+    assert!(first < second && w.node(3).replica.promised() == second);
+}
+
+#[test]
 fn leader_hears_nobody_but_heartbeats() {
     let mut w = World::new(3);
     w.elect(1, &ALL);

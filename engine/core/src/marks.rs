@@ -106,6 +106,8 @@ marks!(
         LearnElsewhere,
         /// A follower loses its leader.
         LeaderLost,
+        /// A follower promises the ballot of a leader that it hears of only now.
+        FollowedPromised,
         /// A leader loses its quorum.
         QuorumLost,
         /// A leader follows a higher one of which it only now hears.

@@ -245,6 +245,7 @@ impl<P: Payload> Replica<P> {
                     out.push(Action::Send { to: from, message: Message::Reject { ballot, promised } });
                 }
                 self.follow(from, ballot, first, out);
+                self.promise_followed(ballot, out);
                 self.on_commit(ballot, first, chosen, out);
                 if self.log().chosen() < chosen && !matches!(self.role, Role::Leader(_)) {
                     // The leader is quiet or no longer sends what is missing here.
