@@ -17,7 +17,7 @@ use synod_transport::net::listen::dial;
 use crate::batch::Entries;
 use crate::config::{Cluster, Member};
 use crate::membership::{Membership, MembershipChange};
-use crate::outcome::{Committed, GroupId, NodeId, Overload};
+use crate::outcome::{Committed, GroupId, NodeId, Overload, Rejection};
 use crate::shard::points::Consistency;
 use crate::shard::reads::CommittedEntries;
 use crate::wire::{CLIENT_REPLY, CLIENT_REQUEST};
@@ -103,6 +103,7 @@ impl NodeClient {
             shard_count: cluster.shards.max(1) as u32,
             replacement: false,
             founder: false,
+            founding: 0,
             replica: 0,
             target_replica: 0,
             seen_replica: 0,
@@ -323,6 +324,10 @@ impl Client {
                 Ok(ReplyV1::Rejected { rejection: RejectionV1::TooLarge, .. }) => {
                     return Err(ClientError::Failed("an entry is larger than 1 MiB".into()));
                 }
+                Ok(ReplyV1::Rejected { rejection: RejectionV1::Refused, .. }) => {
+                    let before = if unknown { "; an earlier try of this append may have been committed" } else { "" };
+                    return Err(ClientError::Failed(format!("{}{before}", Rejection::Refused)));
+                }
                 Ok(ReplyV1::Rejected { rejection: RejectionV1::Overloaded { what, retry_after_ms }, .. }) => {
                     let what = Overload::ALL.get(usize::from(what)).map_or_else(String::new, Overload::to_string);
                     last = format!("node {node} is overloaded: {what}");
@@ -458,6 +463,19 @@ impl Client {
         }
         made.sort_unstable_by_key(|group: &MadeGroupV1| group.group);
         Ok(made)
+    }
+
+    /// Has `node` free what its log holds of a group before an entry; gives the index at which the log begins then.
+    ///
+    /// # Errors
+    /// When the node does not answer, or something is in the way.
+    pub fn trim(&mut self, node: NodeId, group: GroupId, before: u64, wait: Duration) -> Result<u64, ClientError> {
+        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        match self.call(node, &Request::Trim { group, before, wait_ms }, wait + Duration::from_secs(10))? {
+            ReplyV1::Trimmed { first_index } => Ok(first_index),
+            ReplyV1::Failed { text } => Err(ClientError::Failed(text)),
+            reply => Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),
+        }
     }
 
     /// Waits until `node` has applied all of a group that the consistency asks for.

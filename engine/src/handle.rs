@@ -25,6 +25,7 @@ use crate::shard::points::{AtPoint, Consistency, ReadPoint};
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
 use crate::shard::transfer::TransferError;
+use crate::shard::trim_orders::TrimReply;
 
 pub use session::Session;
 
@@ -415,6 +416,22 @@ impl Handle {
     pub fn unpin(&self, group: GroupId, name: &str) -> Result<(), String> {
         let name = name.to_owned();
         self.order(group, |reply| Mail::Pin { group, name, index: None, reply })
+    }
+
+    /// Frees what this node's log holds of a group before the entry `before`, beyond what it would free by itself, and gives
+    /// the index at which the log begins then. That may be lower: the log goes a segment at a time, and those of a shard's
+    /// groups lie in the same segments. Checkpoints are taken where the log cannot go without.
+    ///
+    /// # Errors
+    /// When a reader has pinned what is before, when trimming is paused, when the log ends before that entry, or when
+    /// something is still in the way after `timeout`; what was freed until then stays freed.
+    pub fn trim(&self, group: GroupId, before: u64, timeout: Duration) -> Pending<Result<u64, String>> {
+        let (completer, pending) = pending(Err("the node is stopping, or too much is asked of it at once".into()));
+        let wait_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        let reply = TrimReply::Callback(Box::new(|answer| completer.complete(answer)));
+        // Refused mail is dropped, and its completer with it.
+        let _ = self.post(group).send(Mail::Trim { group, before, wait_ns, reply });
+        pending
     }
 
     /// Stops the trimming of this node's log of a group, or goes on with it.

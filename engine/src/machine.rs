@@ -36,6 +36,25 @@ pub trait StateMachine: std::any::Any + Send {
     /// An error stops the node: a state machine that skipped a batch would differ from its peers for ever.
     fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), MachineError>;
 
+    /// Whether [`StateMachine::before_propose`] is asked before entries are proposed. Asked once, when the group is made or
+    /// recovered.
+    fn prepares_proposals(&self) -> bool {
+        false
+    }
+
+    /// An entry is about to be proposed, on the node that leads: gives what is proposed in its place, or nothing to propose
+    /// it as it is. So what must be the same on all replicas is decided once: a time, a random number, the outcome of a
+    /// lookup. The state seen here may be older than what the entry is applied to, since what is in flight is not applied; an
+    /// entry that is repeated is prepared again, and one that was prepared may never be committed, so this changes nothing.
+    ///
+    /// # Errors
+    /// An error refuses the entry, and all that was proposed in one batch with it, as
+    /// [`Rejection::Refused`](crate::Rejection::Refused).
+    fn before_propose(&mut self, entry: &[u8]) -> Result<Option<Vec<u8>>, MachineError> {
+        let _ = entry;
+        Ok(None)
+    }
+
     /// Whether this machine takes checkpoints. Without them its log can only be trimmed as far as all replicas have it,
     /// and a replica that has lost its data must be given it from a backup.
     fn takes_checkpoints(&self) -> bool {

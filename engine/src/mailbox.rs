@@ -28,6 +28,7 @@ use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
 use crate::shard::sessions::Ask;
 use crate::shard::transfer::TransferReply;
+use crate::shard::trim_orders::TrimReply;
 
 /// The answer to a proposal.
 pub(crate) type OutcomeReply = Box<dyn FnOnce(Outcome) + Send>;
@@ -90,6 +91,8 @@ pub(crate) enum Mail {
     Checkpoint { group: GroupId, reply: CheckpointReply },
     /// Keep the log from an index on for a reader, for so many nanoseconds; none: no longer.
     Pin { group: GroupId, name: String, index: Option<(u64, u64)>, reply: Box<dyn FnOnce(Result<(), String>) + Send> },
+    /// Trim a group's log up to before an index, within so many nanoseconds.
+    Trim { group: GroupId, before: u64, wait_ns: u64, reply: TrimReply },
     /// Stop trimming, or go on.
     PauseTrimming { group: GroupId, paused: bool, reply: Box<dyn FnOnce(Result<(), String>) + Send> },
     /// Run on the shard's thread.

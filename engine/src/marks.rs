@@ -119,6 +119,12 @@ synod_core::marks!(
         MachineRestored,
         /// A reader has not renewed its pin.
         PinExpired,
+        /// A state machine changes an entry before it is proposed.
+        EntryPrepared,
+        /// A state machine refuses an entry.
+        EntryRefused,
+        /// Somebody orders a log to be trimmed.
+        TrimOrdered,
         /// What is accepted and not chosen is appended again.
         UnchosenRewritten,
     }

@@ -16,6 +16,7 @@ use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Serialize};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::outcome::NodeId;
 use crate::peers;
 use crate::random::random_u128;
 use crate::sealed::{self, Broken};
@@ -189,14 +190,14 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Makes a new node's directory.
-    pub(crate) fn init(path: &Path, meta: &MetaV2) -> Result<(), DirectoryError> {
+    /// Makes a new node's directory. `founding`: see [`peers::init`].
+    pub(crate) fn init(path: &Path, meta: &MetaV2, founding: Vec<NodeId>) -> Result<(), DirectoryError> {
         fs::create_dir_all(path).map_err(io_error(path))?;
         if fs::read_dir(path).map_err(io_error(path))?.next().is_some() {
             return Err(DirectoryError::NotEmpty(path.to_owned()));
         }
         // The meta file comes last: with it the directory is a node's, and has all that a node must have.
-        peers::init(path, meta.incarnation)?;
+        peers::init(path, meta.incarnation, founding)?;
         write_meta(path, meta)
     }
 

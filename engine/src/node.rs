@@ -106,6 +106,17 @@ struct Shared {
     ended: AtomicBool,
 }
 
+/// Why a directory is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Made {
+    /// The cluster begins with it.
+    First,
+    /// The cluster is there already.
+    Joining,
+    /// In place of one that is lost.
+    Replacement,
+}
+
 enum Redial {
     Shard(usize),
     Stop,
@@ -122,7 +133,23 @@ impl Node {
     /// # Errors
     /// When the configuration cannot work or the directory is not new.
     pub fn init(config: &Config) -> Result<(), StartError> {
-        Self::make_directory(config, false)
+        Self::make_directory(config, Made::First)
+    }
+
+    /// Makes the directory of a node that joins a cluster which is there already, under a number that the cluster never had.
+    /// It has no vote until the groups' configurations name it: see [`Handle::change_membership`]. The other nodes let it
+    /// in once they have it among their members, for which they are started anew, one after another.
+    ///
+    /// # Errors
+    /// When the configuration cannot work or the directory is not new.
+    pub fn init_joining(config: &Config) -> Result<(), StartError> {
+        if config.members.len() == 1 {
+            return Err(ConfigError::Invalid(
+                "a node that joins must have the cluster's other nodes among its `members`".into(),
+            )
+            .into());
+        }
+        Self::make_directory(config, Made::Joining)
     }
 
     /// Makes a directory that replaces the one that a node has lost for good. The other nodes take it for the node's
@@ -139,14 +166,15 @@ impl Node {
             )
             .into());
         }
-        Self::make_directory(config, true)
+        Self::make_directory(config, Made::Replacement)
     }
 
-    fn make_directory(config: &Config, replacement: bool) -> Result<(), StartError> {
+    fn make_directory(config: &Config, made: Made) -> Result<(), StartError> {
         config.validate()?;
         let cluster = config.cluster_id().expect("validated");
-        let meta = MetaV2::draw(cluster, config.node, config.shards, replacement);
-        Ok(Directory::init(&config.dir, &meta)?)
+        let meta = MetaV2::draw(cluster, config.node, config.shards, made == Made::Replacement);
+        let founding = if made == Made::First { config.nodes() } else { Vec::new() };
+        Ok(Directory::init(&config.dir, &meta, founding)?)
     }
 
     /// Starts a node: takes its directory, recovers its shards, listens, and joins its peers.
@@ -162,7 +190,6 @@ impl Node {
         let first = |shard| directory.log_ids(shard).first;
         let owner = Owner {
             node: config.node,
-            members: config.members.iter().map(|member| member.node).collect(),
             incarnation: directory.incarnation(),
             founders: (!directory.is_replacement()).then(|| (0..config.shards).map(first).collect()),
             shards: config.shards,
@@ -329,6 +356,7 @@ impl Shared {
             node: self.config.node,
             incarnation: self.directory.incarnation(),
             replacement: self.directory.is_replacement(),
+            founding: self.peers.founding(),
             shard_count: self.config.shards as u32,
             members,
         }
@@ -336,7 +364,8 @@ impl Shared {
 
     /// This node's end of a contact.
     fn me(&self, shard: usize) -> Me {
-        Me { shard, replica: self.directory.log_ids(shard).replica, founder: self.directory.is_founder(shard) }
+        let founder = self.directory.is_founder(shard) && self.peers.founds();
+        Me { shard, replica: self.directory.log_ids(shard).replica, founder }
     }
 
     fn members(&self) -> Vec<NodeId> {
@@ -408,6 +437,7 @@ impl Shared {
             shard_count: self.config.shards as u32,
             replacement: self.directory.is_replacement(),
             founder: me.founder,
+            founding: self.peers.founding(),
             replica: me.replica,
             target_replica,
             seen_replica,
@@ -479,7 +509,7 @@ impl Shared {
                     if let DialError::Refused { reply, .. } = &error
                         && reply.status == HelloStatus::OtherIncarnation
                     {
-                        judge_answer(reply, node, self.peers.known(node).as_ref())?;
+                        judge_answer(reply, node, self.peers.founding(), self.peers.known(node).as_ref())?;
                     }
                     return Err(error.into());
                 }
@@ -492,7 +522,8 @@ impl Shared {
                 replica: answer.replica,
                 knows: answer.target_replica,
             };
-            let met = self.peers.meet(&self.me(shard), &said, |known| judge_answer(&answer, node, known))?;
+            let founding = self.peers.founding();
+            let met = self.peers.meet(&self.me(shard), &said, |known| judge_answer(&answer, node, founding, known))?;
             self.found(shard, met, posts);
             if let Some(stream) = stream {
                 let seen = if answer.seen_replica == hello.replica { answer.wal_sequence_seen } else { 0 };
@@ -519,6 +550,7 @@ impl Shared {
             shard_count: self.config.shards as u32,
             replacement: self.directory.is_replacement(),
             founder: me.founder,
+            founding: self.peers.founding(),
             replica: me.replica,
             target_replica: self.peers.founder(node, shard),
             seen_replica,
@@ -587,7 +619,7 @@ fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>)
     }
     tracing::info!(shard, verdict = ?recovery.verdict, segments = recovery.segments.len(), "the log is recovered");
     let missing = peers.missing(shard);
-    if !missing.is_empty() && shared.directory.is_founder(shard) {
+    if !missing.is_empty() && shared.me(shard).founder {
         tracing::info!(shard, nodes = ?missing, "the shard's groups begin when these nodes were met once");
     }
 

@@ -119,10 +119,10 @@ mod tests {
     fn node(path: &Path) -> Node {
         let members = (1..=3).map(|node| Member { node, address: "127.0.0.1:1".parse().unwrap() });
         let config = Config::new(5, 1, path, members.collect());
-        Directory::init(path, &MetaV2::draw(5, 1, 1, false)).unwrap();
+        Directory::init(path, &MetaV2::draw(5, 1, 1, false), vec![1]).unwrap();
         let (directory, _lock) = Directory::open(path, 5, 1, 1).unwrap();
         let founders = Some(vec![directory.log_ids(0).first]);
-        let owner = Owner { node: 1, members: vec![1], incarnation: directory.incarnation(), founders, shards: 1 };
+        let owner = Owner { node: 1, incarnation: directory.incarnation(), founders, shards: 1 };
         let peers = Peers::open(path, owner).unwrap();
         Node { config, directory, peers, _lock }
     }

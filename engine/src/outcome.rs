@@ -55,19 +55,30 @@ pub enum Overload {
     Wait,
     /// The session has as many unsettled batches as it may.
     Session,
+    /// The state machine, which prepares proposals and is being restored.
+    Machine,
 }
 
 impl Overload {
     /// All of them; an archive has their places here.
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Shard, Self::Group, Self::Memory, Self::Log, Self::Index, Self::Disk, Self::Wait, Self::Session];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Shard,
+        Self::Group,
+        Self::Memory,
+        Self::Log,
+        Self::Index,
+        Self::Disk,
+        Self::Wait,
+        Self::Session,
+        Self::Machine,
+    ];
 
     /// When it is worth to try again, where nothing is measured.
     pub(crate) fn retry_after_ms(self) -> u32 {
         match self {
             // The next tick.
             Self::Shard | Self::Group | Self::Memory | Self::Wait | Self::Session => 5,
-            Self::Log | Self::Index => 500,
+            Self::Log | Self::Index | Self::Machine => 500,
             Self::Disk => 1000,
         }
     }
@@ -92,6 +103,7 @@ impl std::fmt::Display for Overload {
             Self::Disk => "the disk is full",
             Self::Wait => "it has waited longer than queue_ms_max",
             Self::Session => "the session has too many unsettled batches",
+            Self::Machine => "the state machine prepares proposals, and is being restored",
         })
     }
 }
@@ -128,6 +140,9 @@ pub enum Rejection {
     /// The group is being dropped: it takes nothing more.
     #[error("the group is being dropped, and takes nothing more")]
     GroupDropped,
+    /// The group's state machine refuses it: see [`StateMachine::before_propose`](crate::StateMachine::before_propose).
+    #[error("the group's state machine refuses the entry: the leader's log at level debug says why")]
+    Refused,
 }
 
 /// What became of a proposal that was not committed.

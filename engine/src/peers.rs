@@ -1,12 +1,14 @@
 //! What a node knows of its peers for good: whose directory is whose, and which replicas a shard began with.
 //!
-//! The voters of a shard's groups at the beginning are the cluster's members with the replicas that they had at their
-//! first contact: the shard's *founders*. A replica may vote in a shard only after *mutual* contact with every other
+//! The voters of a shard's groups at the beginning are the cluster's *founding members*, which every founding node's
+//! directory names from its making on, with the replicas that they had at their first contact: the shard's *founders*.
+//! Members that the configuration gets later found nothing, and neither does a node that was made to join. A replica may vote in a shard only after *mutual* contact with every other
 //! member: each of the two holds the other's replica id durably. So a replica that ever voted is known to all others, and
 //! the replica of an emptied directory, which bears another id, gets no contact that is mutual: it never votes.
 //!
 //! Invariants:
-//! - A founder is never forgotten nor exchanged for another, whatever becomes of its node.
+//! - A founder is never forgotten nor exchanged for another, whatever becomes of its node or of the configuration.
+//! - Two nodes that name other founding members have no contact: they are of two clusters, whatever id these have.
 //! - Contact is mutual only between founders, both with the ids that they have now.
 //! - What a peer is told to be known is durable before it is told.
 //! - A directory passes for its node only until a replacement came, and then never again.
@@ -26,7 +28,7 @@ use crate::outcome::NodeId;
 use crate::sealed::{self, Broken};
 
 const MAGIC: [u8; 8] = *b"SYNODPRS";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const PEERS: &str = "peers";
 /// Replaced directories that are remembered of a peer; beyond that the oldest one is forgotten.
 const RETIRED_MAX: usize = 64;
@@ -36,9 +38,11 @@ pub(crate) type Genesis = Vec<(NodeId, u128)>;
 
 /// All that a node knows of its peers.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-struct PeersV1 {
+struct PeersV2 {
     /// The incarnation of the directory that this belongs to.
     owner: u128,
+    /// The members of the cluster when this node was made as one of them, in order; none: it was made later.
+    founding: Vec<NodeId>,
     peers: Vec<PeerV1>,
 }
 
@@ -95,7 +99,7 @@ pub(crate) struct Met {
     pub(crate) genesis: Option<Genesis>,
 }
 
-impl PeersV1 {
+impl PeersV2 {
     fn peer(&self, node: NodeId) -> Option<&PeerV1> {
         self.peers.iter().find(|peer| peer.node == node)
     }
@@ -159,6 +163,9 @@ impl PeersV1 {
 
     /// A shard's founders, once contact with all of them was mutual.
     fn genesis(&self, owner: &Owner, shard: usize) -> Option<Genesis> {
+        if self.founding.is_empty() {
+            return None;
+        }
         let me = owner.founders.as_ref()?[shard];
         let founder = |node: &NodeId| {
             if *node == owner.node {
@@ -167,7 +174,7 @@ impl PeersV1 {
             let known = self.peer(*node)?.founders.get(shard)?;
             known.mutual.then_some((*node, known.replica))
         };
-        owner.members.iter().map(founder).collect()
+        self.founding.iter().map(founder).collect()
     }
 }
 
@@ -175,8 +182,6 @@ impl PeersV1 {
 #[derive(Clone, Debug)]
 pub(crate) struct Owner {
     pub(crate) node: NodeId,
-    /// All members, this node too.
-    pub(crate) members: Vec<NodeId>,
     pub(crate) incarnation: u128,
     /// By shard, the replica of its first log; none: this node founds nothing.
     pub(crate) founders: Option<Vec<u128>>,
@@ -188,12 +193,19 @@ pub(crate) struct Owner {
 pub(crate) struct Peers {
     dir: PathBuf,
     owner: Owner,
-    book: Mutex<PeersV1>,
+    book: Mutex<PeersV2>,
 }
 
-/// Makes the file of a new directory: nobody is known yet.
-pub(crate) fn init(dir: &Path, incarnation: u128) -> Result<(), DirectoryError> {
-    write(dir, &PeersV1 { owner: incarnation, peers: Vec::new() }).map_err(io_error(&dir.join(PEERS)))
+/// Makes the file of a new directory: nobody is known yet. `founding`: the members that found the cluster with this node, in
+/// order; none when there is a cluster already.
+pub(crate) fn init(dir: &Path, incarnation: u128, founding: Vec<NodeId>) -> Result<(), DirectoryError> {
+    write(dir, &PeersV2 { owner: incarnation, founding, peers: Vec::new() }).map_err(io_error(&dir.join(PEERS)))
+}
+
+/// A number that two lists of founding members share only by a chance of one to 2^32; 0 for none.
+fn digest(founding: &[NodeId]) -> u32 {
+    let bytes: Vec<u8> = founding.iter().flat_map(|node| node.to_le_bytes()).collect();
+    if founding.is_empty() { 0 } else { crc32c::crc32c(&bytes).max(1) }
 }
 
 impl Peers {
@@ -212,6 +224,16 @@ impl Peers {
             return Err(DirectoryError::Damaged(file));
         }
         Ok(Self { dir: dir.to_owned(), owner, book: Mutex::new(book) })
+    }
+
+    /// Whether this node is one of those that the cluster began with.
+    pub(crate) fn founds(&self) -> bool {
+        !self.book().founding.is_empty()
+    }
+
+    /// Names the founding members, for the handshake; 0 when this node founds nothing.
+    pub(crate) fn founding(&self) -> u32 {
+        digest(&self.book().founding)
     }
 
     /// What is known of a peer.
@@ -233,7 +255,7 @@ impl Peers {
     pub(crate) fn missing(&self, shard: usize) -> Vec<NodeId> {
         let book = self.book();
         let met = |node: &NodeId| book.peer(*node).is_some_and(|peer| peer.founders[shard].mutual);
-        self.owner.members.iter().copied().filter(|node| *node != self.owner.node && !met(node)).collect()
+        book.founding.iter().copied().filter(|node| *node != self.owner.node && !met(node)).collect()
     }
 
     /// Judges a peer by what is known of it and, when it is let in, takes note of what it said. What comes back is durable.
@@ -267,22 +289,22 @@ impl Peers {
         Ok(met)
     }
 
-    fn book(&self) -> MutexGuard<'_, PeersV1> {
+    fn book(&self) -> MutexGuard<'_, PeersV2> {
         self.book.lock().expect("no holder panics")
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<PeersV1, Broken> {
+fn decode(bytes: &[u8]) -> Result<PeersV2, Broken> {
     let archive = sealed::unseal(MAGIC, FORMAT, bytes)?;
-    rkyv::from_bytes::<PeersV1, Failure>(&archive).map_err(|_| Broken::Damaged)
+    rkyv::from_bytes::<PeersV2, Failure>(&archive).map_err(|_| Broken::Damaged)
 }
 
-fn encode(book: &PeersV1) -> Vec<u8> {
+fn encode(book: &PeersV2) -> Vec<u8> {
     let archive = rkyv::to_bytes::<Failure>(book).expect("plain numbers always have an archive");
     sealed::seal(MAGIC, FORMAT, &archive)
 }
 
-fn write(dir: &Path, book: &PeersV1) -> std::io::Result<()> {
+fn write(dir: &Path, book: &PeersV2) -> std::io::Result<()> {
     sealed::replace(dir, PEERS, &encode(book))
 }
 

@@ -362,7 +362,7 @@ impl Repair {
         for shard in 0..into.shards {
             meta::note_opened(dir, shard).map_err(at(dir))?;
         }
-        peers::init(dir, self.meta.incarnation)?;
+        peers::init(dir, self.meta.incarnation, Vec::new())?;
         record::write(&self.config.dir, dir, &self.lines(into, note)).map_err(at(dir))?;
         sealed::sync_dir(dir).map_err(at(dir))
     }

@@ -126,6 +126,23 @@ impl StateMachine for Router {
         Ok(())
     }
 
+    fn prepares_proposals(&self) -> bool {
+        self.machines.values().any(|routed| routed.machine.prepares_proposals())
+    }
+
+    fn before_propose(&mut self, entry: &[u8]) -> Result<Option<Vec<u8>>, MachineError> {
+        let (number, rest) = entry
+            .split_first_chunk::<NUMBER_BYTES>()
+            .ok_or("the entry is too short to begin with the number of a machine: see `Router::entry`")?;
+        let number = u32::from_le_bytes(*number);
+        let routed = self.machines.get_mut(&number).ok_or_else(|| format!("there is no machine {number}"))?;
+        if !routed.machine.prepares_proposals() {
+            return Ok(None);
+        }
+        let prepared = routed.machine.before_propose(rest)?;
+        Ok(prepared.map(|prepared| Self::entry(number, &prepared)))
+    }
+
     fn takes_checkpoints(&self) -> bool {
         self.machines.values().all(|routed| routed.machine.takes_checkpoints())
     }
@@ -270,6 +287,18 @@ mod tests {
             Ok(())
         }
 
+        fn prepares_proposals(&self) -> bool {
+            true
+        }
+
+        fn before_propose(&mut self, entry: &[u8]) -> Result<Option<Vec<u8>>, MachineError> {
+            match entry {
+                b"stamp" => Ok(Some(b"stamped".to_vec())),
+                b"refuse" => Err("as asked".into()),
+                _ => Ok(None),
+            }
+        }
+
         fn takes_checkpoints(&self) -> bool {
             true
         }
@@ -299,6 +328,20 @@ mod tests {
             Box::new(Remembers { seen: Arc::clone(&one.seen), durable: Arc::clone(&one.durable) })
         };
         (Router::new([(1, machine(&ones[0])), (2, machine(&ones[1]))]), ones)
+    }
+
+    #[test]
+    fn the_machine_of_an_entry_has_the_last_word_on_it() {
+        let (mut router, _) = router([0, 0]);
+        assert!(router.prepares_proposals());
+        let stamped = router.before_propose(&Router::entry(2, b"stamp")).unwrap();
+        assert_eq!(stamped, Some(Router::entry(2, b"stamped")));
+        assert_eq!(router.before_propose(&Router::entry(1, b"as it is")).unwrap(), None);
+        for (entry, reason) in
+            [(Router::entry(1, b"refuse"), "as asked"), (Router::entry(3, b""), "no machine 3"), (vec![1], "too short")]
+        {
+            assert!(router.before_propose(&entry).unwrap_err().to_string().contains(reason));
+        }
     }
 
     fn apply(router: &mut Router, first_index: u64, to: &[u32]) -> Result<(), MachineError> {

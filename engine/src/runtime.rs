@@ -540,6 +540,7 @@ impl Driver {
         use crate::client::protocol::{ReplyV1, Request, rejected};
         use crate::groups::GroupChange;
         use crate::shard::made::GroupReply;
+        use crate::shard::trim_orders::{TrimReply, trim_reply};
         let to = self.posts[(decoded.group() % self.posts.len() as u64) as usize].clone();
         let back = self.posts[self.shard.borrow().shard_number()].clone();
         let reply = move |reply: ReplyV1| {
@@ -579,6 +580,12 @@ impl Driver {
                 to,
                 timeout_ns: u64::from(timeout_ms) * 1_000_000,
                 reply: Box::new(move |end| reply(transfer_reply(end))),
+            },
+            Request::Trim { group, before, wait_ms } => Mail::Trim {
+                group,
+                before,
+                wait_ns: u64::from(wait_ms) * 1_000_000,
+                reply: TrimReply::Callback(Box::new(move |answer| reply(trim_reply(answer)))),
             },
             Request::CreateGroup { group, wait_ms } => Mail::ChangeGroups {
                 change: GroupChange::Create(group),

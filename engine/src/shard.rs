@@ -51,6 +51,7 @@ mod mail;
 pub(crate) mod membership;
 pub(crate) mod memory;
 pub(crate) mod points;
+mod prepare;
 pub(crate) mod producers;
 pub(crate) mod reads;
 pub(crate) mod serve;
@@ -58,6 +59,7 @@ pub(crate) mod sessions;
 pub(crate) mod support;
 pub(crate) mod transfer;
 mod trim;
+pub(crate) mod trim_orders;
 
 use admission::Pacing;
 use checkpoints::{CheckpointPolicy, Checkpoints};
@@ -74,6 +76,7 @@ use reads::Purpose;
 use sessions::Expiry;
 use support::{Drift, Granted};
 use transfer::Transfers;
+use trim_orders::TrimOrder;
 
 /// Durations of the failure detector, in nanoseconds.
 const HEARTBEAT_NS: u64 = 20_000_000;
@@ -228,6 +231,7 @@ pub(crate) struct Shard {
     pub(crate) events: Option<OnEvent>,
     points: Points,
     transfers: Transfers,
+    trim_orders: Vec<TrimOrder>,
     drift: Drift,
     /// Until then no promise leaves: this voter may have been bound to a leader when it ended.
     promises_from_ns: u64,
@@ -304,6 +308,7 @@ impl Shard {
             events: None,
             points: Points::default(),
             transfers: Transfers::default(),
+            trim_orders: Vec::new(),
             drift: Drift::of_percent(parts.clock_drift_percent),
             promises_from_ns: 0,
         }
@@ -906,6 +911,7 @@ impl Shard {
         self.renew_summaries();
         self.give_groups_home();
         self.unpin_oldest();
+        self.step_trims();
     }
 
     /// The disk has answered.
@@ -994,6 +1000,11 @@ impl Shard {
         if let Err(rejection) = self.admit(at, entries.body_bytes(), run.submitted_ns) {
             return Err((run, rejection));
         }
+        let entries = match self.prepare(at, entries) {
+            Ok(entries) => entries,
+            Err(rejection) => return Err((run, rejection)),
+        };
+        let entries = &*entries;
         let session = session.map(|(id, sequence)| {
             // Another's id becomes one that no session here has.
             let mark = if is_session(id) { self.groups[at as usize].kind.session_mark() } else { 0 };
@@ -1021,6 +1032,10 @@ impl Shard {
         }
         let now_ns = self.now_ns;
         self.admit(at, entry.len() + 4, now_ns)?;
+        let entry = &*self.prepare_one(at, entry)?;
+        if entry.len() > ENTRY_BYTES_MAX {
+            return Err(Rejection::TooLarge);
+        }
         let spare = &mut self.spare_entries;
         let batch = self.groups[at as usize].batch_for_one(entry.len(), now_ns);
         if batch.entries.is_empty()
@@ -1102,6 +1117,7 @@ impl Shard {
         }
         self.fail_points();
         self.fail_transfers();
+        self.fail_trims();
     }
 
     /// Drops everything, so that whoever waits for an answer learns that there will be none.
@@ -1417,7 +1433,8 @@ impl Shard {
     fn release_segments(&mut self) {
         while (self.writer.bytes_live() > self.retain_bytes
             || self.writer.starved().is_some()
-            || self.index_bytes() > self.index_bytes_max)
+            || self.index_bytes() > self.index_bytes_max
+            || self.writer.oldest().is_some_and(|oldest| self.trim_is_ordered(oldest.generation)))
             && let Some(oldest) = self.writer.oldest()
             && oldest.sealed
             && self.may_release(oldest.generation)

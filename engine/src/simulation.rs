@@ -32,6 +32,7 @@ use crate::shard::points::{AtPoint, Consistency, ReadPoint};
 use crate::shard::reads::ReadError;
 use crate::shard::sessions::Ask;
 use crate::shard::transfer::TransferError;
+use crate::shard::trim_orders::TrimReply;
 use crate::shard::{Notice, Shard};
 use crate::wire::{CONFIGURATION, kind};
 
@@ -381,6 +382,12 @@ impl SimShard {
     /// The store has answered.
     pub fn on_store(&mut self, done: SimStoreDone) {
         self.shard.on_store(done.0);
+    }
+
+    /// Orders a group's log to be trimmed up to before an index, within so long.
+    pub fn trim(&mut self, group: GroupId, before: u64, wait_ns: u64) {
+        let until_ns = self.shard.now_ns.saturating_add(wait_ns);
+        self.shard.trim(group, before, until_ns, TrimReply::Callback(Box::new(drop)));
     }
 
     /// Keeps the log of a group from an index on for a reader, for so long; none: no longer.

@@ -80,7 +80,11 @@ struct Summing {
 impl Summing {
     /// A cluster whose machines take part from the first entry on.
     fn start() -> Self {
-        let cluster = Cluster::start(3, small);
+        Self::start_with(small)
+    }
+
+    fn start_with(configure: impl Fn(&mut Config)) -> Self {
+        let cluster = Cluster::start(3, configure);
         let mut this = Self { cluster, states: States::default(), written: 0 };
         (1..=3).for_each(|node| this.cluster.stop_node(node));
         (1..=3).for_each(|node| this.start_node(node));
@@ -202,6 +206,39 @@ fn a_pinned_log_stays_until_it_is_unpinned() {
     }
     let refused = handle.pin(1, "too late", 5, Duration::from_secs(1)).expect_err("it is gone");
     assert!(refused.contains("trimmed"), "{refused}");
+}
+
+#[test]
+fn a_log_is_trimmed_on_demand_and_never_past_a_pinned_reader() {
+    let mut c = Summing::start_with(|config| {
+        small(config);
+        (config.retain_mib, config.wal_mib_max) = (512, 1024);
+    });
+    c.write(600);
+    let handle = c.cluster.node(1);
+    let first_index = || handle.info(1).expect("the group is there").first_index;
+    assert_eq!(first_index(), 1, "nothing is trimmed below the budget");
+    handle.pin(1, "a reader", 100, Duration::from_secs(600)).expect("it is there");
+    let past = handle.trim(1, 200, PATIENCE).wait().expect_err("a reader needs it");
+    assert!(past.contains("a reader") && past.contains("100"), "{past}");
+    let first = handle.trim(1, 100, PATIENCE).wait().expect("nobody needs what is before");
+    assert!(first > 1 && first <= 100 && first_index() == first, "it begins at {first}");
+    assert!(handle.read(1, 100, Duration::ZERO).wait().is_ok());
+    handle.unpin(1, "a reader").expect("the node runs");
+    let behind = handle.trim(1, 602, PATIENCE).wait().expect_err("it ends before");
+    assert!(behind.contains("ends"), "{behind}");
+    handle.pause_trimming(1, true).expect("the node runs");
+    let paused = handle.trim(1, 500, PATIENCE).wait().expect_err("trimming is paused");
+    assert!(paused.contains("paused"), "{paused}");
+    handle.pause_trimming(1, false).expect("the node runs");
+    let last = handle.trim(1, 601, PATIENCE).wait().expect("there are checkpoints");
+    assert!(last > first && last <= 601 && first_index() == last, "it begins at {last}");
+    assert!(handle.trim(9, 1, PATIENCE).wait().expect_err("there is none").contains("no group 9"));
+    // What is gone is not needed: all come back and go on.
+    (1..=3).for_each(|node| c.stop_node(node));
+    (1..=3).for_each(|node| c.start_node(node));
+    c.write(5);
+    c.converge(&[1, 2, 3]);
 }
 
 /// All of a node's checkpoints rot while it is down: it gets one from the others.

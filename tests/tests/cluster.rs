@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use synod::limits::ENTRY_BYTES_MAX;
 use synod::{
-    CommittedBatch, Config, DiskBackend, Entries, MachineFactory, Node, Options, Outcome, ProposeError, Rejection,
-    Session, StateMachine,
+    CommittedBatch, Config, DiskBackend, Entries, MachineError, MachineFactory, Node, Options, Outcome, ProposeError,
+    Rejection, Session, StateMachine,
 };
 use synod_sim::{Cluster, PATIENCE};
 
@@ -259,4 +259,82 @@ fn a_state_machine_may_stand_before_the_end_of_its_log() {
         cluster.commit(1, 1, sequence, &Entries::one(b"late").unwrap());
     }
     assert_eq!(*seen.lock().expect("no holder panics"), [6, 7]);
+}
+
+/// Stamps entries with a number of its own before they are proposed, and keeps what it applies.
+struct Stamps {
+    stamped: u64,
+    applied: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl StateMachine for Stamps {
+    fn durable_index(&self) -> u64 {
+        0
+    }
+
+    fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), MachineError> {
+        self.applied.lock().expect("no holder panics").extend(batch.entries.iter().map(<[u8]>::to_vec));
+        Ok(())
+    }
+
+    fn prepares_proposals(&self) -> bool {
+        true
+    }
+
+    fn before_propose(&mut self, entry: &[u8]) -> Result<Option<Vec<u8>>, MachineError> {
+        match entry {
+            b"refuse" => Err("as asked".into()),
+            b"grow" => Ok(Some(vec![0; (1 << 20) + 1])),
+            _ => {
+                self.stamped += 1;
+                Ok(Some([entry, &self.stamped.to_le_bytes()].concat()))
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_state_machine_makes_of_an_entry_is_the_same_on_all_replicas() {
+    let mut cluster = Cluster::start(3, |_| {});
+    let mut applied = vec![];
+    for node in 1..=3 {
+        cluster.stop_node(node);
+    }
+    for node in 0..3 {
+        let of = Arc::new(Mutex::new(vec![]));
+        applied.push(Arc::clone(&of));
+        // Each would stamp with other numbers.
+        let first = 1000 * node as u64;
+        let machines: MachineFactory = Arc::new(move |group| {
+            let applied = Arc::clone(&of);
+            (group == 1).then(|| Box::new(Stamps { stamped: first, applied }) as Box<dyn StateMachine>)
+        });
+        let options = Options { machines: Some(machines), ..Options::default() };
+        cluster.nodes[node] = Some(Node::start(cluster.configs[node].clone(), options).expect("it starts"));
+    }
+    for round in 0..20 {
+        let mut batch = Entries::new();
+        (0..3).for_each(|n| batch.push(&[round as u8, n]).expect("it is small"));
+        cluster.commit(1, 1, 3 * round + 1, &batch);
+    }
+    for entry in [&b"refuse"[..], b"grow"] {
+        let refused = loop {
+            match cluster.leader(1).propose(1, entry).wait() {
+                Err(ProposeError::Rejected(Rejection::NotLeader { .. } | Rejection::Overloaded { .. })) => {}
+                outcome => break outcome,
+            }
+        };
+        let expected = if entry == b"grow" { Rejection::TooLarge } else { Rejection::Refused };
+        assert_eq!(refused, Err(ProposeError::Rejected(expected)));
+    }
+    let logs = [1, 2, 3].map(|node| cluster.log(node, 1, 60));
+    assert!(logs[0] == logs[1] && logs[1] == logs[2]);
+    for (at, entry) in logs[0].iter().enumerate() {
+        assert_eq!((entry.len(), &entry[..2]), (10, &[at as u8 / 3, at as u8 % 3][..]));
+    }
+    let end = Instant::now() + PATIENCE;
+    while applied.iter().any(|of| *of.lock().expect("no holder panics") != logs[0]) {
+        assert!(Instant::now() < end, "a machine was given something else");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -21,6 +21,7 @@ mod tail;
 mod target;
 mod terminal;
 mod transfer;
+mod trim;
 
 use std::process::ExitCode;
 
@@ -58,6 +59,7 @@ enum Command {
     Read(read::Args),
     Repair(repair::Args),
     Transfer(transfer::Args),
+    Trim(trim::Args),
 }
 
 /// Runs the command that the process was given.
@@ -74,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Read(args) => read::run(&args),
         Command::Repair(args) => repair::run(&args),
         Command::Transfer(args) => transfer::run(&args),
+        Command::Trim(args) => trim::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -43,6 +43,7 @@ const AT_WAL_SEQUENCE_SEEN: usize = 88;
 const AT_REPLICA: usize = 96;
 const AT_TARGET_REPLICA: usize = 112;
 const AT_SEEN_REPLICA: usize = 128;
+const AT_FOUNDING: usize = 144;
 
 const REPLY_AT_STATUS: usize = 0;
 const REPLY_AT_TEXT_LEN: usize = 2;
@@ -55,6 +56,7 @@ const REPLY_AT_REPLICA: usize = 48;
 const REPLY_AT_TARGET_REPLICA: usize = 64;
 const REPLY_AT_SEEN_REPLICA: usize = 80;
 const REPLY_AT_FLAGS: usize = 96;
+const REPLY_AT_FOUNDING: usize = 100;
 const REPLY_AT_TEXT: usize = 112;
 
 const FLAG_REPLACEMENT: u16 = 1;
@@ -129,6 +131,8 @@ pub struct Hello {
     pub replacement: bool,
     /// Its replica may be a voter of the beginning: its log is the first one of a first directory.
     pub founder: bool,
+    /// Names the list of nodes that its cluster began with; 0 when its directory was made later.
+    pub founding: u32,
     /// The replica that its shard's log is.
     pub replica: u128,
     /// The founding replica of the other's shard that it knows for good, 0 when it knows none yet.
@@ -160,6 +164,7 @@ impl Hello {
         put_u128(&mut bytes, AT_REPLICA, self.replica);
         put_u128(&mut bytes, AT_TARGET_REPLICA, self.target_replica);
         put_u128(&mut bytes, AT_SEEN_REPLICA, self.seen_replica);
+        put_u32(&mut bytes, AT_FOUNDING, self.founding);
         bytes
     }
 
@@ -190,6 +195,7 @@ impl Hello {
             shard_count: get_u32(bytes, AT_SHARD_COUNT),
             replacement: get_u16(bytes, AT_FLAGS) & FLAG_REPLACEMENT != 0,
             founder: get_u16(bytes, AT_FLAGS) & FLAG_FOUNDER != 0,
+            founding: get_u32(bytes, AT_FOUNDING),
             replica: get_u128(bytes, AT_REPLICA),
             target_replica: get_u128(bytes, AT_TARGET_REPLICA),
             seen_replica: get_u128(bytes, AT_SEEN_REPLICA),
@@ -237,6 +243,8 @@ pub enum HelloStatus {
     Greeted = 11,
     /// The dialer's directory was replaced by another one.
     Replaced = 12,
+    /// The two directories were made for clusters that began with other nodes.
+    OtherFounders = 13,
 }
 
 impl HelloStatus {
@@ -255,6 +263,7 @@ impl HelloStatus {
             10 => Self::Busy,
             11 => Self::Greeted,
             12 => Self::Replaced,
+            13 => Self::OtherFounders,
             other => return Err(HelloError::Status(other)),
         })
     }
@@ -277,6 +286,8 @@ pub struct HelloReply {
     pub replacement: bool,
     /// Its replica may be a voter of the beginning, as in [`Hello::founder`].
     pub founder: bool,
+    /// As in [`Hello::founding`].
+    pub founding: u32,
     /// The replica that its shard's log is.
     pub replica: u128,
     /// The founding replica of the dialer's shard that it knows for good, 0 for none.
@@ -306,6 +317,7 @@ impl HelloReply {
         put_u128(&mut bytes, REPLY_AT_TARGET_REPLICA, self.target_replica);
         put_u128(&mut bytes, REPLY_AT_SEEN_REPLICA, self.seen_replica);
         put_u16(&mut bytes, REPLY_AT_FLAGS, flags_of(self.replacement, self.founder));
+        put_u32(&mut bytes, REPLY_AT_FOUNDING, self.founding);
         bytes.extend_from_slice(text.as_bytes());
         bytes
     }
@@ -331,6 +343,7 @@ impl HelloReply {
             shard_count: get_u32(bytes, REPLY_AT_SHARD_COUNT),
             replacement: get_u16(bytes, REPLY_AT_FLAGS) & FLAG_REPLACEMENT != 0,
             founder: get_u16(bytes, REPLY_AT_FLAGS) & FLAG_FOUNDER != 0,
+            founding: get_u32(bytes, REPLY_AT_FOUNDING),
             replica: get_u128(bytes, REPLY_AT_REPLICA),
             target_replica: get_u128(bytes, REPLY_AT_TARGET_REPLICA),
             seen_replica: get_u128(bytes, REPLY_AT_SEEN_REPLICA),

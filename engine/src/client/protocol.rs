@@ -31,6 +31,7 @@ const TRANSFER: u8 = 41;
 const CREATE_GROUP: u8 = 80;
 const DROP_GROUP: u8 = 81;
 const GROUPS: u8 = 82;
+const TRIM: u8 = 90;
 
 /// What a client asks.
 #[derive(Clone, Debug)]
@@ -120,6 +121,15 @@ pub enum Request {
         /// It may take so long.
         wait_ms: u32,
     },
+    /// Free what the node's log holds of a group before an entry. The answer is [`ReplyV1::Trimmed`].
+    Trim {
+        /// The group.
+        group: GroupId,
+        /// The index of the first entry that stays.
+        before: u64,
+        /// It may take so long.
+        wait_ms: u32,
+    },
     /// Which groups of a shard were made at run time, as the node knows it.
     Groups {
         /// Any number of the shard.
@@ -137,7 +147,7 @@ impl Request {
     pub fn group(&self) -> GroupId {
         match self {
             Self::Append { group, .. } | Self::Read { group, .. } | Self::Info { group } => *group,
-            Self::ReadPoint { group, .. } | Self::Transfer { group, .. } => *group,
+            Self::ReadPoint { group, .. } | Self::Transfer { group, .. } | Self::Trim { group, .. } => *group,
             Self::Membership { group } | Self::ChangeMembership { group, .. } => *group,
             Self::OpenSession { group } | Self::CloseSession { group, .. } => *group,
             Self::CreateGroup { group, .. } | Self::DropGroup { group, .. } | Self::Groups { group } => *group,
@@ -150,7 +160,7 @@ impl Request {
             Self::OpenSession { group } => Some((*group, Ask::Open)),
             Self::CloseSession { group, session } => Some((*group, Ask::Close(*session))),
             Self::Append { .. } | Self::Read { .. } | Self::Info { .. } => None,
-            Self::ReadPoint { .. } | Self::Transfer { .. } => None,
+            Self::ReadPoint { .. } | Self::Transfer { .. } | Self::Trim { .. } => None,
             Self::Membership { .. } | Self::ChangeMembership { .. } => None,
             Self::CreateGroup { .. } | Self::DropGroup { .. } | Self::Groups { .. } => None,
         }
@@ -199,6 +209,11 @@ impl Request {
                 out[0] = TRANSFER;
                 out.extend_from_slice(&to.to_le_bytes());
                 out.extend_from_slice(&u64::from(*timeout_ms).to_le_bytes());
+            }
+            Self::Trim { before, wait_ms, .. } => {
+                out[0] = TRIM;
+                out.extend_from_slice(&before.to_le_bytes());
+                out.extend_from_slice(&wait_ms.to_le_bytes());
             }
             Self::ReadPoint { consistency, wait_ms, .. } => {
                 out[0] = READ_POINT;
@@ -290,6 +305,15 @@ impl Request {
                     group,
                     to: u64::from_le_bytes(rest[..8].try_into().expect("eight bytes")),
                     timeout_ms: u32::try_from(timeout).map_err(|_| MalformedRequest("the time for a transfer"))?,
+                })
+            }
+            TRIM => {
+                let rest: &[u8; 12] =
+                    rest.try_into().map_err(|_| MalformedRequest("the length of an order to trim"))?;
+                Ok(Self::Trim {
+                    group,
+                    before: u64::from_le_bytes(rest[..8].try_into().expect("eight bytes")),
+                    wait_ms: u32::from_le_bytes(rest[8..].try_into().expect("four bytes")),
                 })
             }
             READ_POINT => {
@@ -385,7 +409,7 @@ pub enum ReplyV1 {
         /// The entries' bytes.
         bytes: Vec<u8>,
     },
-    /// The log begins later.
+    /// The log begins later, or begins here since it was trimmed.
     Trimmed {
         /// At this index.
         first_index: u64,
@@ -483,6 +507,8 @@ pub enum RejectionV1 {
     Stopping,
     /// The group is being dropped.
     GroupDropped,
+    /// The state machine refuses it.
+    Refused,
 }
 
 impl ReplyV1 {
@@ -530,6 +556,7 @@ pub(crate) fn rejected(rejection: Rejection) -> ReplyV1 {
         Rejection::HandleClosed => (RejectionV1::HandleClosed, 0),
         Rejection::Stopping => (RejectionV1::Stopping, 0),
         Rejection::GroupDropped => (RejectionV1::GroupDropped, 0),
+        Rejection::Refused => (RejectionV1::Refused, 0),
     };
     ReplyV1::Rejected { rejection, leader }
 }
@@ -574,6 +601,7 @@ mod tests {
             Request::ReadPoint { group: 1, consistency: Consistency::Linearizable, wait_ms: 5 },
             Request::ReadPoint { group: 1, consistency: Consistency::AtLeast(9), wait_ms: 5 },
             Request::Transfer { group: 1, to: 2, timeout_ms: 5 },
+            Request::Trim { group: 1, before: 7, wait_ms: 5 },
             Request::CreateGroup { group: 9, wait_ms: 5 },
             Request::DropGroup { group: 9, wait_ms: 5 },
             Request::Groups { group: 9 },

@@ -16,8 +16,8 @@ fn a_directory_is_one_nodes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("node");
     assert!(matches!(open(&path), Err(DirectoryError::NotInitialised(_))));
-    Directory::init(&path, &meta()).unwrap();
-    assert!(matches!(Directory::init(&path, &meta()), Err(DirectoryError::NotEmpty(_))));
+    Directory::init(&path, &meta(), vec![1]).unwrap();
+    assert!(matches!(Directory::init(&path, &meta(), vec![1]), Err(DirectoryError::NotEmpty(_))));
     let (first, lock) = open(&path).unwrap();
     assert_eq!((first.boot(), first.incarnation(), first.log_ids(1).replica), (1, 9, 12));
     assert!(first.is_founder(0));
@@ -41,14 +41,14 @@ fn all_ids_of_a_new_directory_differ() {
 #[test]
 fn a_replacement_founds_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    Directory::init(dir.path(), &MetaV2 { replacement: true, ..meta() }).unwrap();
+    Directory::init(dir.path(), &MetaV2 { replacement: true, ..meta() }, vec![]).unwrap();
     let (directory, _lock) = open(dir.path()).unwrap();
     assert!(directory.is_replacement() && !directory.is_founder(0));
 }
 
 /// Makes shard 0 a log with something in it, opened and marked.
 fn with_a_log(path: &Path) {
-    Directory::init(path, &meta()).unwrap();
+    Directory::init(path, &meta(), vec![1]).unwrap();
     fs::create_dir(path.join("shard-0")).unwrap();
     fs::write(path.join("shard-0/1"), b"old").unwrap();
     note_opened(path, 0).unwrap();
@@ -100,7 +100,7 @@ fn a_new_log_is_not_set_aside_at_the_next_start() {
 #[test]
 fn a_log_that_is_gone_is_renewed_too() {
     let dir = tempfile::tempdir().unwrap();
-    Directory::init(dir.path(), &meta()).unwrap();
+    Directory::init(dir.path(), &meta(), vec![1]).unwrap();
     let (directory, _lock) = open(dir.path()).unwrap();
     assert_ne!(directory.renew_replica(1).unwrap(), 12);
     assert_eq!(directory.log_ids(1).aside, 0);
@@ -108,7 +108,7 @@ fn a_log_that_is_gone_is_renewed_too() {
 
 #[test]
 fn every_bit_of_the_meta_file_counts() {
-    let bytes = encode_meta(&meta());
+    let bytes = encode_meta(&meta(), vec![1]);
     assert_eq!(decode_meta(&bytes), Ok(meta()));
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
@@ -119,14 +119,14 @@ fn every_bit_of_the_meta_file_counts() {
 
 #[test]
 fn the_head_of_the_meta_file_is_golden() {
-    assert_eq!(encode_meta(&meta())[..8], *b"SYNODMET");
-    assert_eq!(encode_meta(&meta())[12..16], [2, 0, 0, 0]);
+    assert_eq!(encode_meta(&meta(), vec![1])[..8], *b"SYNODMET");
+    assert_eq!(encode_meta(&meta(), vec![1])[12..16], [2, 0, 0, 0]);
 }
 
 #[test]
 fn the_format_of_an_older_release_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    Directory::init(dir.path(), &meta()).unwrap();
+    Directory::init(dir.path(), &meta(), vec![1]).unwrap();
     // The first format had zeros where the number of the format is now.
     fs::write(dir.path().join(META), sealed::seal(MAGIC, 0, &[1; 64])).unwrap();
     let error = open(dir.path()).unwrap_err();

@@ -11,7 +11,7 @@ use super::*;
 const MEMBERS: [NodeId; 3] = [1, 2, 3];
 
 fn owner() -> Owner {
-    Owner { node: 1, members: MEMBERS.to_vec(), incarnation: 9, founders: Some(vec![11, 12]), shards: 2 }
+    Owner { node: 1, incarnation: 9, founders: Some(vec![11, 12]), shards: 2 }
 }
 
 fn said(node: NodeId, knows: u128) -> Said {
@@ -26,7 +26,7 @@ fn welcome(_: Option<&KnownPeer>) -> Result<(), Refusal> {
 
 /// A new directory's file.
 fn peers(dir: &Path) -> Peers {
-    init(dir, 9).unwrap();
+    init(dir, 9, MEMBERS.to_vec()).unwrap();
     Peers::open(dir, owner()).unwrap()
 }
 
@@ -57,9 +57,8 @@ fn what_was_met_is_known_after_a_restart() {
 #[test]
 fn the_only_node_begins_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    init(dir.path(), 9).unwrap();
-    let alone = Owner { members: vec![1], ..owner() };
-    assert_eq!(Peers::open(dir.path(), alone).unwrap().genesis(0), Some(vec![(1, 11)]));
+    init(dir.path(), 9, vec![1]).unwrap();
+    assert_eq!(Peers::open(dir.path(), owner()).unwrap().genesis(0), Some(vec![(1, 11)]));
 }
 
 #[test]
@@ -196,7 +195,7 @@ impl Directory {
         };
         let (incarnation, replica) = (draw(), draw());
         let founders = (!replacement).then(|| vec![replica]);
-        let owner = Owner { node, members: MEMBERS.to_vec(), incarnation, founders, shards: 1 };
+        let owner = Owner { node, incarnation, founders, shards: 1 };
         Self { owner, boot: 1, replica, book: PeersV1 { owner: incarnation, peers: Vec::new() } }
     }
 
@@ -221,6 +220,7 @@ impl Directory {
             shard_count: 1,
             replacement: self.owner.founders.is_none(),
             founder: self.me().founder,
+            founding: 7,
             replica: self.replica,
             target_replica: known.map_or(0, |known| known.founders[0].replica),
             seen_replica: 0,
@@ -230,6 +230,7 @@ impl Directory {
 
     fn hear(&self, hello: &Hello) -> Result<(PeersV1, HelloReply), Refusal> {
         let identity = Identity {
+            founding: 7,
             cluster: 1,
             node: self.owner.node,
             incarnation: self.owner.incarnation,
@@ -254,6 +255,7 @@ impl Directory {
             shard_count: 1,
             replacement: self.owner.founders.is_none(),
             founder: self.me().founder,
+            founding: 7,
             replica: self.replica,
             target_replica: met.founder,
             seen_replica: 0,
@@ -272,7 +274,7 @@ impl Directory {
             replica: answer.replica,
             knows: answer.target_replica,
         };
-        let judge = |known: Option<&KnownPeer>| judge_answer(answer, answer.node, known);
+        let judge = |known: Option<&KnownPeer>| judge_answer(answer, answer.node, 7, known);
         self.book.contact(&self.owner, &self.me(), &said, judge).map(|(book, _)| book)
     }
 

@@ -81,7 +81,6 @@ impl Survivor {
         let first = || meta.logs.iter().map(|log| log.first).collect();
         let owner = Owner {
             node: meta.node,
-            members: config.members.iter().map(|member| member.node).collect(),
             incarnation: meta.incarnation,
             founders: (!meta.replacement).then(first),
             shards: config.shards,

@@ -48,11 +48,10 @@ fn make(config: &Config) -> (Directory, DirectoryLock) {
     let mut meta = MetaV2::draw(CLUSTER, config.node, 1, false);
     let me = u128::from(config.node);
     (meta.logs[0].replica, meta.logs[0].first) = (me, me);
-    Directory::init(&config.dir, &meta).unwrap();
+    Directory::init(&config.dir, &meta, (1..=5).collect()).unwrap();
     let (directory, lock) = Directory::open(&config.dir, CLUSTER, config.node, 1).unwrap();
     let owner = Owner {
         node: config.node,
-        members: (1..=5).collect(),
         incarnation: directory.incarnation(),
         founders: Some(vec![me]),
         shards: 1,
@@ -385,7 +384,7 @@ fn what_cannot_be_repaired_is_refused_and_says_why() {
     // No directory, one that was never started, and one whose log is gone.
     let none = Room { config: config(room.dir.path(), CLUSTER, 2, "none"), ..Room::new(&[]) };
     assert!(none.refusal(&RepairOptions::default()).contains("holds no node"));
-    Directory::init(&none.config.dir, &MetaV2::draw(CLUSTER, 2, 1, false)).unwrap();
+    Directory::init(&none.config.dir, &MetaV2::draw(CLUSTER, 2, 1, false), (1..=5).collect()).unwrap();
     assert!(none.refusal(&RepairOptions::default()).contains("never started"));
     fs::remove_dir_all(meta::log_dir(&room.config.dir, 0)).unwrap();
     assert!(room.refusal(&RepairOptions::default()).contains("is lost"));

@@ -10,6 +10,7 @@ use super::made::GroupReply;
 use super::membership::MembershipReply;
 use super::points::{PointRead, PointReply};
 use super::reads::{ReadReply, ReadRequest};
+use super::trim_orders::TrimReply;
 use super::{Notice, Shard};
 use crate::client::protocol::{ReplyV1, Request, rejected};
 use crate::groups::GroupChange;
@@ -123,6 +124,10 @@ impl Shard {
             }
             Request::Transfer { group, to, timeout_ms } => {
                 self.transfer_for_client(group, to, u64::from(timeout_ms) * 1_000_000, (connection, request));
+            }
+            Request::Trim { group, before, wait_ms } => {
+                let until_ns = self.now_ns + u64::from(wait_ms) * 1_000_000;
+                self.trim(group, before, until_ns, TrimReply::Client(connection, request));
             }
             Request::CreateGroup { group, wait_ms } => {
                 let until_ns = self.now_ns + u64::from(wait_ms) * 1_000_000;

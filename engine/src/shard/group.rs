@@ -117,6 +117,8 @@ pub(crate) struct Group {
     pub(crate) replica: Replica<Payload>,
     pub(crate) apply: ApplyState,
     pub(crate) machine: Option<Box<dyn StateMachine>>,
+    /// The machine has the last word on what is proposed.
+    pub(crate) prepares: bool,
     /// The index that the machine gets next.
     pub(crate) machine_next: u64,
     /// Entries that others have trimmed and that this replica lacks.
@@ -187,6 +189,7 @@ impl Group {
             ending: false,
             replica,
             apply,
+            prepares: machine.as_ref().is_some_and(|machine| machine.prepares_proposals()),
             machine,
             machine_next,
             feeding: false,

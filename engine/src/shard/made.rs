@@ -296,6 +296,7 @@ impl Shard {
         if let Some(change) = change {
             self.fail_change(*change, MembershipError::Rejected(Rejection::UnknownGroup));
         }
+        self.forget_trims(at);
         self.forget_transfer(at, TransferError::UnknownGroup(id));
         self.forget_reads(at, waiters);
         self.forget_points(at);

@@ -70,6 +70,9 @@ impl Shard {
             Mail::Store(done) => self.on_store(done),
             Mail::Checkpoint { group, reply } => self.request_checkpoint(group, reply),
             Mail::Pin { group, name, index, reply } => reply(self.pin(group, name, index)),
+            Mail::Trim { group, before, wait_ns, reply } => {
+                self.trim(group, before, self.now_ns.saturating_add(wait_ns), reply);
+            }
             Mail::PauseTrimming { group, paused, reply } => reply(self.pause_trimming(group, paused)),
             Mail::Genesis(genesis) => self.found(&genesis),
             Mail::Wake => self.producers.due = true,

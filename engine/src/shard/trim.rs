@@ -127,7 +127,10 @@ impl Shard {
     /// and not chosen in the oldest segment.
     pub(super) fn unpin_oldest(&mut self) {
         let over = self.writer.bytes_live() > self.retain_bytes || self.writer.starved().is_some();
-        let Some(oldest) = self.writer.oldest().filter(|oldest| over && oldest.sealed) else { return };
+        let Some(oldest) = self.writer.oldest().filter(|oldest| oldest.sealed) else { return };
+        if !over && !self.trim_is_ordered(oldest.generation) {
+            return;
+        }
         let newer = self.newer_summaries(oldest.generation);
         let slots: HashMap<u128, u64> = self.index.segment_slots(oldest.generation).collect();
         let keeps: Vec<(u32, Keeps)> = (0..self.groups.len())
@@ -146,10 +149,11 @@ impl Shard {
     /// again where the log is.
     pub(super) fn renew_summaries(&mut self) {
         let refuses = self.writer.bytes_over_limit() || self.writer.starved().is_some();
-        if !refuses || !self.summaries_flying.is_empty() || self.writer.open_generation().is_none() {
+        let Some(oldest) = self.writer.oldest().filter(|oldest| oldest.sealed) else { return };
+        let wanted = refuses || self.trim_is_ordered(oldest.generation);
+        if !wanted || !self.summaries_flying.is_empty() || self.writer.open_generation().is_none() {
             return;
         }
-        let Some(oldest) = self.writer.oldest().filter(|oldest| oldest.sealed) else { return };
         let newer = self.newer_summaries(oldest.generation);
         let slots: HashMap<u128, u64> = self.index.segment_slots(oldest.generation).collect();
         let keeps = (0..self.groups.len()).filter_map(|at| self.keeps(at, oldest.generation, &slots, &newer));
@@ -181,6 +185,20 @@ impl Shard {
     }
 
     // ---- readers ----
+
+    /// Why a group's log cannot go up to an index: somebody has said that it is needed.
+    pub(super) fn pinned_below(&self, at: u32, before: u64) -> Option<String> {
+        let group = &self.groups[at as usize];
+        let (id, of) = (group.names.id, &group.checkpoints);
+        if of.trimming_paused {
+            return Some(format!("the trimming of group {id} is paused on this node: let it go on first"));
+        }
+        let (name, pin) = of.pins.iter().find(|(_, pin)| pin.index < before)?;
+        Some(format!(
+            "a reader named {name:?} has pinned the log of group {id} from index {} on: unpin it, or trim up to there",
+            pin.index
+        ))
+    }
 
     /// Keeps a group's log from an index on for a reader with this name, or renews that; `None` lets it go.
     pub(crate) fn pin(&mut self, id: GroupId, name: String, index: Option<(u64, u64)>) -> Result<(), String> {

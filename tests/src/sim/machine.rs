@@ -96,6 +96,8 @@ pub struct Machine {
     pub(super) group: u64,
     pub(super) held: Arc<Mutex<Held>>,
     pub(super) delivered: Delivered,
+    /// How often it was asked for its last word on a proposal.
+    pub(super) asked: u64,
 }
 
 /// The bytes of a checkpoint.
@@ -131,6 +133,19 @@ impl StateMachine for Machine {
             held.sync();
         }
         Ok(())
+    }
+
+    fn prepares_proposals(&self) -> bool {
+        self.kind == Kind::InMemory
+    }
+
+    /// Every other entry goes as a copy, and now and then one is refused: what waits for it comes again.
+    fn before_propose(&mut self, entry: &[u8]) -> Result<Option<Vec<u8>>, MachineError> {
+        self.asked += 1;
+        if self.asked.is_multiple_of(64) {
+            return Err("refused on purpose".into());
+        }
+        Ok(self.asked.is_multiple_of(2).then(|| entry.to_vec()))
     }
 
     fn takes_checkpoints(&self) -> bool {

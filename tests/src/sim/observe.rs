@@ -77,7 +77,7 @@ impl Observer {
         Arc::new(move |group| {
             // Groups made at run time have none.
             let (held, delivered) = (Arc::clone(held.get(&group)?), Arc::clone(&delivered));
-            Some(Box::new(Machine { kind, group, held, delivered }))
+            Some(Box::new(Machine { kind, group, held, delivered, asked: 0 }))
         })
     }
 

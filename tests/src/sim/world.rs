@@ -554,7 +554,7 @@ impl World {
         }
     }
 
-    /// Now and then a reader pins the log of a group for a while, or lets it go.
+    /// Now and then a reader pins the log of a group for a while, or lets it go, and somebody has the log trimmed.
     fn pin(&mut self, node: usize, shard: usize) {
         if self.plan.pin_ns == 0 || !self.faults_on || self.dice.below(20) > 0 {
             return;
@@ -563,7 +563,12 @@ impl World {
         let (lets_go, ahead) = (self.dice.below(4) == 0, self.dice.below(20) as u64);
         let age_ns = around(&mut self.dice, self.plan.pin_ns).min(5 * self.plan.pin_ns);
         let pinned = self.with_shard(node, shard, |sim| {
-            let index = sim.info(group)?.first_index + ahead;
+            let info = sim.info(group)?;
+            let index = info.first_index + ahead;
+            if ahead.is_multiple_of(5) {
+                // What a reader has pinned is refused; that nothing else of it goes is asserted where segments go.
+                sim.trim(group, (info.first_index + info.next_index) / 2, age_ns);
+            }
             // What was trimmed is refused, and nothing else is.
             Some(sim.pin(group, "reader", (!lets_go).then_some((index, age_ns))).is_ok())
         });

@@ -20,6 +20,8 @@ pub struct Identity<'a> {
     pub incarnation: u128,
     /// Its directory was made to replace a lost one.
     pub replacement: bool,
+    /// Names the list of nodes that its cluster began with, as in [`Hello::founding`].
+    pub founding: u32,
     /// How many shards it has.
     pub shard_count: u32,
     /// The node ids of the cluster, its own too or not.
@@ -107,6 +109,7 @@ fn judge_peer(hello: &Hello, me: &Identity<'_>, known: Option<&KnownPeer>) -> Re
     })?;
     let said = Said { node: hello.node, incarnation: hello.incarnation, boot: hello.boot, new: hello.replacement };
     judge_known(&said, known)?;
+    judge_founding(me.founding, hello.node, hello.founding)?;
     refuse_unless(hello.shard_count == me.shard_count, HelloStatus::ShardCountDiffers, || {
         format!(
             "you have {} shards, node {} has {}: start all nodes with the same number",
@@ -119,12 +122,28 @@ fn judge_peer(hello: &Hello, me: &Identity<'_>, known: Option<&KnownPeer>) -> Re
 ///
 /// # Errors
 /// The first reason not to use the connection.
-pub fn judge_answer(answer: &HelloReply, target_node: u64, known: Option<&KnownPeer>) -> Result<(), Refusal> {
+pub fn judge_answer(
+    answer: &HelloReply,
+    target_node: u64,
+    founding: u32,
+    known: Option<&KnownPeer>,
+) -> Result<(), Refusal> {
     refuse_unless(answer.node == target_node, HelloStatus::WrongNode, || {
         format!("node {} answers at the address of node {target_node}: correct that address", answer.node)
     })?;
     let said = Said { node: answer.node, incarnation: answer.incarnation, boot: answer.boot, new: answer.replacement };
-    judge_known(&said, known)
+    judge_known(&said, known)?;
+    judge_founding(founding, answer.node, answer.founding)
+}
+
+/// Two nodes that a cluster began with must agree on all of these: each counts votes by its own list.
+fn judge_founding(mine: u32, node: u64, theirs: u32) -> Result<(), Refusal> {
+    refuse_unless(mine == theirs || mine == 0 || theirs == 0, HelloStatus::OtherFounders, || {
+        format!(
+            "node {node} was made with other `members` than the node that it meets: a cluster's first nodes are made with the \
+             same ones; make one that joins later with `synod init --join`, in an empty directory"
+        )
+    })
 }
 
 /// What a peer says of its directory.

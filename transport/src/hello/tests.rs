@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+const FOUNDING: u32 = 0xf0f1_f2f3;
+
 fn hello() -> Hello {
     Hello {
         role: Role::Peer,
@@ -17,6 +19,7 @@ fn hello() -> Hello {
         shard_count: 4,
         replacement: true,
         founder: true,
+        founding: FOUNDING,
         replica: 0x44,
         target_replica: 0x55,
         seen_replica: 0x66,
@@ -60,6 +63,7 @@ fn golden_bytes_of_a_reply() {
         shard_count: 4,
         replacement: false,
         founder: true,
+        founding: FOUNDING,
         replica: 0x44,
         target_replica: 0x55,
         seen_replica: 0x66,
@@ -132,6 +136,7 @@ fn reply_of(status: HelloStatus, text: String) -> HelloReply {
         shard_count: 4,
         replacement: true,
         founder: false,
+        founding: FOUNDING,
         replica: 5,
         target_replica: 6,
         seen_replica: 7,
@@ -174,6 +179,7 @@ proptest! {
             shard_count: shards.1,
             replacement: flags.0,
             founder: flags.1,
+            founding: FOUNDING,
             replica: replicas.0,
             target_replica: replicas.1,
             seen_replica: replicas.2,
@@ -198,6 +204,7 @@ proptest! {
             shard_count: ids.3,
             replacement: flags.0,
             founder: flags.1,
+            founding: FOUNDING,
             replica: replicas.0,
             target_replica: replicas.1,
             seen_replica: replicas.2,

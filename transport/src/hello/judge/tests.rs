@@ -1,7 +1,7 @@
 use super::*;
 
 const ME: Identity<'static> =
-    Identity { cluster: 0xc1, node: 1, incarnation: 0x11, replacement: false, shard_count: 4, members: &[1, 2, 3] };
+    Identity { cluster: 0xc1, node: 1, incarnation: 0x11, replacement: false, founding: 5, shard_count: 4, members: &[1, 2, 3] };
 const INCARNATION: u128 = 0x22;
 const RETIRED: u128 = 0x21;
 const BOOT: u64 = 7;
@@ -25,6 +25,7 @@ fn peer() -> Hello {
         shard_count: 4,
         replacement: false,
         founder: false,
+        founding: 5,
         replica: 0,
         target_replica: 0,
         seen_replica: 0,
@@ -106,6 +107,7 @@ fn an_answer_is_judged_like_a_hello() {
         shard_count: 4,
         replacement: false,
         founder: true,
+        founding: 5,
         replica: 1,
         target_replica: 0,
         seen_replica: 0,
@@ -115,7 +117,7 @@ fn an_answer_is_judged_like_a_hello() {
     let status = |change: fn(&mut HelloReply), known: Option<&KnownPeer>| {
         let mut answer = answer.clone();
         change(&mut answer);
-        judge_answer(&answer, 2, known).map_err(|refusal| refusal.status)
+        judge_answer(&answer, 2, 5, known).map_err(|refusal| refusal.status)
     };
     let known = known();
     assert_eq!(status(|_| {}, Some(&known)), Ok(()));
@@ -127,4 +129,15 @@ fn an_answer_is_judged_like_a_hello() {
     assert_eq!(status(|a| a.incarnation = RETIRED, Some(&known)), Err(HelloStatus::Replaced));
     let replaced = |a: &mut HelloReply| (a.incarnation, a.boot, a.replacement) = (0x23, 1, true);
     assert_eq!(status(replaced, Some(&known)), Ok(()));
+}
+
+#[test]
+fn nodes_that_began_with_other_members_have_no_contact() {
+    let other = Hello { founding: 6, ..peer() };
+    let refusal = judge(&other, &ME, None).unwrap_err();
+    assert_eq!(refusal.status, HelloStatus::OtherFounders);
+    assert!(refusal.text.contains("--join"), "{refusal}");
+    // Who was made later names none, whoever is asked.
+    assert_eq!(judge(&Hello { founding: 0, ..peer() }, &ME, None), Ok(()));
+    assert_eq!(judge(&other, &Identity { founding: 0, ..ME }, None), Ok(()));
 }
