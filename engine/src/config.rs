@@ -96,7 +96,7 @@ pub struct Config {
     pub node: NodeId,
     /// This node's directory.
     pub dir: PathBuf,
-    /// How many groups there are; they are numbered from 1, and all members vote in each.
+    /// How many groups there are; they are numbered from 1, and the first members vote in each.
     #[serde(default = "defaults::groups")]
     pub groups: u64,
     /// How many shards (cores) this node uses; the same on all nodes, and fixed with the directory.
@@ -163,7 +163,8 @@ pub struct Config {
     /// Allow addresses other than loopback although nothing is encrypted.
     #[serde(default)]
     pub allow_plaintext: bool,
-    /// All nodes of the cluster, this one among them.
+    /// All nodes of the cluster, this one among them. The members that the cluster begins with vote in its groups; a node that
+    /// is added here later, at each node's next start, has no vote until it is given one.
     pub members: Vec<Member>,
 }
 

@@ -45,6 +45,7 @@ fn hello(role: Role, cluster: u128, node: u64) -> Hello {
         shard_count: 1,
         replacement: false,
         founder: false,
+        founding: 0,
         replica: 0,
         target_replica: 0,
         seen_replica: 0,

@@ -27,9 +27,16 @@ Then:
   synod init --config node-1.toml
   synod serve --config node-1.toml
 
-Do it once in a node's life. The groups of a new cluster begin when all its nodes have met once;
+Do it once in a node's life, with the same members on all nodes that begin together. The groups of a new cluster begin when all its nodes have met once;
 from then on a part of them may be away. A node that lost its directory has lost its votes: the other
 nodes refuse an empty directory under its number.
+
+A node that joins later, under a number that the cluster never had:
+    synod init --join --config node-4.toml
+    synod serve --config node-4.toml
+  Its file has all members, itself among them. Add it to the other nodes' files too, and start these
+  anew, one after another: then they let it in. It learns all groups, and votes in those to which
+  `synod member add` adds it.
 
 When a directory is lost:
   If it, or the disk it is on, can be brought back as it was last: do that, and nothing else.
@@ -51,6 +58,9 @@ pub(crate) struct Args {
     /// Make it in place of one that is lost for good, which must never be started again
     #[arg(long)]
     replace: bool,
+    /// Make a node that joins a cluster which is there already, under a number of its own
+    #[arg(long, conflicts_with = "replace")]
+    join: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
@@ -58,6 +68,9 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     let made = if args.replace {
         Node::init_replacement(&config)?;
         "made anew"
+    } else if args.join {
+        Node::init_joining(&config)?;
+        "made to join"
     } else {
         Node::init(&config)?;
         "made"

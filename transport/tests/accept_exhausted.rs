@@ -77,6 +77,7 @@ fn hello() -> Hello {
         shard_count: 0,
         replacement: false,
         founder: false,
+        founding: 0,
         replica: 0,
         target_replica: 0,
         seen_replica: 0,

@@ -160,7 +160,7 @@ fn every_bit_of_the_peers_file_counts() {
     peers.meet(&ME, &Said { incarnation: 300, ..said(2, 0) }, welcome).unwrap();
     let bytes = fs::read(dir.path().join(PEERS)).unwrap();
     assert_eq!(decode(&bytes).as_ref(), Ok(&*peers.book()));
-    assert_eq!((&bytes[..8], &bytes[12..16]), (&b"SYNODPRS"[..], &[1, 0, 0, 0][..]));
+    assert_eq!((&bytes[..8], &bytes[12..16]), (&b"SYNODPRS"[..], &[2, 0, 0, 0][..]));
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -184,7 +184,7 @@ struct Directory {
     owner: Owner,
     boot: u64,
     replica: u128,
-    book: PeersV1,
+    book: PeersV2,
 }
 
 impl Directory {
@@ -196,7 +196,12 @@ impl Directory {
         let (incarnation, replica) = (draw(), draw());
         let founders = (!replacement).then(|| vec![replica]);
         let owner = Owner { node, incarnation, founders, shards: 1 };
-        Self { owner, boot: 1, replica, book: PeersV1 { owner: incarnation, peers: Vec::new() } }
+        Self {
+            owner,
+            boot: 1,
+            replica,
+            book: PeersV2 { owner: incarnation, founding: MEMBERS.to_vec(), peers: Vec::new() },
+        }
     }
 
     fn me(&self) -> Me {
@@ -228,7 +233,7 @@ impl Directory {
         }
     }
 
-    fn hear(&self, hello: &Hello) -> Result<(PeersV1, HelloReply), Refusal> {
+    fn hear(&self, hello: &Hello) -> Result<(PeersV2, HelloReply), Refusal> {
         let identity = Identity {
             founding: 7,
             cluster: 1,
@@ -265,7 +270,7 @@ impl Directory {
         Ok((book, answer))
     }
 
-    fn hear_answer(&self, answer: &HelloReply) -> Result<PeersV1, Refusal> {
+    fn hear_answer(&self, answer: &HelloReply) -> Result<PeersV2, Refusal> {
         let said = Said {
             node: answer.node,
             incarnation: answer.incarnation,

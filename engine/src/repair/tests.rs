@@ -50,12 +50,7 @@ fn make(config: &Config) -> (Directory, DirectoryLock) {
     (meta.logs[0].replica, meta.logs[0].first) = (me, me);
     Directory::init(&config.dir, &meta, (1..=5).collect()).unwrap();
     let (directory, lock) = Directory::open(&config.dir, CLUSTER, config.node, 1).unwrap();
-    let owner = Owner {
-        node: config.node,
-        incarnation: directory.incarnation(),
-        founders: Some(vec![me]),
-        shards: 1,
-    };
+    let owner = Owner { node: config.node, incarnation: directory.incarnation(), founders: Some(vec![me]), shards: 1 };
     let peers = Peers::open(&config.dir, owner).unwrap();
     for node in (1..=5).filter(|node| *node != config.node) {
         let other = u128::from(node);

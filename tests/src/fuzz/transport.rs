@@ -168,7 +168,15 @@ fn hello(bytes: &[u8]) -> bool {
     let Ok(hello) = Hello::decode(bytes) else { return false };
     assert!((HELLO_BYTES..=HELLO_BYTES_MAX).contains(&bytes.len()));
     assert_eq!(Hello::decode(&hello.encode()).as_ref(), Ok(&hello));
-    let me = Identity { cluster: 5, node: 1, incarnation: 11, replacement: false, founding: 0, shard_count: 2, members: &[1, 2, 3] };
+    let me = Identity {
+        cluster: 5,
+        node: 1,
+        incarnation: 11,
+        replacement: false,
+        founding: 0,
+        shard_count: 2,
+        members: &[1, 2, 3],
+    };
     for known in [None, Some(&KnownPeer { incarnation: 22, boot: 3, retired: vec![21] })] {
         match judge(&hello, &me, known) {
             Ok(()) => {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const FOUNDING: u32 = 0xf0f1_f2f3;
+const FOUNDING: u32 = 0x71;
 
 fn hello() -> Hello {
     Hello {
@@ -47,6 +47,7 @@ fn golden_bytes_of_a_hello() {
         (96, 0x44),  // replica
         (112, 0x55), // target_replica
         (128, 0x66), // seen_replica
+        (144, 0x71), // founding
     ] {
         golden[at] = value;
     }
@@ -83,6 +84,7 @@ fn golden_bytes_of_a_reply() {
         (64, 0x55),  // target_replica
         (80, 0x66),  // seen_replica
         (96, 2),     // flags
+        (100, 0x71), // founding
         (112, b'n'), // text
         (113, b'o'),
     ] {
@@ -147,10 +149,10 @@ fn reply_of(status: HelloStatus, text: String) -> HelloReply {
 
 #[test]
 fn all_statuses_have_their_own_code() {
-    for code in 0..=12 {
+    for code in 0..=13 {
         assert_eq!(HelloStatus::of_code(code).unwrap() as u16, code);
     }
-    assert_eq!(HelloStatus::of_code(13), Err(HelloError::Status(13)));
+    assert_eq!(HelloStatus::of_code(14), Err(HelloError::Status(14)));
 }
 
 proptest! {

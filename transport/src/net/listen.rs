@@ -294,6 +294,7 @@ fn refuse_busy(stream: &TcpStream, from: SocketAddr) {
         shard_count: 0,
         replacement: false,
         founder: false,
+        founding: 0,
         replica: 0,
         target_replica: 0,
         seen_replica: 0,

@@ -1,7 +1,14 @@
 use super::*;
 
-const ME: Identity<'static> =
-    Identity { cluster: 0xc1, node: 1, incarnation: 0x11, replacement: false, founding: 5, shard_count: 4, members: &[1, 2, 3] };
+const ME: Identity<'static> = Identity {
+    cluster: 0xc1,
+    node: 1,
+    incarnation: 0x11,
+    replacement: false,
+    founding: 5,
+    shard_count: 4,
+    members: &[1, 2, 3],
+};
 const INCARNATION: u128 = 0x22;
 const RETIRED: u128 = 0x21;
 const BOOT: u64 = 7;
