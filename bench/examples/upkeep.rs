@@ -1,0 +1,463 @@
+//! What it costs to keep logs for long: three nodes in this process, over real disks and sockets.
+//!
+//! ```sh
+//! cargo run --release -p synod-bench --example upkeep -- curve     # the log's size with an idle group among a thousand
+//! cargo run --release -p synod-bench --example upkeep -- idle      # what ten thousand silent groups cost
+//! cargo run --release -p synod-bench --example upkeep -- restart   # a node's start with a full log
+//! cargo run --release -p synod-bench --example upkeep -- catch-up  # a follower from far behind, by log and by checkpoint
+//! cargo run --release -p synod-bench --example upkeep -- cost      # commit rates with and without checkpoints and catch-up
+//! ```
+//!
+//! All runs are durable, in a directory under `target/`, which is removed afterwards.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use hdrhistogram::Histogram;
+use synod::{
+    Checkpoint, CommittedBatch, Config, GroupId, Handle, LocalShard, MachineError, MachineFactory, Member, Node,
+    NodeId, Options, Outcome, Producer, StateMachine, new_cluster_id,
+};
+
+const MIB: u64 = 1 << 20;
+
+/// What it costs to keep logs for long.
+#[derive(Parser)]
+enum What {
+    /// Show the log's size, second by second, while one of many groups is idle.
+    Curve {
+        /// Groups; the last one is idle.
+        #[arg(long, default_value_t = 1000)]
+        groups: u64,
+        /// For so long.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// What the log may keep behind its trim point.
+        #[arg(long, default_value_t = 256)]
+        retain_mib: u64,
+    },
+    /// Show the processor time and the packets of silent groups.
+    Idle {
+        /// Groups.
+        #[arg(long, default_value_t = 10_000)]
+        groups: u64,
+        /// For so long.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+    /// Show how long a node takes to start with a full log.
+    Restart {
+        /// The log's size.
+        #[arg(long, default_value_t = 1024)]
+        mib: u64,
+    },
+    /// Show how fast a follower catches up, by log and by checkpoint.
+    CatchUp {
+        /// What it lacks.
+        #[arg(long, default_value_t = 512)]
+        mib: u64,
+    },
+    /// Compare commit rates: alone, with checkpoints, with a follower that catches up.
+    Cost {
+        /// For so long, each time.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// So often each.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
+}
+
+fn main() {
+    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    match What::parse() {
+        What::Curve { groups, seconds, retain_mib } => curve(groups, seconds, retain_mib),
+        What::Idle { groups, seconds } => idle(groups, seconds),
+        What::Restart { mib } => restart(mib),
+        What::CatchUp { mib } => {
+            catch_up(mib, false);
+            catch_up(mib, true);
+        }
+        What::Cost { seconds, runs } => cost(Duration::from_secs(seconds), runs),
+    }
+}
+
+// ---- the nodes ----
+
+/// A state in memory of a fixed size, which every entry changes; it holds up to where it was applied.
+struct State {
+    applied: u64,
+    bytes: Vec<u8>,
+}
+
+impl StateMachine for State {
+    fn durable_index(&self) -> u64 {
+        0
+    }
+
+    fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), MachineError> {
+        for entry in batch.entries.iter() {
+            self.applied += 1;
+            let at = (self.applied as usize * 64) % self.bytes.len().max(1);
+            let fits = entry.len().min(self.bytes.len() - at).min(64);
+            self.bytes[at..at + fits].copy_from_slice(&entry[..fits]);
+        }
+        Ok(())
+    }
+
+    fn takes_checkpoints(&self) -> bool {
+        true
+    }
+
+    fn checkpoint(&mut self) -> Result<Box<dyn Checkpoint>, MachineError> {
+        // A copy is the plainest frozen view; real ones share what does not change.
+        Ok(Box::new([&self.applied.to_le_bytes()[..], &self.bytes].concat()))
+    }
+
+    fn restore(&mut self, _: u64, input: &mut dyn io::Read) -> Result<(), MachineError> {
+        let mut applied = [0; 8];
+        input.read_exact(&mut applied)?;
+        self.applied = u64::from_le_bytes(applied);
+        self.bytes.clear();
+        input.read_to_end(&mut self.bytes)?;
+        Ok(())
+    }
+}
+
+struct Nodes {
+    dir: PathBuf,
+    configs: Vec<Config>,
+    nodes: Vec<Option<Node>>,
+    state_bytes: usize,
+}
+
+impl Nodes {
+    fn start(groups: u64, state_bytes: usize, change: impl Fn(&mut Config)) -> Self {
+        let dir = PathBuf::from("target/synod-upkeep");
+        let _ = std::fs::remove_dir_all(&dir);
+        let listeners: Vec<TcpListener> =
+            (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().expect("it is bound")).collect();
+        drop(listeners);
+        let members: Vec<Member> = (1..).zip(addresses).map(|(node, address)| Member { node, address }).collect();
+        let cluster = new_cluster_id();
+        let config = |node: NodeId| {
+            let mut config = Config::new(cluster, node, dir.join(format!("node-{node}")), members.clone());
+            (config.groups, config.preferred_leader) = (groups, Some(1));
+            change(&mut config);
+            Node::init(&config).expect("a new directory");
+            config
+        };
+        let configs: Vec<Config> = (1..=3).map(config).collect();
+        let mut nodes = Self { dir, configs, nodes: vec![None, None, None], state_bytes };
+        (1..=3).for_each(|node| nodes.serve(node));
+        nodes.wait("all groups are led by node 1", |nodes| {
+            let handle = nodes.handle(1);
+            (1..=groups).all(|group| handle.info(group).is_some_and(|info| info.epoch > 0))
+        });
+        nodes
+    }
+
+    fn serve(&mut self, node: NodeId) {
+        let state_bytes = self.state_bytes;
+        let machines: MachineFactory =
+            Arc::new(move |_| Some(Box::new(State { applied: 0, bytes: vec![0; state_bytes] })));
+        let options = Options { machines: Some(machines), ..Options::default() };
+        let config = self.configs[node as usize - 1].clone();
+        self.nodes[node as usize - 1] = Some(Node::start(config, options).expect("it starts"));
+    }
+
+    fn stop(&mut self, node: NodeId) {
+        self.nodes[node as usize - 1].take().expect("it runs").shutdown();
+    }
+
+    fn handle(&self, node: NodeId) -> Handle {
+        self.nodes[node as usize - 1].as_ref().expect("it runs").handle()
+    }
+
+    fn wait(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) -> Duration {
+        let start = Instant::now();
+        while !holds(self) {
+            assert!(start.elapsed() < Duration::from_secs(600), "never: {what}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        start.elapsed()
+    }
+
+    /// MiB of a node's segments, those in stock among them.
+    fn log_mib(&self, node: NodeId) -> u64 {
+        let files = std::fs::read_dir(self.dir.join(format!("node-{node}/shard-0"))).expect("the log is there");
+        let segments =
+            files.flatten().filter(|file| Path::new(&file.file_name()).extension().is_some_and(|e| e == "seg"));
+        segments.filter_map(|file| file.metadata().ok()).map(|meta| meta.len()).sum::<u64>() / MIB
+    }
+
+    fn has_caught_up(&self, node: NodeId, groups: impl IntoIterator<Item = GroupId>) -> bool {
+        let (leader, follower) = (self.handle(1), self.handle(node));
+        groups.into_iter().all(|group| {
+            let at = |handle: &Handle| handle.info(group).map(|info| info.next_index);
+            at(&leader).is_some() && at(&leader) == at(&follower)
+        })
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        self.nodes.clear();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+// ---- the load ----
+
+#[derive(Default)]
+struct Done {
+    commits: AtomicU64,
+    latencies: Mutex<Option<Histogram<u64>>>,
+    stop: AtomicBool,
+}
+
+/// Keeps a window of entries outstanding in each of its groups.
+struct Load {
+    groups: Vec<GroupId>,
+    window: usize,
+    payload: Vec<u8>,
+    sent_ns: HashMap<GroupId, VecDeque<u64>>,
+    tag: u64,
+    done: Arc<Done>,
+}
+
+impl Producer for Load {
+    fn completed(&mut self, group: GroupId, _: u64, count: u32, outcome: Outcome, now_ns: u64) {
+        let sent = self.sent_ns.get_mut(&group).expect("it was sent");
+        let mut latencies = self.done.latencies.lock().expect("no holder panics");
+        for since in sent.drain(..count as usize) {
+            if outcome.is_ok() {
+                self.done.commits.fetch_add(1, Ordering::Relaxed);
+                if let Some(latencies) = &mut *latencies {
+                    latencies.saturating_record(now_ns - since);
+                }
+            }
+        }
+    }
+
+    fn wake(&mut self, shard: &mut LocalShard<'_>) {
+        if self.done.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let now_ns = shard.now_ns();
+        for group in &self.groups {
+            let sent = self.sent_ns.entry(*group).or_default();
+            while sent.len() < self.window && shard.propose(*group, self.tag, &self.payload).is_ok() {
+                sent.push_back(now_ns);
+                self.tag += 1;
+            }
+        }
+    }
+}
+
+/// Loads groups on node 1 until the value is dropped.
+struct Running(Arc<Done>);
+
+impl Running {
+    fn start(nodes: &Nodes, groups: impl IntoIterator<Item = GroupId>, window: usize, payload: usize) -> Self {
+        let done = Arc::new(Done::default());
+        let groups: Vec<GroupId> = groups.into_iter().collect();
+        let load = Load {
+            window,
+            payload: vec![7; payload],
+            sent_ns: HashMap::new(),
+            tag: 0,
+            done: Arc::clone(&done),
+            groups,
+        };
+        let first = load.groups[0];
+        nodes.handle(1).on_shard(first, move |shard| shard.attach(Box::new(load))).expect("the shard runs");
+        Self(done)
+    }
+
+    fn commits(&self) -> u64 {
+        self.0.commits.load(Ordering::Relaxed)
+    }
+
+    /// Commits per second and the 99th percentile of latency in microseconds, over so long.
+    fn measure(&self, time: Duration) -> (f64, f64) {
+        *self.0.latencies.lock().expect("no holder panics") = Some(Histogram::new(3).expect("a legal precision"));
+        let (start, before) = (Instant::now(), self.commits());
+        std::thread::sleep(time);
+        let rate = (self.commits() - before) as f64 / start.elapsed().as_secs_f64();
+        let latencies = self.0.latencies.lock().expect("no holder panics").take().expect("it was put there");
+        (rate, latencies.value_at_quantile(0.99) as f64 / 1e3)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+// ---- what is shown ----
+
+fn commit_one(nodes: &Nodes, group: GroupId) {
+    nodes.handle(1).propose(group, b"once").wait().expect("node 1 leads");
+}
+
+fn curve(groups: u64, seconds: u64, retain_mib: u64) {
+    let nodes = Nodes::start(groups, 1024, |config| {
+        (config.segment_mib, config.retain_mib, config.wal_mib_max) = (16, retain_mib, 4 * retain_mib);
+    });
+    commit_one(&nodes, groups);
+    let load = Running::start(&nodes, 1..groups, 4, 4096);
+    println!("{groups} groups, one idle since its first entry; the log keeps {retain_mib} MiB\n");
+    println!("second  written MiB  log of node 1  node 2  node 3 (MiB on disk, spares among them)");
+    let mut most = 0;
+    for second in 1..=seconds {
+        std::thread::sleep(Duration::from_secs(1));
+        let sizes = [1, 2, 3].map(|node| nodes.log_mib(node));
+        most = sizes.into_iter().fold(most, u64::max);
+        let written = load.commits() * 4096 / MIB;
+        println!("{second:>6}  {written:>11}  {:>13}  {:>6}  {:>6}", sizes[0], sizes[1], sizes[2]);
+    }
+    drop(load);
+    let idle = nodes.handle(1).info(groups).expect("the group is there");
+    println!("\nmost: {most} MiB, {:.2} of the budget", most as f64 / retain_mib as f64);
+    println!(
+        "the idle group's log begins at index {} behind a checkpoint of index {}",
+        idle.first_index, idle.checkpoint_index
+    );
+    if most >= 2 * retain_mib {
+        eprintln!("the log grew beyond twice its budget");
+        std::process::exit(1);
+    }
+}
+
+/// Processor seconds of this process.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("procfs");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
+    let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+fn packets() -> u64 {
+    let packets = std::fs::read_to_string("/sys/class/net/lo/statistics/rx_packets").expect("sysfs");
+    packets.trim().parse().expect("a number")
+}
+
+fn idle(groups: u64, seconds: u64) {
+    println!("three nodes in one process, {seconds} seconds of silence each\n");
+    println!("groups  packets/s on loopback  CPU, part of one core");
+    for groups in [1, groups] {
+        let nodes = Nodes::start(groups, 64, |config| config.spare_segments = 1);
+        (1..=groups).for_each(|group| commit_one(&nodes, group));
+        nodes.wait("all followers know all", |nodes| [2, 3].iter().all(|node| nodes.has_caught_up(*node, 1..=groups)));
+        // Until the last heartbeat that names a group is through.
+        std::thread::sleep(Duration::from_secs(5));
+        let (cpu, before, start) = (cpu_seconds(), packets(), Instant::now());
+        std::thread::sleep(Duration::from_secs(seconds));
+        let time = start.elapsed().as_secs_f64();
+        let rate = (packets() - before) as f64 / time;
+        println!("{groups:>6}  {rate:>21.0}  {:>20.4}", (cpu_seconds() - cpu) / time);
+    }
+}
+
+/// Writes so many MiB to group 1.
+fn fill(nodes: &Nodes, mib: u64) {
+    let load = Running::start(nodes, [1], 64, 64 << 10);
+    nodes.wait("the log is filled", |_| load.commits() >= mib * 16);
+}
+
+fn restart(mib: u64) {
+    let mut nodes = Nodes::start(8, 1024, |config| {
+        (config.retain_mib, config.wal_mib_max) = (mib, 2 * mib + 512);
+        (config.checkpoint_mib, config.checkpoint_entries) = (0, 0);
+    });
+    fill(&nodes, mib);
+    let held = nodes.log_mib(2);
+    nodes.stop(2);
+    let start = Instant::now();
+    nodes.serve(2);
+    let served = start.elapsed();
+    nodes.wait("node 2 stands where node 1 stands", |nodes| nodes.has_caught_up(2, 1..=8));
+    println!("a log of {held} MiB: started after {served:.2?}, all applied again after {:.2?}", start.elapsed());
+}
+
+fn catch_up(mib: u64, by_checkpoint: bool) {
+    let state = if by_checkpoint { (mib * MIB) as usize } else { 1024 };
+    let mut nodes = Nodes::start(1, state, |config| {
+        config.catch_up_mib_per_second = 4096;
+        (config.retain_mib, config.wal_mib_max) = if by_checkpoint { (64, 2048) } else { (2 * mib, 4 * mib) };
+        (config.checkpoint_mib, config.checkpoint_entries) = (0, 0);
+    });
+    commit_one(&nodes, 1);
+    nodes.stop(3);
+    fill(&nodes, if by_checkpoint { 512 } else { mib });
+    if by_checkpoint {
+        nodes.handle(1).checkpoint(1).wait().expect("a checkpoint");
+        let next = nodes.handle(1).info(1).expect("the group is there").next_index;
+        nodes.handle(1).trim(1, next, Duration::from_secs(60)).wait().expect("nothing is in the way");
+    }
+    nodes.serve(3);
+    let took = nodes.wait("node 3 stands where node 1 stands", |nodes| nodes.has_caught_up(3, [1]));
+    let how = if by_checkpoint { "by a checkpoint" } else { "by log" };
+    println!("{how}: {mib} MiB in {took:.2?}, {:.0} MiB/s", mib as f64 / took.as_secs_f64());
+}
+
+fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 2]
+}
+
+/// Group 8 is the one that is kept up; groups 1 to 7 are the others, whose rate and latency are measured.
+fn cost(time: Duration, runs: usize) {
+    let mut nodes = Nodes::start(8, 16 << 20, |config| {
+        (config.segment_mib, config.retain_mib, config.wal_mib_max) = (16, 64, 2048);
+        (config.checkpoint_mib, config.checkpoint_entries, config.spare_segments) = (0, 0, 8);
+    });
+    let load = Running::start(&nodes, 1..=8, 64, 128);
+    std::thread::sleep(Duration::from_secs(2));
+    let (mut alone, mut with_checkpoints, mut with_catch_up) = (vec![], vec![], vec![]);
+    for run in 1..=runs {
+        alone.push(load.measure(time));
+        // A checkpoint of 16 MiB a second on every node.
+        let checkpoints = AtomicBool::new(true);
+        with_checkpoints.push(std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while checkpoints.load(Ordering::Relaxed) {
+                    (1..=3).for_each(|node| drop(nodes.handle(node).checkpoint(8)));
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+            });
+            let measured = load.measure(time);
+            checkpoints.store(false, Ordering::Relaxed);
+            measured
+        }));
+        // A follower that was away for as long catches up in the measured time.
+        nodes.stop(3);
+        std::thread::sleep(time);
+        nodes.serve(3);
+        with_catch_up.push(load.measure(time));
+        nodes.wait("node 3 is back", |nodes| nodes.has_caught_up(3, []));
+        std::thread::sleep(Duration::from_secs(1));
+        eprintln!("run {run} of {runs}");
+    }
+    println!("8 groups, 64 entries of 128 bytes outstanding in each; medians of {runs} alternating runs\n");
+    println!("                        commits/s  of alone  p99 us  of alone");
+    let of = |runs: &[(f64, f64)]| {
+        (median(runs.iter().map(|run| run.0).collect()), median(runs.iter().map(|run| run.1).collect()))
+    };
+    let base = of(&alone);
+    for (name, runs) in
+        [("alone", &alone), ("a checkpoint a second", &with_checkpoints), ("a follower catches up", &with_catch_up)]
+    {
+        let (rate, p99) = of(runs);
+        println!("{name:<22}  {rate:>9.0}  {:>8.2}  {p99:>6.0}  {:>8.2}", rate / base.0, p99 / base.1);
+    }
+}
