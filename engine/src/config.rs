@@ -120,7 +120,7 @@ pub struct Config {
     /// Size of a segment of the log, in MiB, from 4 on.
     #[serde(default = "defaults::segment_mib")]
     pub segment_mib: u64,
-    /// Segments zeroed ahead of need, per shard; the log zeroes more when it must.
+    /// Segments zeroed at the start, ahead of need, per shard. Two are kept ready in any case, also with 0 or 1 here.
     #[serde(default = "defaults::spare_segments")]
     pub spare_segments: usize,
     /// Memory per shard, in MiB, for recent batches.

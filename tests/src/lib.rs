@@ -10,6 +10,8 @@
 
 pub mod chaos;
 pub mod check;
+#[cfg(test)]
+mod classics;
 pub mod disk;
 pub mod fuzz;
 pub mod leases;

@@ -3,19 +3,20 @@
 use std::sync::{Arc, Mutex};
 
 use synod::simulation::{SimPlace, SimShard, SimStore};
-use synod::{Config, Entries, Member, Outcome};
+use synod::{Config, Consistency, Entries, Member, Outcome, ReadError, ReadPoint};
 
-use crate::disk::{Dice, SimDisk};
+use crate::disk::{self, Dice, SimDisk, Step};
+use crate::leases::Told;
 use crate::sim::files::SimFiles;
 
-const MS: u64 = 1_000_000;
+pub(crate) const MS: u64 = 1_000_000;
 const SEGMENT_BYTES: u64 = 1 << 20;
 const GROUP: u64 = 5;
 
 /// The only node of a cluster: all that it has durably is chosen.
-struct Lone {
+pub(crate) struct Lone {
     shard: Option<SimShard>,
-    disk: SimDisk,
+    pub(crate) disk: SimDisk,
     config: Config,
     now_ns: u64,
     seed: u64,
@@ -24,14 +25,20 @@ struct Lone {
 
 impl Lone {
     fn new(seed: u64) -> Self {
+        Self::of(seed, |_| ())
+    }
+
+    /// With another configuration.
+    pub(crate) fn of(seed: u64, configure: impl Fn(&mut Config)) -> Self {
         let member = Member { node: 1, address: "127.0.0.1:1".parse().unwrap() };
-        let config = Config::new(7, 1, "", vec![member]);
+        let mut config = Config::new(7, 1, "", vec![member]);
+        configure(&mut config);
         let mut lone = Self { shard: None, disk: SimDisk::new(SEGMENT_BYTES), config, now_ns: 1, seed, boots: 0 };
         lone.start();
         lone
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.boots += 1;
         let place = SimPlace {
             shard: 0,
@@ -55,17 +62,17 @@ impl Lone {
     }
 
     /// The power goes.
-    fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.shard = None;
         self.disk.crash(&mut Dice::new(self.boots));
     }
 
-    fn shard(&mut self) -> &mut SimShard {
+    pub(crate) fn shard(&mut self) -> &mut SimShard {
         self.shard.as_mut().expect("it runs")
     }
 
     /// One turn, and what it asks of the disk.
-    fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
         let shard = self.shard.as_mut().expect("it runs");
         shard.turn().unwrap();
         for op in shard.take_disk_ops() {
@@ -76,7 +83,7 @@ impl Lone {
         }
     }
 
-    fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         self.now_ns += MS;
         let now_ns = self.now_ns;
         self.shard().set_now(now_ns);
@@ -84,7 +91,48 @@ impl Lone {
         self.turn();
     }
 
-    fn until(&mut self, what: &str, holds: impl Fn(&mut Self) -> bool) {
+    /// Milliseconds go by.
+    pub(crate) fn run(&mut self, ms: u64) {
+        (0..ms).for_each(|_| self.tick());
+    }
+
+    /// A turn in which the first write lands, and its sync fails; gives why the shard must stop.
+    pub(crate) fn turn_with_a_failed_sync(&mut self) -> String {
+        let shard = self.shard.as_mut().expect("it runs");
+        shard.turn().unwrap();
+        let ops = shard.take_disk_ops();
+        let ids: Vec<_> = ops.into_iter().map(|op| self.disk.start(op)).collect();
+        let write = ids[0];
+        assert_eq!(self.disk.advance(write), Some(Step::Land));
+        let failed = self.disk.finish(write, disk::Outcome::Eio).expect("a write is answered");
+        let shard = self.shard.as_mut().expect("it runs");
+        let why = shard.on_disk(failed).expect_err("a sync has failed");
+        for done in self.disk.finish_all() {
+            shard.on_disk(done).expect_err("it stays poisoned");
+        }
+        why
+    }
+
+    pub(crate) fn propose(&mut self, group: u64) -> Told<Outcome> {
+        self.propose_bytes(group, b"entry")
+    }
+
+    pub(crate) fn propose_bytes(&mut self, group: u64, bytes: &[u8]) -> Told<Outcome> {
+        let told = Told::default();
+        let tell = Arc::clone(&told);
+        let entries = Entries::one(bytes).unwrap();
+        self.shard().propose(group, entries, None, None, move |outcome| *tell.lock().unwrap() = Some(outcome));
+        told
+    }
+
+    pub(crate) fn read(&mut self, group: u64, how: Consistency) -> Told<Result<ReadPoint, ReadError>> {
+        let told = Told::default();
+        let tell = Arc::clone(&told);
+        self.shard().read_index(group, how, 20_000 * MS, move |answer| *tell.lock().unwrap() = Some(answer));
+        told
+    }
+
+    pub(crate) fn until(&mut self, what: &str, holds: impl Fn(&mut Self) -> bool) {
         for _ in 0..20_000 {
             if holds(self) {
                 return;
