@@ -384,14 +384,7 @@ fn poisoned_group_stalls_core_mates() {
     for _ in 0..40 {
         // More than group 1 can take: it fills its window and its queue, and then refuses.
         for _ in 0..8 {
-            let told = Told::default();
-            let tell = Arc::clone(&told);
-            let entries = Entries::one(&[1; 200 << 10]).unwrap();
-            world.shard(0).propose(1, entries, None, None, move |outcome: Outcome| {
-                *tell.lock().unwrap() = Some(outcome)
-            });
-            world.turn(0);
-            stuck.push(told);
+            stuck.push(world.propose_bytes(0, 1, &[1; 200 << 10]));
         }
         commit(&mut world, 2, &[0, 2]);
     }

@@ -350,9 +350,17 @@ impl World {
 
     /// Proposes an entry in a group, in a session (id, sequence) or not.
     pub(crate) fn propose_in(&mut self, at: usize, group: u64, session: Option<(u64, u64)>) -> Told<Outcome> {
+        self.propose_entry(at, group, session, b"entry")
+    }
+
+    pub(crate) fn propose_bytes(&mut self, at: usize, group: u64, entry: &[u8]) -> Told<Outcome> {
+        self.propose_entry(at, group, None, entry)
+    }
+
+    fn propose_entry(&mut self, at: usize, group: u64, session: Option<(u64, u64)>, entry: &[u8]) -> Told<Outcome> {
         let told = Told::default();
         let tell = Arc::clone(&told);
-        let entries = Entries::one(b"entry").unwrap();
+        let entries = Entries::one(entry).unwrap();
         self.shard(at).propose(group, entries, session, None, move |outcome| *tell.lock().unwrap() = Some(outcome));
         self.turn(at);
         told

@@ -17,6 +17,8 @@ pub mod fuzz;
 pub mod leases;
 #[cfg(test)]
 mod lone;
+#[cfg(test)]
+mod made;
 pub mod model;
 pub mod sim;
 

@@ -1,9 +1,11 @@
-//! A log that is cut off right behind what a new group was told: the group is there after the start, with all its votes.
+//! The only node of a cluster, driven by hand.
 
 use std::sync::{Arc, Mutex};
 
 use synod::simulation::{SimPlace, SimShard, SimStore};
-use synod::{Config, Consistency, Entries, Member, Outcome, ReadError, ReadPoint};
+use synod::{
+    Config, Consistency, Entries, Epoch, Member, Outcome, Overload, ProposeError, ReadError, ReadPoint, Rejection,
+};
 
 use crate::disk::{self, Dice, SimDisk, Step};
 use crate::leases::Told;
@@ -78,17 +80,33 @@ impl Lone {
         for op in shard.take_disk_ops() {
             self.disk.start(op);
         }
-        for done in self.disk.finish_all() {
-            shard.on_disk(done).unwrap();
-        }
+        self.release_disk();
     }
 
     pub(crate) fn tick(&mut self) {
+        self.tick_without_disk();
+        self.release_disk();
+    }
+
+    /// A millisecond goes by, and the disk answers nothing.
+    pub(crate) fn tick_without_disk(&mut self) {
         self.now_ns += MS;
         let now_ns = self.now_ns;
-        self.shard().set_now(now_ns);
-        self.shard().tick();
-        self.turn();
+        let shard = self.shard.as_mut().expect("it runs");
+        shard.set_now(now_ns);
+        shard.tick();
+        shard.turn().unwrap();
+        for op in shard.take_disk_ops() {
+            self.disk.start(op);
+        }
+    }
+
+    /// The disk answers all that it was asked.
+    pub(crate) fn release_disk(&mut self) {
+        let shard = self.shard.as_mut().expect("it runs");
+        for done in self.disk.finish_all() {
+            shard.on_disk(done).unwrap();
+        }
     }
 
     /// Milliseconds go by.
@@ -122,6 +140,14 @@ impl Lone {
         let tell = Arc::clone(&told);
         let entries = Entries::one(bytes).unwrap();
         self.shard().propose(group, entries, None, None, move |outcome| *tell.lock().unwrap() = Some(outcome));
+        told
+    }
+
+    fn propose_ordered(&mut self, group: u64, handle: (u64, Epoch)) -> Told<Outcome> {
+        let told = Told::default();
+        let tell = Arc::clone(&told);
+        let entries = Entries::one(b"entry").unwrap();
+        self.shard().propose(group, entries, None, Some(handle), move |outcome| *tell.lock().unwrap() = Some(outcome));
         told
     }
 
@@ -185,4 +211,42 @@ fn a_vote_is_never_in_the_log_without_its_group() {
         }
     }
     assert!(acknowledged > 30, "hardly anything was acknowledged: {acknowledged}");
+}
+
+/// What waits for its slot for longer than `queue_ms_max` is refused, with a hint, and was never proposed.
+#[test]
+fn what_waits_for_longer_than_queue_ms_max_is_refused() {
+    let mut lone = Lone::of(1, |config| config.queue_ms_max = 50);
+    lone.until("it does not lead", |lone| lone.shard().epoch(1).is_some());
+    lone.run(500);
+    // The disk answers nothing: the first is in its slot, and waits there; the others wait for a frame.
+    let epoch = lone.shard().epoch(1).unwrap();
+    let in_slot = lone.propose(1);
+    lone.tick_without_disk();
+    let waiting = [lone.propose(1), lone.propose(1)];
+    let ordered = lone.propose_ordered(1, (9, epoch));
+    for _ in 0..49 {
+        lone.tick_without_disk();
+    }
+    let is_told = |told: &Told<Outcome>| told.lock().unwrap().is_some();
+    assert!(!waiting.iter().any(is_told) && !is_told(&ordered), "they may wait so long");
+    lone.tick_without_disk();
+    lone.tick_without_disk();
+    for told in waiting.iter().chain([&ordered]) {
+        match *told.lock().unwrap() {
+            Some(Err(ProposeError::Rejected(Rejection::Overloaded { what: Overload::Wait, retry_after_ms }))) => {
+                assert!((1..=1000).contains(&retry_after_ms));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(!is_told(&in_slot), "what is in its slot has no such limit");
+    // Later ones are let in again, and the refused ones have left no trace. The ordered handle stays closed.
+    let again = lone.propose(1);
+    lone.release_disk();
+    let closed = lone.propose_ordered(1, (9, epoch));
+    lone.until("they are not committed", |_| is_told(&in_slot) && is_told(&again) && is_told(&closed));
+    let index = |told: &Told<Outcome>| told.lock().unwrap().unwrap().map(|committed| committed.first_index);
+    assert_eq!((index(&in_slot), index(&again)), (Ok(1), Ok(2)));
+    assert!(matches!(index(&closed), Err(ProposeError::Rejected(_))), "{:?}", index(&closed));
 }
