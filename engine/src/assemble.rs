@@ -91,7 +91,7 @@ pub(crate) fn assemble(
 ) -> Result<(Shard, Recovery), AssembleError> {
     let mut recoverer = Recoverer::default();
     let expect = Expect { shard: place.shard as u32, incarnation: place.replica, segment_bytes: place.segment_bytes };
-    let ids: Vec<GroupId> = (1..=config.groups).filter(|id| id % config.shards as u64 == place.shard as u64).collect();
+    let ids: Vec<GroupId> = config.groups_of(place.shard).collect();
     let name = |uid: u128| {
         ids.iter()
             .find(|id| config.group_uid(**id) == uid)

@@ -371,6 +371,12 @@ impl Config {
         })
     }
 
+    /// The groups of a shard that are always there.
+    pub(crate) fn groups_of(&self, shard: usize) -> impl Iterator<Item = GroupId> {
+        let shards = self.shards as u64;
+        (1..=self.groups).filter(move |id| id % shards == shard as u64)
+    }
+
     /// A group's uid: made of the cluster's id, so the same everywhere and nowhere else.
     pub(crate) fn group_uid(&self, group: GroupId) -> u128 {
         self.uid_of(u128::from(group))
