@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use crate::disk::{CrashChoice, Dice, SimDisk};
+use crate::disk::{Dice, SimDisk};
 use crate::sim::files::SimFiles;
 use synod::simulation::{NoShard, SimPeer, SimPlace, SimShard, SimStore};
 use synod::{Config, Consistency, Entries, Member, Outcome, ReadError, ReadPoint, TransferError};
@@ -16,7 +16,7 @@ const SEGMENT_BYTES: u64 = 1 << 20;
 const SUPPORT_MS: u64 = 500;
 
 pub(crate) struct Node {
-    shard: Option<SimShard>,
+    pub(crate) shard: Option<SimShard>,
     pub(crate) disk: SimDisk,
     config: Config,
     boot: u64,
@@ -32,16 +32,6 @@ pub(crate) struct Node {
     pub(crate) paused: bool,
     /// Why it has ended by itself: its log has lost votes.
     pub(crate) suspect: Option<String>,
-}
-
-impl Node {
-    pub(crate) fn promised(&self) -> u64 {
-        self.shard.as_ref().expect("it runs").held(1).expect("the group is there").promised
-    }
-
-    pub(crate) fn epoch(&self, group: u64) -> Option<synod::Epoch> {
-        self.shard.as_ref().expect("it runs").epoch(group)
-    }
 }
 
 /// Three nodes of one shard each.
@@ -177,13 +167,7 @@ impl World {
         self.bury(at);
     }
 
-    /// The power of a node goes; its peers learn of it.
-    pub(crate) fn cut_power(&mut self, at: usize, choice: &mut dyn CrashChoice) {
-        self.nodes[at].disk.crash(choice);
-        self.bury(at);
-    }
-
-    fn bury(&mut self, at: usize) {
+    pub(crate) fn bury(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         (node.shard, node.hangs, node.paused) = (None, false, false);
         for other in (0..3).filter(|other| *other != at) {
@@ -242,19 +226,6 @@ impl World {
                 wire.extend(shard.take_output(Self::conn(at, to), 1 << 20));
             }
         }
-    }
-
-    /// A disk that hung answers.
-    pub(crate) fn release_disk(&mut self, at: usize) {
-        let now_ns = self.local_ns(at);
-        let node = &mut self.nodes[at];
-        node.hangs = false;
-        let shard = node.shard.as_mut().expect("it runs");
-        shard.set_now(now_ns);
-        for done in node.disk.finish_all() {
-            shard.on_disk(done).unwrap();
-        }
-        self.turn(at);
     }
 
     /// Delivers what may arrive, until nothing is on the wires that may.
@@ -353,11 +324,13 @@ impl World {
         self.propose_entry(at, group, session, b"entry")
     }
 
-    pub(crate) fn propose_bytes(&mut self, at: usize, group: u64, entry: &[u8]) -> Told<Outcome> {
-        self.propose_entry(at, group, None, entry)
-    }
-
-    fn propose_entry(&mut self, at: usize, group: u64, session: Option<(u64, u64)>, entry: &[u8]) -> Told<Outcome> {
+    pub(crate) fn propose_entry(
+        &mut self,
+        at: usize,
+        group: u64,
+        session: Option<(u64, u64)>,
+        entry: &[u8],
+    ) -> Told<Outcome> {
         let told = Told::default();
         let tell = Arc::clone(&told);
         let entries = Entries::one(entry).unwrap();
