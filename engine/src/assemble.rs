@@ -131,7 +131,7 @@ pub(crate) fn assemble(
         let is_new = recovered.apply.slot == Slot::ZERO && replica.log().last() == Slot::ZERO;
         let mut machine = match kind {
             GroupKind::Made(_) if is_new => maker.new_machine(id).map_err(AssembleError::Refused)?,
-            GroupKind::Configured | GroupKind::Made(_) => machines.and_then(|make| make(id)),
+            GroupKind::Configured | GroupKind::Made(_) => maker.machine(id).map_err(AssembleError::Refused)?,
             GroupKind::Directory | GroupKind::Gone => None,
         };
         let first_index = recovered.indexes.front().map_or(recovered.apply.next_index, |(_, index)| *index);
