@@ -167,6 +167,7 @@ impl World {
         self.bury(at);
     }
 
+    /// A node's process has ended; its peers learn of it.
     pub(crate) fn bury(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         (node.shard, node.hangs, node.paused) = (None, false, false);
@@ -280,8 +281,7 @@ impl World {
     pub(crate) fn tick(&mut self) {
         self.now_ns += MS;
         for at in 0..3 {
-            let node = &mut self.nodes[at];
-            node.ahead_ns += node.drift_ppm * MS / 1_000_000;
+            self.nodes[at].ahead_ns += self.nodes[at].drift_ppm * MS / 1_000_000;
             let now_ns = self.local_ns(at);
             let node = &mut self.nodes[at];
             if let Some(shard) = node.shard.as_mut().filter(|_| !node.paused) {
