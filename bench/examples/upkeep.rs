@@ -167,7 +167,7 @@ impl Nodes {
     fn serve(&mut self, node: NodeId) {
         let state_bytes = self.state_bytes;
         let machines: MachineFactory =
-            Arc::new(move |_| Some(Box::new(State { applied: 0, bytes: vec![0; state_bytes] })));
+            Arc::new(move |_| Ok(Some(Box::new(State { applied: 0, bytes: vec![0; state_bytes] }))));
         let options = Options { machines: Some(machines), ..Options::default() };
         let config = self.configs[node as usize - 1].clone();
         self.nodes[node as usize - 1] = Some(Node::start(config, options).expect("it starts"));

@@ -110,7 +110,7 @@ impl Observers {
             let saved = AtomicU64::new(observer.entries());
             let watch = Arc::new(Watch { group, observer: Mutex::new(observer), saved });
             WATCHES.with_borrow_mut(|watches| watches.push(Arc::clone(&watch)));
-            Some(Box::new(Machine(watch)))
+            Ok(Some(Box::new(Machine(watch))))
         }))
     }
 

@@ -33,7 +33,7 @@ pub fn main() -> Result<(), Box<dyn Error>> {
     Node::init(&config)?;
     let total = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&total);
-    let machines: synod::MachineFactory = Arc::new(move |_group| Some(Box::new(Counter(Arc::clone(&counter)))));
+    let machines: synod::MachineFactory = Arc::new(move |_group| Ok(Some(Box::new(Counter(Arc::clone(&counter))))));
     let node = Node::start(config, Options { machines: Some(machines), ..Options::default() })?;
     let log = node.handle();
     log.wait_leader(1, Duration::from_secs(10)).ok_or("no leader")?;

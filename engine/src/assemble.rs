@@ -91,7 +91,7 @@ pub(crate) fn assemble(
 ) -> Result<(Shard, Recovery), AssembleError> {
     let mut recoverer = Recoverer::default();
     let expect = Expect { shard: place.shard as u32, incarnation: place.replica, segment_bytes: place.segment_bytes };
-    let ids: Vec<GroupId> = (1..=config.groups).filter(|id| id % config.shards as u64 == place.shard as u64).collect();
+    let ids: Vec<GroupId> = config.groups_of(place.shard).collect();
     let name = |uid: u128| {
         ids.iter()
             .find(|id| config.group_uid(**id) == uid)
@@ -131,7 +131,7 @@ pub(crate) fn assemble(
         let is_new = recovered.apply.slot == Slot::ZERO && replica.log().last() == Slot::ZERO;
         let mut machine = match kind {
             GroupKind::Made(_) if is_new => maker.new_machine(id).map_err(AssembleError::Refused)?,
-            GroupKind::Configured | GroupKind::Made(_) => machines.and_then(|make| make(id)),
+            GroupKind::Configured | GroupKind::Made(_) => maker.machine(id).map_err(AssembleError::Refused)?,
             GroupKind::Directory | GroupKind::Gone => None,
         };
         let first_index = recovered.indexes.front().map_or(recovered.apply.next_index, |(_, index)| *index);

@@ -120,7 +120,7 @@ pub struct Config {
     /// Size of a segment of the log, in MiB, from 4 on.
     #[serde(default = "defaults::segment_mib")]
     pub segment_mib: u64,
-    /// Segments zeroed ahead of need, per shard; the log zeroes more when it must.
+    /// Segments zeroed at the start, ahead of need, per shard. Two are kept ready in any case, also with 0 or 1 here.
     #[serde(default = "defaults::spare_segments")]
     pub spare_segments: usize,
     /// Memory per shard, in MiB, for recent batches.
@@ -370,6 +370,12 @@ impl Config {
             let nodes = self.nodes();
             nodes[(group % nodes.len() as u64) as usize]
         })
+    }
+
+    /// The groups of a shard that are always there.
+    pub(crate) fn groups_of(&self, shard: usize) -> impl Iterator<Item = GroupId> {
+        let shards = self.shards as u64;
+        (1..=self.groups).filter(move |id| id % shards == shard as u64)
     }
 
     /// A group's uid: made of the cluster's id, so the same everywhere and nowhere else.

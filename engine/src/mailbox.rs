@@ -213,3 +213,42 @@ pub(crate) fn mailbox() -> (Post, Mailbox) {
     let post = Post { mail: sender, waker: Arc::clone(&waker), pulse: Arc::clone(&pulse), closed: Arc::clone(&closed) };
     (post, Mailbox { mail: receiver, waker, pulse, closed })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Handle;
+    use crate::outcome::{Committed, Overload, ProposeError};
+
+    /// Whoever posts to a full mailbox is refused at once, and whoever was let in gets an answer, also when the shard ends
+    /// without one.
+    #[test]
+    fn mailbox_overflow_drops_completion() {
+        let (post, mailbox) = mailbox();
+        let handle = Handle::new(vec![post], 1);
+        let mut waiting: Vec<_> = (0..MAILBOX_MAX).map(|_| handle.propose(1, b"entry")).collect();
+        for _ in 0..10 {
+            assert_eq!(handle.propose(1, b"entry").wait(), Err(Overload::Shard.rejection().into()));
+        }
+        // The shard takes half of it, answers every other one, and lets the rest go.
+        let committed = Committed { slot: 2, first_index: 1, count: 1 };
+        let rest = waiting.split_off(MAILBOX_MAX / 2);
+        for at in 0..waiting.len() {
+            let Some(Mail::Propose { reply, .. }) = mailbox.take() else { panic!("it was posted") };
+            if at % 2 == 0 {
+                reply(Ok(committed));
+            }
+        }
+        let told: Vec<Outcome> = waiting.into_iter().map(|pending| pending.wait()).collect();
+        for (at, told) in told.into_iter().enumerate() {
+            assert_eq!(told, if at % 2 == 0 { Ok(committed) } else { Err(ProposeError::Unknown) });
+        }
+        // There is room again; then the shard is gone.
+        let last = handle.propose(1, b"entry");
+        drop(mailbox);
+        for pending in rest.into_iter().chain([last]) {
+            assert_eq!(pending.wait(), Err(ProposeError::Unknown));
+        }
+        assert_eq!(handle.propose(1, b"entry").wait(), Err(Overload::Shard.rejection().into()));
+    }
+}

@@ -19,7 +19,7 @@ use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, SyncMode, UringDisk, flush
 use crate::config::{Config, ConfigError, DiskBackend, Sync};
 use crate::handle::Handle;
 use crate::limits::MIB;
-use crate::machine::StateMachine;
+use crate::machine::{MachineError, StateMachine};
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post, mailbox};
 use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV2};
 use crate::open_log::Opening;
@@ -64,8 +64,11 @@ pub enum StartError {
     },
 }
 
-/// Makes the state machine of a group, on the thread of its shard.
-pub type MachineFactory = Arc<dyn Fn(GroupId) -> Option<Box<dyn StateMachine>> + Send + std::marker::Sync>;
+/// Makes the state machine of a group, on the thread of its shard; `None`: the group has none, its log is only read. An
+/// error keeps the node from starting, or stops it when the group is made at run time: without its machine a node would let
+/// its log go, which nobody has applied.
+pub type MachineFactory =
+    Arc<dyn Fn(GroupId) -> Result<Option<Box<dyn StateMachine>>, MachineError> + Send + std::marker::Sync>;
 
 /// What happens when a shard cannot go on: its argument says why. By default the reason is logged and the process
 /// aborts, since a node must never limp on with a dead shard.

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use synod_core::ReplicaId;
 use synod_wal::disk::FileSource;
-use synod_wal::recover::Recovery;
+use synod_wal::recover::{Expect, Recovery, recover};
 
 use crate::assemble::{AssembleError, ShardPlace, assemble};
 use crate::checkpoint::files::SystemFiles;
@@ -13,8 +14,10 @@ use crate::config::Config;
 use crate::limits::MIB;
 use crate::meta::{self, Directory};
 use crate::node::MachineFactory;
+use crate::outcome::GroupId;
 use crate::peers::Peers;
 use crate::random::random_u128;
+use crate::recovery::Recoverer;
 use crate::seen::Seen;
 use crate::shard::Shard;
 use crate::shard::memory::Memory;
@@ -41,6 +44,14 @@ impl Opening<'_> {
     pub(crate) fn recover_or_renew(&self, shard: usize) -> Result<(Shard, Recovery, Store), String> {
         match self.recover(shard) {
             Err(AssembleError::Damaged(reason)) if self.config.members.len() >= RENEWING_MEMBERS_MIN => {
+                if let Some(group) = self.needs_this_vote(shard) {
+                    return Err(format!(
+                        "{reason}. In group {group} the other voters are no quorum without this one, as far as this log \
+                         can be read, so nobody could give it a new vote: put back a sound copy of these very files, or go \
+                         on from what is intact (`synod repair --damaged-too`). If the group has more voters by now, \
+                         replace this node by a new one (`synod init --replace` in an empty directory). Nothing was changed"
+                    ));
+                }
                 let old = self.directory.log_ids(shard).replica;
                 let new = self.directory.renew_replica(shard).map_err(|error| error.to_string())?;
                 tracing::error!(
@@ -59,6 +70,29 @@ impl Opening<'_> {
             )),
             recovered => recovered.map_err(|error| error.to_string()),
         }
+    }
+
+    /// A group in which the others are no quorum without this shard's replica, by the last configuration that the log, as
+    /// far as it is intact, knows as chosen.
+    fn needs_this_vote(&self, shard: usize) -> Option<GroupId> {
+        let (config, replica) = (self.config, self.directory.log_ids(shard).replica);
+        let expect = Expect { shard: shard as u32, incarnation: replica, segment_bytes: config.segment_mib * MIB };
+        let log = meta::log_dir(self.directory.path(), shard);
+        let mut found = Recoverer::default();
+        let visit = &mut |place, _, header: &_, body: &_| found.record(place, header, body);
+        // That it is damaged is known.
+        let _ = recover(&mut FileSource::new(&log), expect, visit);
+        let (_, directory, _) = found.finish_up_to_hole(config.directory_uid(shard));
+        let made = directory.apply.directory.iter().map(|(slot, made)| (made.id, config.made_uid(shard, slot.0)));
+        let always = config.groups_of(shard).map(|id| (id, config.group_uid(id)));
+        let mut needs = |uid| {
+            let (recovered, ..) = found.finish_up_to_hole(uid);
+            recovered.configuration.is_some_and(|voters| {
+                let (all, votes) = (voters.voters.len(), voters.member_of(ReplicaId(replica)).is_some());
+                votes && all - 1 < all / 2 + 1
+            })
+        };
+        always.chain(made).find(|(_, uid)| needs(*uid)).map(|(id, _)| id)
     }
 
     fn recover(&self, shard: usize) -> Result<(Shard, Recovery, Store), AssembleError> {
@@ -102,12 +136,16 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    use synod_core::{Ballot, Body, Configuration, Slot, Value};
     use synod_wal::{End, SegmentHeader, segment_name};
 
     use super::*;
+    use crate::apply::ApplyState;
     use crate::config::Member;
     use crate::meta::{DirectoryLock, MetaV2};
     use crate::peers::Owner;
+    use crate::persist::Summary;
+    use crate::repair::ShardWriter;
 
     struct Node {
         config: Config,
@@ -178,6 +216,42 @@ mod tests {
     fn a_suspect_log_is_begun_anew() {
         let reason = "a peer has seen more";
         check_spoilt(|dir| meta::mark_suspect(dir.path(), 0, reason).unwrap(), reason);
+    }
+
+    /// Of the groups' voters only this replica and some others are left, on nodes 2 and up.
+    fn check_with_others(others: u64) -> Result<(), String> {
+        let dir = tempfile::tempdir().unwrap();
+        let node = node(&dir.path().join("node"));
+        node.open().unwrap();
+        let (path, replica) = (node.directory.path(), node.directory.log_ids(0).replica);
+        let voters = (1..=1 + others).map(|of| (of, if of == 1 { ReplicaId(replica) } else { ReplicaId(of.into()) }));
+        let configuration = Configuration { version: 2, ..Configuration::genesis(voters) };
+        let mut apply = ApplyState::default();
+        let body = Body::Configuration(Box::new(configuration));
+        apply.apply(Slot(1), &Value { origin: Ballot::ZERO, body });
+        let mut writer =
+            ShardWriter::create(&meta::log_dir(path, 0), 0, replica, node.config.segment_mib * MIB).unwrap();
+        let summary = Summary { promised: Ballot::ZERO, chosen: Slot(1), apply, accepted: vec![] };
+        let (header, body) = summary.encode(node.config.group_uid(1));
+        writer.push(&header, &body).unwrap();
+        writer.finish().unwrap();
+        meta::note_opened(path, 0).unwrap();
+        meta::mark_suspect(path, 0, "a peer has seen more").unwrap();
+        let opened = node.open();
+        assert_eq!(opened.is_err(), node.directory.log_ids(0).replica == replica, "a refusal changes nothing");
+        opened.map(|_| ())
+    }
+
+    /// There are members enough, but not among the voters: set aside, such a log could never be voted with again.
+    #[test]
+    fn a_log_without_which_the_others_are_no_quorum_is_not_set_aside() {
+        for others in [0, 1] {
+            let error = check_with_others(others).unwrap_err();
+            assert!(error.contains("a peer has seen more") && error.contains("In group 1 the other voters"), "{error}");
+        }
+        for others in [2, 3, 4] {
+            check_with_others(others).unwrap();
+        }
     }
 
     /// Writes a segment without frames, under the name of the generation `named`.

@@ -36,10 +36,10 @@ use crate::outcome::{GroupId, NodeId};
 use crate::payload::Payload;
 use crate::peers;
 use crate::sealed;
-use copy::ShardWriter;
+pub(crate) use copy::ShardWriter;
 use plan::{Evidence, Plan, plan};
 use record::quoted;
-use survey::{Survivor, groups_of, open_checkpoint};
+use survey::{Survivor, open_checkpoint};
 
 /// Says that a directory is being made by a repair, and of which one.
 const UNFINISHED: &str = "repairing";
@@ -317,7 +317,7 @@ impl Repair {
             fs::create_dir(&dir).map_err(at(&dir))?;
             let replica = self.meta.logs[shard].replica;
             let mut writer = ShardWriter::create(&dir, shard, replica, into.segment_mib * MIB)?;
-            for id in groups_of(into, shard) {
+            for id in into.groups_of(shard) {
                 let plan = &self.plans[id as usize - 1];
                 let source = &self.survivors[plan.base].shards[shard];
                 writer.copy(id, into.group_uid(id), source, plan)?;
@@ -333,7 +333,7 @@ impl Repair {
         for shard in 0..into.shards {
             let dir = meta::log_dir(&into.dir, shard).join("checkpoints");
             fs::create_dir(&dir).map_err(at(&dir))?;
-            for id in groups_of(into, shard) {
+            for id in into.groups_of(shard) {
                 let base = &self.survivors[self.plans[id as usize - 1].base];
                 let (source, uid) = (&base.shards[shard], into.group_uid(id));
                 let found = source.group(id);

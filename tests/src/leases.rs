@@ -7,45 +7,72 @@ use std::sync::{Arc, Mutex};
 
 use crate::disk::{Dice, SimDisk};
 use crate::sim::files::SimFiles;
-use synod::simulation::{SimPeer, SimPlace, SimShard, SimStore};
+use synod::simulation::{NoShard, SimPeer, SimPlace, SimShard, SimStore};
 use synod::{Config, Consistency, Entries, Member, Outcome, ReadError, ReadPoint, TransferError};
 use synod_transport::frame::Decoder;
 
-const MS: u64 = 1_000_000;
+pub(crate) const MS: u64 = 1_000_000;
 const SEGMENT_BYTES: u64 = 1 << 20;
 const SUPPORT_MS: u64 = 500;
 
-struct Node {
-    shard: Option<SimShard>,
-    disk: SimDisk,
+pub(crate) struct Node {
+    pub(crate) shard: Option<SimShard>,
+    pub(crate) disk: SimDisk,
     config: Config,
     boot: u64,
     /// What its clock shows beyond the world's.
     ahead_ns: u64,
+    /// How much faster than the world's its clock runs.
+    pub(crate) drift_ppm: u64,
+    /// The replica that its log is; the first has the node's number.
+    pub(crate) replica: u128,
+    /// Its disk answers nothing.
+    pub(crate) hangs: bool,
+    /// Its process stands still.
+    pub(crate) paused: bool,
+    /// Why it has ended by itself: its log has lost votes.
+    pub(crate) suspect: Option<String>,
 }
 
-/// Three nodes, one shard and one group each.
-struct World {
+/// Three nodes of one shard each.
+pub(crate) struct World {
     now_ns: u64,
-    nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
     /// Directions in which nothing arrives: it waits.
-    held: Vec<(usize, usize)>,
+    pub(crate) held: Vec<(usize, usize)>,
     /// Nodes that have not heard yet of connections that broke and came.
     deaf: Vec<usize>,
-    wires: BTreeMap<(usize, usize), (Vec<u8>, Decoder)>,
+    pub(crate) wires: BTreeMap<(usize, usize), (Vec<u8>, Decoder)>,
 }
 
-type Told<T> = Arc<Mutex<Option<T>>>;
+pub(crate) type Told<T> = Arc<Mutex<Option<T>>>;
 
 impl World {
-    /// A cluster whose node 1 leads group 1.
-    fn new() -> Self {
+    /// A cluster of one group, whose node 1 leads it.
+    pub(crate) fn new() -> Self {
+        Self::of(|_| ())
+    }
+
+    /// A cluster with another configuration; node 1 leads all groups.
+    pub(crate) fn of(configure: impl Fn(&mut Config)) -> Self {
         let address = |at: u64| format!("127.0.0.1:{}", 1000 + at).parse().unwrap();
         let members: Vec<Member> = (1..=3).map(|node| Member { node, address: address(node) }).collect();
         let node = |at: u64| {
             let mut config = Config::new(7, at, "", members.clone());
             (config.cache_mib, config.preferred_leader) = (1, Some(1));
-            Node { shard: None, disk: SimDisk::new(SEGMENT_BYTES), config, boot: 0, ahead_ns: 0 }
+            configure(&mut config);
+            Node {
+                shard: None,
+                disk: SimDisk::new(SEGMENT_BYTES),
+                config,
+                boot: 0,
+                ahead_ns: 0,
+                drift_ppm: 0,
+                replica: u128::from(at),
+                hangs: false,
+                paused: false,
+                suspect: None,
+            }
         };
         let nodes = (1..=3).map(node).collect();
         let mut world = Self { now_ns: 1, nodes, held: Vec::new(), deaf: Vec::new(), wires: BTreeMap::new() };
@@ -56,7 +83,7 @@ impl World {
         world
     }
 
-    fn conn(a: usize, b: usize) -> u64 {
+    pub(crate) fn conn(a: usize, b: usize) -> u64 {
         (a.min(b) * 10 + a.max(b)) as u64 + 1
     }
 
@@ -64,14 +91,20 @@ impl World {
         self.now_ns + self.nodes[node].ahead_ns
     }
 
-    fn start(&mut self, at: usize) {
+    pub(crate) fn start(&mut self, at: usize) {
+        self.try_start(at).unwrap();
+    }
+
+    /// Starts a node, or says why its log makes no shard.
+    pub(crate) fn try_start(&mut self, at: usize) -> Result<(), NoShard> {
         let now_ns = self.local_ns(at);
         let node = &mut self.nodes[at];
         node.boot += 1;
+        let founds = node.replica == at as u128 + 1;
         let place = SimPlace {
             shard: 0,
-            replica: at as u128 + 1,
-            founders: Some((1..=3).map(|node| (node, u128::from(node))).collect()),
+            replica: node.replica,
+            founders: founds.then(|| (1..=3).map(|node| (node, u128::from(node))).collect()),
             segment_bytes: SEGMENT_BYTES,
             tight_memory: false,
             pull_bytes: 1 << 20,
@@ -79,7 +112,7 @@ impl World {
         };
         // Without state machines there are no checkpoints.
         let mut store = SimStore::open(&node.config, Box::<SimFiles>::default()).unwrap();
-        let (mut shard, recovery) = SimShard::recover(&node.config, place, &mut node.disk, &mut store, None).unwrap();
+        let (mut shard, recovery) = SimShard::recover(&node.config, place, &mut node.disk, &mut store, None)?;
         if let Some(tail) = recovery.tail_generation() {
             node.disk.flush_tail(tail).unwrap();
         }
@@ -93,6 +126,7 @@ impl World {
             }
         }
         self.turn(at);
+        Ok(())
     }
 
     fn connect(&mut self, a: usize, b: usize) {
@@ -102,7 +136,9 @@ impl World {
                 continue;
             }
             let now_ns = self.local_ns(of);
-            let peer = SimPeer { boot: self.nodes[to].boot, replica: to as u128 + 1, seen: 0 };
+            let replica = self.nodes[of].replica;
+            let seen = self.nodes[to].shard.as_ref().unwrap().seen(of as u64 + 1, replica);
+            let peer = SimPeer { boot: self.nodes[to].boot, replica: self.nodes[to].replica, seen };
             let shard = self.nodes[of].shard.as_mut().unwrap();
             shard.set_now(now_ns);
             shard.disconnected(Self::conn(a, b));
@@ -110,10 +146,31 @@ impl World {
         }
     }
 
+    /// A node closes a connection. Where a direction is closed, no other comes in its place.
+    fn close(&mut self, a: usize, b: usize) {
+        for (of, to) in [(a, b), (b, a)] {
+            self.wires.remove(&(of, to));
+            let now_ns = self.local_ns(of);
+            if let Some(shard) = &mut self.nodes[of].shard {
+                shard.set_now(now_ns);
+                shard.disconnected(Self::conn(a, b));
+            }
+        }
+        if !self.held.contains(&(a, b)) && !self.held.contains(&(b, a)) {
+            self.connect(a, b);
+        }
+    }
+
     /// Ends a node's process; its peers learn of it.
-    fn kill(&mut self, at: usize) {
-        self.nodes[at].shard = None;
+    pub(crate) fn kill(&mut self, at: usize) {
         self.nodes[at].disk.kill(&mut Dice::new(1));
+        self.bury(at);
+    }
+
+    /// A node's process has ended; its peers learn of it.
+    pub(crate) fn bury(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        (node.shard, node.hangs, node.paused) = (None, false, false);
         for other in (0..3).filter(|other| *other != at) {
             self.wires.remove(&(at, other));
             self.wires.remove(&(other, at));
@@ -126,18 +183,26 @@ impl World {
         }
     }
 
-    fn hold(&mut self, a: usize, b: usize) {
+    pub(crate) fn hold(&mut self, a: usize, b: usize) {
         self.held.extend([(a, b), (b, a)]);
     }
 
     /// A node's turns until it asks nothing more of its disk; what it sends lies on the wires.
-    fn turn(&mut self, at: usize) {
+    pub(crate) fn turn(&mut self, at: usize) {
         let now_ns = self.local_ns(at);
         let node = &mut self.nodes[at];
         let Some(shard) = &mut node.shard else { return };
+        if node.paused {
+            return;
+        }
         loop {
             shard.set_now(now_ns);
-            shard.turn().unwrap();
+            if let Err(why) = shard.turn() {
+                assert!(shard.is_suspect(), "{why}");
+                node.suspect = Some(why);
+                self.kill(at);
+                return;
+            }
             let ops = shard.take_disk_ops();
             if ops.is_empty() {
                 break;
@@ -145,11 +210,18 @@ impl World {
             for op in ops {
                 node.disk.start(op);
             }
+            if node.hangs {
+                break;
+            }
             for done in node.disk.finish_all() {
                 shard.on_disk(done).unwrap();
             }
         }
-        assert!(shard.take_closed().is_empty());
+        let closed = shard.take_closed();
+        for other in (0..3).filter(|other| closed.contains(&Self::conn(at, *other))) {
+            self.close(at, other);
+        }
+        let shard = self.nodes[at].shard.as_mut().expect("it runs");
         for to in 0..3 {
             if let Some((wire, _)) = self.wires.get_mut(&(at, to)) {
                 wire.extend(shard.take_output(Self::conn(at, to), 1 << 20));
@@ -158,15 +230,19 @@ impl World {
     }
 
     /// Delivers what may arrive, until nothing is on the wires that may.
-    fn deliver(&mut self) {
-        loop {
-            let due = self.wires.iter().find(|(way, (wire, _))| !wire.is_empty() && !self.held.contains(way));
-            let Some((&(from, to), _)) = due else { return };
+    pub(crate) fn deliver(&mut self) {
+        while let Some((from, to)) = self.due() {
             self.deliver_one(from, to);
         }
     }
 
-    fn deliver_one(&mut self, from: usize, to: usize) {
+    /// A direction in which something may arrive.
+    pub(crate) fn due(&self) -> Option<(usize, usize)> {
+        let may = |way: &(usize, usize)| !self.held.contains(way) && !self.nodes[way.1].paused;
+        self.wires.iter().find(|(way, (wire, _))| !wire.is_empty() && may(way)).map(|(way, _)| *way)
+    }
+
+    pub(crate) fn deliver_one(&mut self, from: usize, to: usize) {
         let now_ns = self.local_ns(to);
         let (wire, decoder) = self.wires.get_mut(&(from, to)).unwrap();
         let bytes = std::mem::take(wire);
@@ -187,44 +263,51 @@ impl World {
     }
 
     /// Milliseconds go by, with ticks.
-    fn run(&mut self, ms: u64) {
+    pub(crate) fn run(&mut self, ms: u64) {
         self.run_until(ms, |_| false);
     }
 
-    fn run_until(&mut self, ms: u64, done: impl Fn(&Self) -> bool) {
+    pub(crate) fn run_until(&mut self, ms: u64, done: impl Fn(&Self) -> bool) {
         for _ in 0..ms {
             if done(self) {
                 return;
             }
-            self.now_ns += MS;
-            for at in 0..3 {
-                let now_ns = self.local_ns(at);
-                if let Some(shard) = &mut self.nodes[at].shard {
-                    shard.set_now(now_ns);
-                    shard.tick();
-                    self.turn(at);
-                }
-            }
+            self.tick();
             self.deliver();
         }
     }
 
-    fn leads(&self, at: usize) -> bool {
+    /// A millisecond goes by, and nothing arrives.
+    pub(crate) fn tick(&mut self) {
+        self.now_ns += MS;
+        for at in 0..3 {
+            self.nodes[at].ahead_ns += self.nodes[at].drift_ppm * MS / 1_000_000;
+            let now_ns = self.local_ns(at);
+            let node = &mut self.nodes[at];
+            if let Some(shard) = node.shard.as_mut().filter(|_| !node.paused) {
+                shard.set_now(now_ns);
+                shard.tick();
+                self.turn(at);
+            }
+        }
+    }
+
+    pub(crate) fn leads(&self, at: usize) -> bool {
         self.nodes[at].shard.as_ref().is_some_and(|shard| shard.epoch(1).is_some())
     }
 
-    fn lease(&self, at: usize) -> bool {
+    pub(crate) fn lease(&self, at: usize) -> bool {
         self.nodes[at].shard.as_ref().unwrap().info(1).unwrap().lease
     }
 
-    fn shard(&mut self, at: usize) -> &mut SimShard {
+    pub(crate) fn shard(&mut self, at: usize) -> &mut SimShard {
         let now_ns = self.local_ns(at);
         let shard = self.nodes[at].shard.as_mut().unwrap();
         shard.set_now(now_ns);
         shard
     }
 
-    fn read(&mut self, at: usize, consistency: Consistency, ms: u64) -> Told<Result<ReadPoint, ReadError>> {
+    pub(crate) fn read(&mut self, at: usize, consistency: Consistency, ms: u64) -> Told<Result<ReadPoint, ReadError>> {
         let told = Told::default();
         let tell = Arc::clone(&told);
         self.shard(at).read_index(1, consistency, ms * MS, move |answer| *tell.lock().unwrap() = Some(answer));
@@ -232,11 +315,26 @@ impl World {
         told
     }
 
-    fn propose(&mut self, at: usize) -> Told<Outcome> {
+    pub(crate) fn propose(&mut self, at: usize) -> Told<Outcome> {
+        self.propose_in(at, 1, None)
+    }
+
+    /// Proposes an entry in a group, in a session (id, sequence) or not.
+    pub(crate) fn propose_in(&mut self, at: usize, group: u64, session: Option<(u64, u64)>) -> Told<Outcome> {
+        self.propose_entry(at, group, session, b"entry")
+    }
+
+    pub(crate) fn propose_entry(
+        &mut self,
+        at: usize,
+        group: u64,
+        session: Option<(u64, u64)>,
+        entry: &[u8],
+    ) -> Told<Outcome> {
         let told = Told::default();
         let tell = Arc::clone(&told);
-        let entries = Entries::one(b"entry").unwrap();
-        self.shard(at).propose(1, entries, None, None, move |outcome| *tell.lock().unwrap() = Some(outcome));
+        let entries = Entries::one(entry).unwrap();
+        self.shard(at).propose(group, entries, session, None, move |outcome| *tell.lock().unwrap() = Some(outcome));
         self.turn(at);
         told
     }
@@ -250,7 +348,7 @@ impl World {
     }
 
     /// Commits an entry at node 1, and has the group bound to it: it holds a lease.
-    fn with_lease() -> Self {
+    pub(crate) fn with_lease() -> Self {
         let mut world = Self::new();
         let committed = world.propose(0);
         world.deliver();
@@ -263,7 +361,7 @@ impl World {
     }
 }
 
-fn index(told: &Told<Result<ReadPoint, ReadError>>) -> Option<u64> {
+pub(crate) fn index(told: &Told<Result<ReadPoint, ReadError>>) -> Option<u64> {
     told.lock().unwrap().as_ref().and_then(|answer| answer.as_ref().ok()).map(|point| point.index)
 }
 

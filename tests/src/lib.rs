@@ -10,11 +10,15 @@
 
 pub mod chaos;
 pub mod check;
+#[cfg(test)]
+mod classics;
 pub mod disk;
 pub mod fuzz;
 pub mod leases;
 #[cfg(test)]
 mod lone;
+#[cfg(test)]
+mod made;
 pub mod model;
 pub mod sim;
 

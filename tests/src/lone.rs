@@ -1,21 +1,24 @@
-//! A log that is cut off right behind what a new group was told: the group is there after the start, with all its votes.
+//! The only node of a cluster, driven by hand.
 
 use std::sync::{Arc, Mutex};
 
 use synod::simulation::{SimPlace, SimShard, SimStore};
-use synod::{Config, Entries, Member, Outcome};
+use synod::{
+    Config, Consistency, Entries, Epoch, Member, Outcome, Overload, ProposeError, ReadError, ReadPoint, Rejection,
+};
 
-use crate::disk::{Dice, SimDisk};
+use crate::disk::{self, Dice, SimDisk, Step};
+use crate::leases::Told;
 use crate::sim::files::SimFiles;
 
-const MS: u64 = 1_000_000;
+pub(crate) const MS: u64 = 1_000_000;
 const SEGMENT_BYTES: u64 = 1 << 20;
 const GROUP: u64 = 5;
 
 /// The only node of a cluster: all that it has durably is chosen.
-struct Lone {
+pub(crate) struct Lone {
     shard: Option<SimShard>,
-    disk: SimDisk,
+    pub(crate) disk: SimDisk,
     config: Config,
     now_ns: u64,
     seed: u64,
@@ -24,14 +27,20 @@ struct Lone {
 
 impl Lone {
     fn new(seed: u64) -> Self {
+        Self::of(seed, |_| ())
+    }
+
+    /// With another configuration.
+    pub(crate) fn of(seed: u64, configure: impl Fn(&mut Config)) -> Self {
         let member = Member { node: 1, address: "127.0.0.1:1".parse().unwrap() };
-        let config = Config::new(7, 1, "", vec![member]);
+        let mut config = Config::new(7, 1, "", vec![member]);
+        configure(&mut config);
         let mut lone = Self { shard: None, disk: SimDisk::new(SEGMENT_BYTES), config, now_ns: 1, seed, boots: 0 };
         lone.start();
         lone
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.boots += 1;
         let place = SimPlace {
             shard: 0,
@@ -55,36 +64,101 @@ impl Lone {
     }
 
     /// The power goes.
-    fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.shard = None;
         self.disk.crash(&mut Dice::new(self.boots));
     }
 
-    fn shard(&mut self) -> &mut SimShard {
+    pub(crate) fn shard(&mut self) -> &mut SimShard {
         self.shard.as_mut().expect("it runs")
     }
 
     /// One turn, and what it asks of the disk.
-    fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
         let shard = self.shard.as_mut().expect("it runs");
         shard.turn().unwrap();
         for op in shard.take_disk_ops() {
             self.disk.start(op);
         }
+        self.release_disk();
+    }
+
+    pub(crate) fn tick(&mut self) {
+        self.tick_without_disk();
+        self.release_disk();
+    }
+
+    /// A millisecond goes by, and the disk answers nothing.
+    pub(crate) fn tick_without_disk(&mut self) {
+        self.now_ns += MS;
+        let now_ns = self.now_ns;
+        let shard = self.shard.as_mut().expect("it runs");
+        shard.set_now(now_ns);
+        shard.tick();
+        shard.turn().unwrap();
+        for op in shard.take_disk_ops() {
+            self.disk.start(op);
+        }
+    }
+
+    /// The disk answers all that it was asked.
+    pub(crate) fn release_disk(&mut self) {
+        let shard = self.shard.as_mut().expect("it runs");
         for done in self.disk.finish_all() {
             shard.on_disk(done).unwrap();
         }
     }
 
-    fn tick(&mut self) {
-        self.now_ns += MS;
-        let now_ns = self.now_ns;
-        self.shard().set_now(now_ns);
-        self.shard().tick();
-        self.turn();
+    /// Milliseconds go by.
+    pub(crate) fn run(&mut self, ms: u64) {
+        (0..ms).for_each(|_| self.tick());
     }
 
-    fn until(&mut self, what: &str, holds: impl Fn(&mut Self) -> bool) {
+    /// A turn in which the first write lands, and its sync fails; gives why the shard must stop.
+    pub(crate) fn turn_with_a_failed_sync(&mut self) -> String {
+        let shard = self.shard.as_mut().expect("it runs");
+        shard.turn().unwrap();
+        let ops = shard.take_disk_ops();
+        let ids: Vec<_> = ops.into_iter().map(|op| self.disk.start(op)).collect();
+        let write = ids[0];
+        assert_eq!(self.disk.advance(write), Some(Step::Land));
+        let failed = self.disk.finish(write, disk::Outcome::Eio).expect("a write is answered");
+        let shard = self.shard.as_mut().expect("it runs");
+        let why = shard.on_disk(failed).expect_err("a sync has failed");
+        for done in self.disk.finish_all() {
+            shard.on_disk(done).expect_err("it stays poisoned");
+        }
+        why
+    }
+
+    pub(crate) fn propose(&mut self, group: u64) -> Told<Outcome> {
+        self.propose_bytes(group, b"entry")
+    }
+
+    pub(crate) fn propose_bytes(&mut self, group: u64, bytes: &[u8]) -> Told<Outcome> {
+        let told = Told::default();
+        let tell = Arc::clone(&told);
+        let entries = Entries::one(bytes).unwrap();
+        self.shard().propose(group, entries, None, None, move |outcome| *tell.lock().unwrap() = Some(outcome));
+        told
+    }
+
+    fn propose_ordered(&mut self, group: u64, handle: (u64, Epoch)) -> Told<Outcome> {
+        let told = Told::default();
+        let tell = Arc::clone(&told);
+        let entries = Entries::one(b"entry").unwrap();
+        self.shard().propose(group, entries, None, Some(handle), move |outcome| *tell.lock().unwrap() = Some(outcome));
+        told
+    }
+
+    pub(crate) fn read(&mut self, group: u64, how: Consistency) -> Told<Result<ReadPoint, ReadError>> {
+        let told = Told::default();
+        let tell = Arc::clone(&told);
+        self.shard().read_index(group, how, 20_000 * MS, move |answer| *tell.lock().unwrap() = Some(answer));
+        told
+    }
+
+    pub(crate) fn until(&mut self, what: &str, holds: impl Fn(&mut Self) -> bool) {
         for _ in 0..20_000 {
             if holds(self) {
                 return;
@@ -137,4 +211,42 @@ fn a_vote_is_never_in_the_log_without_its_group() {
         }
     }
     assert!(acknowledged > 30, "hardly anything was acknowledged: {acknowledged}");
+}
+
+/// What waits for its slot for longer than `queue_ms_max` is refused, with a hint, and was never proposed.
+#[test]
+fn what_waits_for_longer_than_queue_ms_max_is_refused() {
+    let mut lone = Lone::of(1, |config| config.queue_ms_max = 50);
+    lone.until("it does not lead", |lone| lone.shard().epoch(1).is_some());
+    lone.run(500);
+    // The disk answers nothing: the first is in its slot, and waits there; the others wait for a frame.
+    let epoch = lone.shard().epoch(1).unwrap();
+    let in_slot = lone.propose(1);
+    lone.tick_without_disk();
+    let waiting = [lone.propose(1), lone.propose(1)];
+    let ordered = lone.propose_ordered(1, (9, epoch));
+    for _ in 0..49 {
+        lone.tick_without_disk();
+    }
+    let is_told = |told: &Told<Outcome>| told.lock().unwrap().is_some();
+    assert!(!waiting.iter().any(is_told) && !is_told(&ordered), "they may wait so long");
+    lone.tick_without_disk();
+    lone.tick_without_disk();
+    for told in waiting.iter().chain([&ordered]) {
+        match *told.lock().unwrap() {
+            Some(Err(ProposeError::Rejected(Rejection::Overloaded { what: Overload::Wait, retry_after_ms }))) => {
+                assert!((1..=1000).contains(&retry_after_ms));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(!is_told(&in_slot), "what is in its slot has no such limit");
+    // Later ones are let in again, and the refused ones have left no trace. The ordered handle stays closed.
+    let again = lone.propose(1);
+    lone.release_disk();
+    let closed = lone.propose_ordered(1, (9, epoch));
+    lone.until("they are not committed", |_| is_told(&in_slot) && is_told(&again) && is_told(&closed));
+    let index = |told: &Told<Outcome>| told.lock().unwrap().unwrap().map(|committed| committed.first_index);
+    assert_eq!((index(&in_slot), index(&again)), (Ok(1), Ok(2)));
+    assert!(matches!(index(&closed), Err(ProposeError::Rejected(_))), "{:?}", index(&closed));
 }

@@ -94,7 +94,7 @@ impl Summing {
     fn start_node(&mut self, node: u64) {
         let states = Arc::clone(&self.states);
         let machines: MachineFactory =
-            Arc::new(move |_| Some(Box::new(Sum { node, state: (0, 0), states: Arc::clone(&states) })));
+            Arc::new(move |_| Ok(Some(Box::new(Sum { node, state: (0, 0), states: Arc::clone(&states) }))));
         let options = Options { machines: Some(machines), ..Options::default() };
         let config = self.cluster.configs[node as usize - 1].clone();
         self.cluster.nodes[node as usize - 1] = Some(Node::start(config, options).expect("it starts"));
@@ -138,7 +138,7 @@ impl Summing {
 }
 
 #[test]
-fn logs_go_behind_checkpoints_and_who_was_away_catches_up_by_one() {
+fn trim_past_slowest_learner() {
     let mut c = Summing::start();
     c.write(10);
     c.converge(&[1, 2, 3]);

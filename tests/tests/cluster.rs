@@ -251,8 +251,9 @@ fn a_state_machine_may_stand_before_the_end_of_its_log() {
     cluster.stop_node(1);
     let seen = Arc::new(Mutex::new(Vec::new()));
     let machine = Arc::clone(&seen);
-    let machines: MachineFactory =
-        Arc::new(move |_| Some(Box::new(Holds { durable: 5, seen: Arc::clone(&machine) }) as Box<dyn StateMachine>));
+    let machines: MachineFactory = Arc::new(move |_| {
+        Ok(Some(Box::new(Holds { durable: 5, seen: Arc::clone(&machine) }) as Box<dyn StateMachine>))
+    });
     let options = Options { machines: Some(machines), ..Options::default() };
     cluster.nodes[0] = Some(Node::start(cluster.configs[0].clone(), options).expect("it starts"));
     for sequence in 4..=7 {
@@ -307,7 +308,7 @@ fn what_a_state_machine_makes_of_an_entry_is_the_same_on_all_replicas() {
         let first = 1000 * node as u64;
         let machines: MachineFactory = Arc::new(move |group| {
             let applied = Arc::clone(&of);
-            (group == 1).then(|| Box::new(Stamps { stamped: first, applied }) as Box<dyn StateMachine>)
+            Ok((group == 1).then(|| Box::new(Stamps { stamped: first, applied }) as Box<dyn StateMachine>))
         });
         let options = Options { machines: Some(machines), ..Options::default() };
         cluster.nodes[node] = Some(Node::start(cluster.configs[node].clone(), options).expect("it starts"));

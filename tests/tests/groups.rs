@@ -265,7 +265,7 @@ fn restart_with(cluster: &mut Cluster, kept: &Kept, node: u64) {
     let kept = Arc::clone(kept);
     let machines: MachineFactory = Arc::new(move |group| {
         let kept = Arc::clone(kept.lock().unwrap().entry((node, group)).or_default());
-        Some(Box::new(Keeping { kept }))
+        Ok(Some(Box::new(Keeping { kept })))
     });
     let options = Options { machines: Some(machines), ..Options::default() };
     let started = Node::start(cluster.configs[node as usize - 1].clone(), options).unwrap();

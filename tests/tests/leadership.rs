@@ -76,7 +76,7 @@ fn a_leader_holds_a_lease_once_it_is_read() {
 fn a_query_sees_its_machine_at_the_point() {
     let mut cluster = Cluster::start(1, |_| {});
     cluster.stop_node(1);
-    let machines: MachineFactory = Arc::new(|_| Some(Box::new(Counter::default()) as Box<dyn StateMachine>));
+    let machines: MachineFactory = Arc::new(|_| Ok(Some(Box::new(Counter::default()) as Box<dyn StateMachine>)));
     let options = Options { machines: Some(machines), ..Options::default() };
     cluster.nodes[0] = Some(Node::start(cluster.configs[0].clone(), options).expect("it starts"));
     for sequence in 1..=5 {

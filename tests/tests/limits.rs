@@ -243,7 +243,7 @@ fn a_state_machine_that_fails_stops_its_node_and_says_why() {
     cluster.stop_node(1);
     let reason = Arc::new(Mutex::new(None));
     let options = Options {
-        machines: Some(Arc::new(|_| Some(Box::new(Fails(0)) as Box<dyn StateMachine>))),
+        machines: Some(Arc::new(|_| Ok(Some(Box::new(Fails(0)) as Box<dyn StateMachine>)))),
         on_fatal: Some({
             let reason = Arc::clone(&reason);
             Arc::new(move |text| *reason.lock().expect("no holder panics") = Some(text.to_owned()))
@@ -268,4 +268,21 @@ fn a_state_machine_that_fails_stops_its_node_and_says_why() {
     assert_eq!(applied, 2, "the entry that failed was told committed");
     assert!(said.contains("the state machine of group 1 failed at slot"), "{said}");
     assert!(said.contains("it has had enough"), "{said}");
+}
+
+#[test]
+fn a_state_machine_that_cannot_be_made_keeps_its_node_from_starting() {
+    let mut cluster = Cluster::start(1, |_| {});
+    cluster.stop_node(1);
+    let broken = || Options { machines: Some(Arc::new(|_| Err("its data is damaged".into()))), ..Options::default() };
+    for _ in 0..2 {
+        let Err(error) = Node::start(cluster.configs[0].clone(), broken()) else {
+            panic!("it starts without its machine")
+        };
+        let said = error.to_string();
+        assert!(said.contains("the state machine of group 1 cannot be made: its data is damaged"), "{said}");
+    }
+    // Nothing is lost by that.
+    cluster.start_node(1);
+    assert_eq!(cluster.node(1).wait_leader(1, PATIENCE), Some(1));
 }

@@ -7,7 +7,8 @@
 
 use std::fmt::Debug;
 
-use synod_sim::disk::{CrashChoice, Dice, History, OpKind, Outcome, Prefix, SimDisk, SimLog, Subset};
+use synod_sim::disk::{CrashChoice, Dice, History, OpKind, Outcome, Prefix, SimDisk, SimLog, Step, Subset};
+use synod_wal::DiskDone;
 
 #[path = "wal_crash/script.rs"]
 mod script;
@@ -299,6 +300,61 @@ fn a_fault_at_any_step_of_making_a_segment_costs_nothing() {
     }
     // Made anew: a name, its bytes, a sync, the true name, the directory. Used again: the name, a sync, the directory.
     assert_eq!((runs, steps), (2 * (5 + 3) * 50, [5, 3]));
+}
+
+/// Finishes all writes, and no making of a file.
+fn finish_writes(log: &mut SimLog) {
+    while let Some(write) = log.disk.pending().into_iter().find(|of| matches!(of.kind, OpKind::Write { .. })) {
+        let done = log.disk.finish(write.id, Outcome::Done).expect("a write is answered");
+        log.done(done).expect("it is sound");
+    }
+}
+
+/// A segment's name that is not durable may not bear a frame: a crash would take the name, and the frame with it.
+#[test]
+fn rename_without_dir_fsync() {
+    for recycles in [false, true] {
+        let mut log = start(SimDisk::new(script::SEGMENT_BYTES), History::default(), &mut |_, _| {});
+        let mut dice = Dice::new(1);
+        log.settle(&mut dice, &mut |_, _| {});
+        let mut number = 0;
+        let mut append = |log: &mut SimLog| {
+            number += 1;
+            log.append(&[(1, number, 9000)], &mut |_, _| {});
+        };
+        while log.writer.segments().len() < 3 {
+            append(&mut log);
+            log.settle(&mut dice, &mut |_, _| {});
+        }
+        if recycles {
+            log.release(&mut |_, _| {});
+        }
+        // All that is ready is used up; the next file is being made.
+        while log.writer.may_start_frame(usize::MAX) {
+            append(&mut log);
+            finish_writes(&mut log);
+        }
+        let made = log.disk.pending()[0];
+        let OpKind::Prepare { generation } = made.kind else { panic!("{made:?}") };
+        while log.disk.advance(made.id) != Some(Step::Rename) {}
+        // It has its name, though not durably: the log does not touch it.
+        assert!(!log.writer.may_start_frame(usize::MAX));
+        assert!(log.disk.pending().iter().all(|of| !matches!(of.kind, OpKind::Write { .. })));
+        for changes in 0..1 << log.disk.unsynced_changes() {
+            let choice = Subset { sectors: 0, changes };
+            let mut disk = log.disk.clone();
+            disk.crash(&mut choice.clone());
+            recovered(&mut disk, &log.history, 0, &choice);
+        }
+        // A driver that answered now would lose what was acknowledged, and this test bench sees it.
+        log.done(DiskDone::Prepared { generation, result: Ok(()) }).expect("it is believed");
+        finish_writes(&mut log);
+        append(&mut log);
+        finish_writes(&mut log);
+        assert_eq!(log.history.acknowledged, log.history.issued.len() as u64);
+        log.disk.crash(&mut false);
+        log.history.recover(&mut log.disk, SimLog::expect(&config())).expect_err("the frame went with its name");
+    }
 }
 
 #[test]

@@ -1,13 +1,9 @@
 //! `synod group`: groups that are made and dropped while the cluster runs.
 
-use std::time::Duration;
-
-use synod::GroupId;
-use synod::client::Client;
 use synod::client::protocol::MadeGroupV1;
 
 use crate::error::ToolError;
-use crate::target::{ClusterFile, made_groups};
+use crate::target::{ClusterFile, Target, made_groups};
 use crate::terminal::say;
 
 const EXAMPLES: &str = "\
@@ -31,23 +27,11 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Action {
     /// Make a group
-    Create(Order),
+    Create(Target),
     /// Drop a group that was made so, and all that it holds
-    Drop(Order),
+    Drop(Target),
     /// List the groups that were made so
     List(List),
-}
-
-#[derive(clap::Args)]
-struct Order {
-    #[command(flatten)]
-    cluster: ClusterFile,
-    /// The group
-    #[arg(long)]
-    group: GroupId,
-    /// Seconds that it may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    timeout: u32,
 }
 
 #[derive(clap::Args)]
@@ -58,22 +42,14 @@ struct List {
 
 pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     match &args.action {
-        Action::Create(order) => show(&[order.client()?.create_group(order.group)?]),
-        Action::Drop(order) => {
-            let MadeGroupV1 { group, uid, .. } = order.client()?.drop_group(order.group)?;
+        Action::Create(target) => show(&[target.client_of_any_group()?.create_group(target.group)?]),
+        Action::Drop(target) => {
+            let MadeGroupV1 { group, uid, .. } = target.client_of_any_group()?.drop_group(target.group)?;
             say(format_args!("group {group}, uid {uid:032x}, is dropped\n"));
         }
         Action::List(list) => show(&made_groups(&list.cluster.read()?)?),
     }
     Ok(())
-}
-
-impl Order {
-    fn client(&self) -> Result<Client, ToolError> {
-        let mut client = Client::new(self.cluster.read()?);
-        client.set_timeout(Duration::from_secs(u64::from(self.timeout)));
-        Ok(client)
-    }
 }
 
 fn show(groups: &[MadeGroupV1]) {

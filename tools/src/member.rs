@@ -1,12 +1,9 @@
 //! `synod member`: who votes in a group, and changing it.
 
-use std::time::Duration;
-
-use synod::client::Client;
-use synod::{GroupId, Membership, MembershipChange, NodeId};
+use synod::{Membership, MembershipChange, NodeId};
 
 use crate::error::ToolError;
-use crate::target::{ClusterFile, check_group, check_node};
+use crate::target::{Target, check_node};
 use crate::terminal::say;
 
 const EXAMPLES: &str = "\
@@ -39,18 +36,6 @@ enum Action {
 }
 
 #[derive(clap::Args)]
-struct Target {
-    #[command(flatten)]
-    cluster: ClusterFile,
-    /// The group
-    #[arg(long)]
-    group: GroupId,
-    /// Seconds that it may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    timeout: u32,
-}
-
-#[derive(clap::Args)]
 struct Change {
     #[command(flatten)]
     target: Target,
@@ -71,19 +56,9 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     Ok(())
 }
 
-impl Target {
-    fn client(&self) -> Result<Client, ToolError> {
-        let cluster = self.cluster.read()?;
-        check_group(&cluster, self.group)?;
-        let mut client = Client::new(cluster);
-        client.set_timeout(Duration::from_secs(u64::from(self.timeout)));
-        Ok(client)
-    }
-}
-
 impl Change {
     fn carry_out(&self, change: MembershipChange) -> Result<(), ToolError> {
-        check_node(&self.target.cluster.read()?, self.node)?;
+        check_node(&self.target.cluster()?, self.node)?;
         let mut client = self.target.client()?;
         let version = match self.version {
             Some(version) => version,

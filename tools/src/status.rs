@@ -1,6 +1,5 @@
 //! `synod status`: who leads, and how far every node is.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use synod::Cluster;
@@ -24,7 +23,8 @@ One line per group and node: the node's process, the last slot it has applied, t
 group's next entry gets, and the checksum over all that it has applied, which is equal wherever
 the applied slot is. A leader that holds a lease answers linearizable reads by itself; it has none
 until such a read was asked for. checkpoint is the last index that the node's newest checkpoint
-covers; pins says how many readers keep its log, and pinned from which index on. The exit status is 1 when a group has no leader.";
+covers; pins says how many readers keep its log, and pinned from which index on. The exit status is 1 when a
+group has no leader, also one that was made at run time.";
 
 /// Show groups, leaders and how far every node is
 #[derive(clap::Args)]
@@ -68,10 +68,7 @@ fn table(cluster: &Cluster, survey: &Survey) -> String {
         "pinned"
     );
     let mut line = |text: std::fmt::Arguments| writeln!(out, "{text}").expect("a string takes all");
-    let infos = survey.nodes.iter().filter_map(|(_, answer)| answer.as_ref().ok());
-    let made = infos.flat_map(|info| info.groups.iter().map(|group| group.group)).filter(|id| *id > cluster.groups);
-    let made: BTreeSet<u64> = made.collect();
-    for group in (1..=cluster.groups).chain(made) {
+    for group in survey.groups(cluster) {
         let leader = survey.leader(group).map_or("none".into(), |node| node.to_string());
         for (at, (node, answer)) in survey.nodes.iter().enumerate() {
             let head = if at == 0 { format!("{group:>7} {leader:>6}") } else { " ".repeat(14) };
@@ -153,5 +150,27 @@ mod tests {
         assert_eq!(words[4], ["2", "none", "1", "4001", "17", "1001", "00f01c22", "no", "no", "-", "0", "-"]);
         assert_eq!(words[5], ["2", "4002", "missing"]);
         assert_eq!(survey.leaderless(&cluster()), Some(2));
+    }
+
+    #[test]
+    fn a_group_made_at_run_time_needs_a_leader_too() {
+        let led = |group| info(group, 1, 3);
+        let survey = |third: &[Vec<GroupInfoV1>; 2]| {
+            let nodes = third.iter().zip(1..).map(|(more, node)| {
+                let groups = [vec![led(1), led(2)], more.clone()].concat();
+                (node, Ok(NodeInfo { node, process: 4000, groups }))
+            });
+            Survey { nodes: nodes.chain([(3, Err(ClientError::Failed("no".into())))]).collect() }
+        };
+        let leaderless = |third: [Vec<GroupInfoV1>; 2]| survey(&third).leaderless(&cluster());
+        let led_by_one = [vec![led(9)], vec![info(9, 0, 0)]];
+        assert_eq!(survey(&led_by_one).groups(&cluster()).into_iter().collect::<Vec<_>>(), [1, 2, 9]);
+        assert_eq!(leaderless(led_by_one), None);
+        assert_eq!(leaderless([vec![info(9, 0, 0)], vec![info(9, 0, 0)]]), Some(9));
+        // One node has yet to learn that it is made, or dropped.
+        assert_eq!(leaderless([vec![info(9, 0, 0)], vec![]]), None);
+        // Its last slot is chosen.
+        let ended = || GroupInfoV1 { votes: false, ..info(9, 0, 0) };
+        assert_eq!(leaderless([vec![ended()], vec![ended()]]), None);
     }
 }

@@ -1,5 +1,6 @@
 //! What all nodes of a cluster say of themselves.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use synod::client::protocol::GroupInfoV1;
@@ -38,8 +39,24 @@ impl Survey {
         self.nodes.iter().filter_map(leads).max().map(|(_, node)| node)
     }
 
-    /// The first group without a leader.
+    /// The groups of the cluster file, and all that any node has besides.
+    pub(crate) fn groups(&self, cluster: &Cluster) -> BTreeSet<GroupId> {
+        let known = self.answers().flat_map(|node| node.groups.iter().map(|info| info.group));
+        (1..=cluster.groups).chain(known).collect()
+    }
+
+    /// The first group without a leader. One that was made at run time counts when most nodes that are up have it and a
+    /// replica of it votes: else it is just being made or dropped.
     pub(crate) fn leaderless(&self, cluster: &Cluster) -> Option<GroupId> {
-        (1..=cluster.groups).find(|group| self.leader(*group).is_none())
+        let is_there = |group: GroupId| {
+            let known: Vec<_> = self.nodes.iter().filter_map(|(node, _)| self.group(*node, group)).collect();
+            2 * known.len() > self.answers().count() && known.iter().any(|info| info.votes)
+        };
+        let groups = self.groups(cluster).into_iter();
+        groups.filter(|group| *group <= cluster.groups || is_there(*group)).find(|group| self.leader(*group).is_none())
+    }
+
+    fn answers(&self) -> impl Iterator<Item = &NodeInfo> {
+        self.nodes.iter().filter_map(|(_, answer)| answer.as_ref().ok())
     }
 }

@@ -23,6 +23,38 @@ impl ClusterFile {
     }
 }
 
+/// A group of the cluster, and how long what is asked about it may take.
+#[derive(clap::Args)]
+pub(crate) struct Target {
+    #[command(flatten)]
+    cluster: ClusterFile,
+    /// The group
+    #[arg(long)]
+    pub(crate) group: GroupId,
+    /// Seconds that it may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    timeout: u32,
+}
+
+impl Target {
+    pub(crate) fn cluster(&self) -> Result<Cluster, ToolError> {
+        self.cluster.read()
+    }
+
+    /// A client for a group that the cluster has.
+    pub(crate) fn client(&self) -> Result<Client, ToolError> {
+        check_group(&self.cluster()?, self.group)?;
+        self.client_of_any_group()
+    }
+
+    /// A client, whether there is such a group or not.
+    pub(crate) fn client_of_any_group(&self) -> Result<Client, ToolError> {
+        let mut client = Client::new(self.cluster()?);
+        client.set_timeout(Duration::from_secs(u64::from(self.timeout)));
+        Ok(client)
+    }
+}
+
 /// How long a node may take to say which groups were made at run time.
 const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 

@@ -37,7 +37,7 @@ pub struct WriterConfig {
     /// Size of a segment file in bytes: a multiple of 4096, [`SEGMENT_BYTES`] by default. Below two times
     /// [`FRAME_BYTES_MAX`] (tests) frames must be smaller: see [`Writer::frame_bytes_max`].
     pub segment_bytes: u64,
-    /// How many segments to keep prepared ahead.
+    /// How many segments to keep prepared ahead; 0: each is made when it is wanted, and frames wait for it.
     pub spare_segments: usize,
     /// The shard.
     pub shard: u32,
@@ -473,6 +473,8 @@ impl Writer {
             return;
         }
         assert_eq!(self.durable_through, self.last_sequence, "the end that a header states is durable");
+        // Without spare ones the segment is asked for only now that it is wanted.
+        self.keep_spares(0, ops);
         let Some(first) = self.spares.first_entry().filter(|spare| spare.get().state == Preparation::Ready) else {
             return;
         };

@@ -3,6 +3,9 @@
 //! A test shows the right behaviour where the mistake would be. Packets and syncs are delivered by hand; nothing here
 //! is random. Records become durable one by one where that matters.
 
+mod membership;
+mod snapshots;
+
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;

@@ -10,7 +10,7 @@ use crate::*;
 const ALL: [u16; 3] = [1, 2, 3];
 
 /// Lets replicas without a vote ask until nothing moves.
-fn catch_up(w: &mut World, up: &[u16]) {
+pub(crate) fn catch_up(w: &mut World, up: &[u16]) {
     for _ in 0..6 {
         for me in up {
             if w.node(*me).replica.timer() == Timer::Learn {
@@ -21,7 +21,7 @@ fn catch_up(w: &mut World, up: &[u16]) {
     }
 }
 
-fn configuration(w: &mut World, me: u16) -> (u64, Vec<u16>) {
+pub(crate) fn configuration(w: &mut World, me: u16) -> (u64, Vec<u16>) {
     let configuration = w.node(me).replica.configuration();
     (configuration.version, configuration.voters.iter().map(|voter| voter.member.0).collect())
 }
@@ -163,30 +163,8 @@ fn one_who_holds_an_older_configuration_is_told() {
     assert!(matches!(w.net[..], [(_, _, Wire::Message(Message::Behind { .. }))]), "no promise: {:?}", w.net);
 }
 
-#[test]
-fn what_is_installed_keeps_promise_and_votes_above() {
-    let mut w = World::new(3);
-    let ballot = w.elect(1, &ALL);
-    let genesis = w.newest_configuration();
-    let accept = |slot| {
-        let value = Value { origin: ballot, body: Body::Batch(slot) };
-        Wire::Message(Message::Accept { ballot, first: Slot(1), slot: Slot(slot), chosen: Slot(1), value })
-    };
-    for slot in 2..=6 {
-        w.receive((member(1), member(3), accept(slot)));
-    }
-    w.sync(3);
-    let promised = w.node(3).replica.promised();
-    w.act(3, |r, out| assert!(r.install(Slot(4), genesis.clone(), out)));
-    let replica = &w.node(3).replica;
-    assert_eq!((replica.log().floor(), replica.log().chosen(), replica.log().last()), (Slot(4), Slot(4), Slot(6)));
-    assert_eq!(replica.promised(), promised);
-    assert!(replica.log().get(Slot(5)).is_some(), "an accepted value may be chosen: it stays");
-    w.act(3, |r, out| assert!(!r.install(Slot(3), genesis, out), "never backwards"));
-}
-
 /// A leader has a vote given or taken away: on a node of its configuration or not.
-fn change_voters(w: &mut World, leader: u16, node: u16) {
+pub(crate) fn change_voters(w: &mut World, leader: u16, node: u16) {
     let id = w.id(node);
     let configuration = w.node(leader).replica.configuration();
     let next = match configuration.voter_on(u64::from(node)) {
@@ -395,25 +373,4 @@ fn storms_with_wipes_lose_nothing() {
     let ran: Vec<(usize, u64)> = (1..=1500).map(storm).collect();
     let (committed, replaced) = ran.iter().fold((0, 0), |(c, r), (of, version)| (c + of, r + version));
     assert!(committed > 3000 && replaced > 500, "too little happened: {committed} committed, {replaced} replaced");
-}
-
-#[test]
-fn what_is_taken_over_keeps_the_promise_and_what_is_accepted_above() {
-    let mut w = World::new(3);
-    w.elect(1, &ALL);
-    w.propose(1);
-    w.settle(&ALL);
-    // Replica 3 has accepted two batches more of which it does not know that they are chosen.
-    let chosen = w.node(3).replica.log().chosen();
-    w.propose(1);
-    w.propose(1);
-    w.settle(&ALL);
-    let (promised, last) = (w.node(3).replica.promised(), w.node(3).replica.log().last());
-    assert!(last > chosen.next());
-    if w.node(3).replica.can_install(chosen.next()) {
-        let configuration = w.node(3).replica.configuration().clone();
-        w.act(3, |r, out| assert!(r.install(chosen.next(), configuration, out)));
-    }
-    assert_eq!((w.node(3).replica.promised(), w.node(3).replica.log().last()), (promised, last));
-    assert!(promised > Ballot::ZERO);
 }

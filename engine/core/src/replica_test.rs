@@ -235,6 +235,19 @@ impl World {
         self.net.retain(|(from, to, _)| from.0 != me && to.0 != me);
     }
 
+    /// Has `me` take over what the slots up to `slot` did, of which `from` knows that they are chosen. True when it does.
+    pub(crate) fn install(&mut self, me: u16, from: u16, slot: Slot) -> bool {
+        let configuration = self.node(from).replica.configuration().clone();
+        let state: Vec<_> = self.node(from).log.iter().take(slot.0 as usize).cloned().collect();
+        assert_eq!(state.last().map(|(last, _)| *last), Some(slot), "{from} knows it");
+        let mut installed = false;
+        self.act(me, |r, out| installed = r.install(slot, configuration, out));
+        if installed {
+            self.node(me).log = state;
+        }
+        installed
+    }
+
     fn deliver(&mut self, me: u16, up_to: Slot) {
         let node = &mut self.nodes[usize::from(me) - 1];
         let from = node.log.last().map_or(1, |(slot, _)| slot.0 + 1);
@@ -444,7 +457,7 @@ fn a_cumulative_acknowledgement_stops_at_an_older_ballot() {
 }
 
 #[test]
-fn commit_knowledge_bears_its_ballot() {
+fn commit_index_applies_lower_ballot_value() {
     // Replica 3 holds a value of an old ballot in slot 2; being told that slot 2 was chosen by votes at a higher ballot
     // must not choose the old one there.
     let mut w = World::new(3);

@@ -429,7 +429,7 @@ impl Three {
 /// Directories are emptied, replaced, put back, and their logs begun anew, at any point of the first contacts. Whatever
 /// happens: of each node, one replica votes for ever. So two quorums share a voter that remembers.
 #[test]
-fn an_emptied_directory_never_votes() {
+fn node_id_reused_with_empty_disk() {
     let mut seldom = Seldom::default();
     for seed in 0..4000 {
         let mut three = Three::new(seed);

@@ -61,12 +61,6 @@ pub(crate) struct FoundGroup {
     pub(crate) checkpoints: Vec<Slot>,
 }
 
-/// The groups of a shard.
-pub(crate) fn groups_of(config: &Config, shard: usize) -> impl Iterator<Item = GroupId> {
-    let shards = config.shards as u64;
-    (1..=config.groups).filter(move |id| id % shards == shard as u64)
-}
-
 impl Survivor {
     /// Takes the directory at `path`, of the node that `node` names or of whichever one of the cluster it is, and reads all
     /// its logs. `damaged_too`: what is intact of a log that is damaged, or must not be voted with for another reason.
@@ -109,7 +103,7 @@ impl ShardLog {
         let at = |error: io::Error| RepairError::Io { path: dir.clone(), error };
         let mut damage =
             meta::suspect_reason(path, shard).map_err(at)?.map(|reason| format!("{}: {reason}", dir.display()));
-        let uids: Vec<(GroupId, u128)> = groups_of(config, shard).map(|id| (id, config.group_uid(id))).collect();
+        let uids: Vec<(GroupId, u128)> = config.groups_of(shard).map(|id| (id, config.group_uid(id))).collect();
         let mut recoverer = Recoverer::default();
         let mut bases: HashMap<u128, ApplyState> = HashMap::new();
         let mut torn = None;

@@ -64,12 +64,18 @@ fn accept(slot: u64, round: u64, value: Value<Payload>) -> (u64, Record<Payload>
     (0, Record::Accept { slot: Slot(slot), ballot: ballot(round), first: Slot(1), value })
 }
 
-/// Writes a log with these records of group 1: (chosen prefix that is known then, record).
-fn write_log(config: &Config, replica: u128, records: &[(u64, Record<Payload>)]) {
+/// Writes a node's log.
+fn write_log(config: &Config, replica: u128, write: impl FnOnce(&mut ShardWriter)) {
     let dir = meta::log_dir(&config.dir, 0);
     fs::create_dir(&dir).unwrap();
     meta::note_opened(&config.dir, 0).unwrap();
     let mut writer = ShardWriter::create(&dir, 0, replica, 4 * MIB).unwrap();
+    write(&mut writer);
+    writer.finish().unwrap();
+}
+
+/// Writes records of group 1: (chosen prefix that is known then, record).
+fn push_all(writer: &mut ShardWriter, config: &Config, records: &[(u64, Record<Payload>)]) {
     for (chosen, record) in records {
         let header = record_header(config.group_uid(1), Slot(*chosen), record);
         let body = match record {
@@ -78,7 +84,13 @@ fn write_log(config: &Config, replica: u128, records: &[(u64, Record<Payload>)])
         };
         writer.push(&header, &body).unwrap();
     }
-    writer.finish().unwrap();
+}
+
+/// Writes what the slots up to the end of `apply` did in a group, and that round 4 was promised.
+fn push_summary(writer: &mut ShardWriter, uid: u128, apply: ApplyState) {
+    let summary = Summary { promised: ballot(4), chosen: apply.slot, apply, accepted: vec![] };
+    let (header, body) = summary.encode(uid);
+    writer.push(&header, &body).unwrap();
 }
 
 /// Chosen: an epoch start and two entries; accepted: one more. Promised: 7.
@@ -94,11 +106,27 @@ fn usual() -> Vec<(u64, Record<Payload>)> {
 
 impl Room {
     fn new(records: &[(u64, Record<Payload>)]) -> Self {
+        Self::with_log(|writer, config| push_all(writer, config, records))
+    }
+
+    fn with_log(write: impl FnOnce(&mut ShardWriter, &Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (config, into) = (config(dir.path(), CLUSTER, 2, "old"), config(dir.path(), NEW_CLUSTER, 2, "new"));
         let (directory, _lock) = make(&config);
-        write_log(&config, directory.log_ids(0).replica, records);
+        write_log(&config, directory.log_ids(0).replica, |writer| write(writer, &config));
         Self { config, into, dir }
+    }
+
+    /// Carries the repair out; what comes of it has so many chosen slots, and entries up to this index.
+    fn carry_out(&self, repair: Repair, chosen: u64, index: u64) {
+        repair.carry_out(&self.into, &note()).unwrap();
+        drop(repair);
+        check_repaired(self, chosen, index);
+    }
+
+    /// The repaired directory, as the next repair would see it.
+    fn repaired(&self) -> Survivor {
+        Survivor::read(&self.into, &self.into.dir, Some(2), false).unwrap()
     }
 
     fn examine(&self) -> Repair {
@@ -132,13 +160,13 @@ fn note() -> RepairNote {
     RepairNote { seconds: 86_400, command: "synod repair \"x\"".into() }
 }
 
-/// The repaired directory, as the next repair would see it: what is in it as a node finds it.
+/// What is in the repaired directory, as a node finds it.
 fn check_repaired(room: &Room, chosen: u64, index: u64) {
     let lock = Directory::open(&room.into.dir, NEW_CLUSTER, 2, 1).unwrap();
     assert!(lock.0.is_replacement() && !lock.0.is_founder(0), "it founds nothing");
     let replica = lock.0.log_ids(0).replica;
     drop(lock);
-    let survivor = Survivor::read(&room.into, &room.into.dir, Some(2), false).unwrap();
+    let survivor = room.repaired();
     let found = survivor.shards[0].group(1);
     let Evidence { configuration, promised, accepted, .. } = &found.evidence;
     assert_eq!((found.evidence.chosen, found.apply.next_index), (Slot(chosen), index + 1));
@@ -166,9 +194,7 @@ fn what_is_chosen_and_what_is_accepted_is_there_afterwards() {
     assert_eq!((finding.kept, finding.kept_entries, finding.lost), (1, 1, 0));
     assert_eq!((&finding.promised[..], finding.new_version), ("7.1", 1));
     assert_eq!(room.bytes(), before, "looking changes nothing");
-    repair.carry_out(&room.into, &note()).unwrap();
-    drop(repair);
-    check_repaired(&room, 5, 3);
+    room.carry_out(repair, 5, 3);
     // The log is as it was; only the mark is new.
     let mut after = room.bytes();
     assert!(after.remove(&room.config.dir.join("repaired")).is_some());
@@ -201,8 +227,7 @@ fn a_repair_that_is_broken_off_is_done_or_not() {
         }
         // The old one is closed last, so the same can be done again until then.
         if !room.config.dir.join("repaired").exists() {
-            room.examine().carry_out(&room.into, &note()).unwrap();
-            check_repaired(&room, 5, 3);
+            room.carry_out(room.examine(), 5, 3);
         }
         assert!(room.config.dir.join("repaired").exists());
         assert!(!room.into.dir.join(UNFINISHED).exists() || steps + 1 == STEPS.len(), "after {steps} steps");
@@ -219,8 +244,7 @@ fn what_an_earlier_try_left_is_thrown_away() {
     for entry in fs::read_dir(&log).unwrap().map(Result::unwrap) {
         fs::write(entry.path(), b"half").unwrap();
     }
-    repair.carry_out(&room.into, &note()).unwrap();
-    check_repaired(&room, 5, 3);
+    room.carry_out(repair, 5, 3);
 }
 
 #[test]
@@ -230,12 +254,11 @@ fn a_long_log_comes_over_whole_segments() {
     records.extend((2..=20).map(|slot| accept(slot, 3, batch(3, &value))));
     records.push((18, Record::Chosen));
     let room = Room::new(&records);
-    room.examine().carry_out(&room.into, &note()).unwrap();
+    room.carry_out(room.examine(), 21, 19);
     let segments = fs::read_dir(meta::log_dir(&room.into.dir, 0)).unwrap().count();
     assert!(segments > 3, "{segments}");
-    check_repaired(&room, 21, 19);
     // The values themselves, too.
-    let survivor = Survivor::read(&room.into, &room.into.dir, Some(2), false).unwrap();
+    let survivor = room.repaired();
     let log = &survivor.shards[0];
     let mut reader = survey::RecordReader::new(&log.dir);
     for slot in 2..=20 {
@@ -273,10 +296,8 @@ fn what_only_a_checkpoint_says_comes_over() {
     let repair = room.examine();
     let finding = &repair.findings()[0];
     assert_eq!((finding.gone, finding.chosen, finding.index, finding.kept), (6, 6, 5, 0));
-    repair.carry_out(&room.into, &note()).unwrap();
-    drop(repair);
-    check_repaired(&room, 7, 5);
-    let survivor = Survivor::read(&room.into, &room.into.dir, Some(2), false).unwrap();
+    room.carry_out(repair, 7, 5);
+    let survivor = room.repaired();
     assert_eq!(survivor.shards[0].group(1).checkpoints, [Slot(6)]);
     let file = survivor.shards[0].checkpoint_file(room.into.group_uid(1), Slot(6));
     let mut decoder = open_checkpoint(&file, NEW_CLUSTER, room.into.group_uid(1)).unwrap();
@@ -290,29 +311,17 @@ fn a_trimmed_log_begins_with_its_summary() {
     let mut apply = ApplyState::default();
     apply.apply(Slot(1), &epoch_start(3));
     apply.apply(Slot(2), &batch(3, b"gone"));
-    let room = Room::new(&[]);
-    fs::remove_dir_all(meta::log_dir(&room.config.dir, 0)).unwrap();
-    let replica = meta::look_into(&room.config.dir, (CLUSTER, None, 1)).unwrap().0.logs[0].replica;
-    let dir = meta::log_dir(&room.config.dir, 0);
-    fs::create_dir(&dir).unwrap();
-    let mut writer = ShardWriter::create(&dir, 0, replica, 4 * MIB).unwrap();
-    let uid = room.config.group_uid(1);
-    let (header, body) = Summary { promised: ballot(4), chosen: Slot(2), apply, accepted: vec![] }.encode(uid);
-    writer.push(&header, &body).unwrap();
-    let (_, record) = accept(3, 3, batch(3, b"here"));
-    let Record::Accept { value: Value { body: Body::Batch(payload), .. }, .. } = &record else { unreachable!() };
-    payload.with_body(|body| writer.push(&record_header(uid, Slot(2), &record), body)).unwrap();
-    // It has heard of more than it has.
-    writer.push(&record_header(uid, Slot(9), &Record::Chosen), &[]).unwrap();
-    writer.finish().unwrap();
-
+    let room = Room::with_log(|writer, config| {
+        push_summary(writer, config.group_uid(1), apply);
+        // It has heard of more than it has.
+        let (_, here) = accept(3, 3, batch(3, b"here"));
+        push_all(writer, config, &[(2, here), (9, Record::Chosen)]);
+    });
     let repair = room.examine();
     let finding = &repair.findings()[0];
     assert_eq!((finding.gone, finding.chosen, finding.index, finding.lost), (2, 3, 2, 6));
-    repair.carry_out(&room.into, &note()).unwrap();
-    drop(repair);
-    check_repaired(&room, 4, 2);
-    let survivor = Survivor::read(&room.into, &room.into.dir, Some(2), false).unwrap();
+    room.carry_out(repair, 4, 2);
+    let survivor = room.repaired();
     assert_eq!(survivor.shards[0].group(1).evidence.gone, Slot(2));
 }
 
@@ -324,7 +333,7 @@ fn another_survivor_adds_what_it_has() {
     let mut records = usual();
     records.pop();
     records.extend([accept(4, 5, epoch_start(5)), accept(5, 5, batch(5, b"five")), (4, Record::Chosen)]);
-    write_log(&other, directory.log_ids(0).replica, &records);
+    write_log(&other, directory.log_ids(0).replica, |writer| push_all(writer, &other, &records));
     let with = RepairOptions { with: vec![other.dir.clone()], ..RepairOptions::default() };
     assert!(room.refusal(&with).contains("in use"), "its node runs");
     drop(lock);
@@ -335,9 +344,7 @@ fn another_survivor_adds_what_it_has() {
     assert_eq!((finding.from, finding.chosen, finding.kept), (3, 4, 1));
     // Two of five.
     assert!(!finding.quorum);
-    repair.carry_out(&room.into, &note()).unwrap();
-    drop(repair);
-    check_repaired(&room, 6, 3);
+    room.carry_out(repair, 6, 3);
     assert!(other.dir.join("repaired").exists());
 }
 
@@ -395,9 +402,7 @@ fn a_damaged_log_is_only_taken_when_told_to() {
     assert!(refused.contains("a peer has seen more") && refused.contains("`damaged_too`"), "{refused}");
     let repair = Repair::examine(&room.config, &damaged_too).unwrap();
     assert_eq!(repair.warnings().len(), 1);
-    repair.carry_out(&room.into, &note()).unwrap();
-    drop(repair);
-    check_repaired(&room, 5, 3);
+    room.carry_out(repair, 5, 3);
     // One with a hole: what is before it is intact.
     let mut records = usual();
     records.remove(2);
@@ -405,9 +410,7 @@ fn a_damaged_log_is_only_taken_when_told_to() {
     assert!(room.refusal(&RepairOptions::default()).contains("slot 3 of group 1 is missing"));
     let repair = Repair::examine(&room.config, &damaged_too).unwrap();
     assert_eq!((repair.findings()[0].chosen, repair.findings()[0].lost), (2, 1));
-    repair.carry_out(&room.into, &note()).unwrap();
-    drop(repair);
-    check_repaired(&room, 3, 1);
+    room.carry_out(repair, 3, 1);
 }
 
 /// What an outsider knows as chosen is chosen, but a voter's directory may know more.
@@ -415,21 +418,14 @@ fn a_damaged_log_is_only_taken_when_told_to() {
 fn a_node_without_a_vote_is_only_taken_when_told_to() {
     let voters = Configuration::genesis([(1, ReplicaId(1)), (3, ReplicaId(3))]);
     let voters = Configuration { version: 4, ..voters };
-    let room = Room::new(&[]);
-    fs::remove_dir_all(meta::log_dir(&room.config.dir, 0)).unwrap();
-    let replica = meta::look_into(&room.config.dir, (CLUSTER, None, 1)).unwrap().0.logs[0].replica;
-    let dir = meta::log_dir(&room.config.dir, 0);
-    fs::create_dir(&dir).unwrap();
-    let mut writer = ShardWriter::create(&dir, 0, replica, 4 * MIB).unwrap();
-    for id in 1..=2 {
-        let mut apply = ApplyState::default();
-        let body = Body::Configuration(Box::new(voters.clone()));
-        apply.apply(Slot(1), &Value { origin: ballot(1), body });
-        let summary = Summary { promised: ballot(4), chosen: Slot(1), apply, accepted: vec![] };
-        let (header, body) = summary.encode(room.config.group_uid(id));
-        writer.push(&header, &body).unwrap();
-    }
-    writer.finish().unwrap();
+    let room = Room::with_log(|writer, config| {
+        for id in 1..=2 {
+            let mut apply = ApplyState::default();
+            let body = Body::Configuration(Box::new(voters.clone()));
+            apply.apply(Slot(1), &Value { origin: ballot(1), body });
+            push_summary(writer, config.group_uid(id), apply);
+        }
+    });
     let repair = room.examine();
     assert!(!repair.findings()[0].votes);
     let refused = repair.carry_out(&room.into, &note()).unwrap_err().to_string();

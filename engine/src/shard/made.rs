@@ -75,18 +75,26 @@ impl Maker {
         Replica::new(config, state)
     }
 
+    /// The state machine of a group.
+    ///
+    /// # Errors
+    /// Why it cannot be made.
+    pub(crate) fn machine(&self, id: GroupId) -> Result<Option<Box<dyn StateMachine>>, String> {
+        let Some(make) = &self.machines else { return Ok(None) };
+        make(id).map_err(|error| format!("the state machine of group {id} cannot be made: {error}"))
+    }
+
     /// The state machine of a group of which nothing is in the log. What it holds is of a group that had the number before,
     /// or comes again from the other nodes: it begins with nothing.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not, or cannot be made.
     pub(crate) fn new_machine(&self, id: GroupId) -> Result<Option<Box<dyn StateMachine>>, String> {
-        let make = || self.machines.as_ref().and_then(|make| make(id));
         // A crash may have come between the end of the group before and its machine.
-        if let Some(mut old) = make() {
+        if let Some(mut old) = self.machine(id)? {
             old.dropped();
         }
-        match make() {
+        match self.machine(id)? {
             Some(machine) if machine.durable_index() > 0 => Err(format!(
                 "the state machine of the new group {id} holds index {} already: delete its data, which is that of an \
                  earlier group of this number (`StateMachine::dropped` should have)",

@@ -76,8 +76,9 @@ impl Observer {
         let kind = self.kind;
         Arc::new(move |group| {
             // Groups made at run time have none.
-            let (held, delivered) = (Arc::clone(held.get(&group)?), Arc::clone(&delivered));
-            Some(Box::new(Machine { kind, group, held, delivered, asked: 0 }))
+            let Some(held) = held.get(&group) else { return Ok(None) };
+            let (held, delivered) = (Arc::clone(held), Arc::clone(&delivered));
+            Ok(Some(Box::new(Machine { kind, group, held, delivered, asked: 0 })))
         })
     }
 

@@ -35,7 +35,11 @@ fn groups_are_made_and_dropped() {
     run_with_input(&[&["append"][..], &of_seven].concat(), b"one\n").success();
     let read = run(&[&["tail", "--node", "2", "--until-end"][..], &of_seven].concat()).success();
     assert_eq!(read, b"one\n");
-    let status = String::from_utf8(run(&["status", "--cluster", &file]).success()).unwrap();
+    // It fails as long as one of them has no leader.
+    let status = wait_for("leaders of all groups", || {
+        let status = run(&["status", "--cluster", &file]);
+        status.status.success().then(|| String::from_utf8(status.success()).unwrap())
+    });
     assert!(status.lines().any(|line| line.trim_start().starts_with("8 ")), "{status}");
 
     check(&["group", "create", "--cluster", &file, "--group", "7"], &["group 7 already"]);

@@ -2,6 +2,7 @@
 //! bytes.
 
 mod buffers;
+mod classics;
 mod decoders;
 mod disks;
 mod evidence;

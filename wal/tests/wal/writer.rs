@@ -130,6 +130,23 @@ fn spare_segments_are_kept_ready_and_more_can_be_asked_for() {
 }
 
 #[test]
+fn without_spare_segments_each_is_made_when_it_is_wanted() {
+    let mut log = Log::open(MemoryDisk::default());
+    let config = synod_wal::WriterConfig { spare_segments: 0, ..config() };
+    log.writer = synod_wal::Writer::new(config, &synod_wal::Recovery::empty());
+    log.disk.files.clear();
+    log.with_ops(synod_wal::Writer::start);
+    log.drive();
+    for generation in 1..5 {
+        assert_eq!((log.writer.open_generation(), log.writer.spares_ready()), (Some(generation), 0));
+        fill(&mut log);
+        log.drive();
+    }
+    log.append(&[(1, b"a")]);
+    assert_eq!(log.disk.recover().expect("sound").0.segments.len(), 5);
+}
+
+#[test]
 fn a_failed_write_poisons_for_ever() {
     let mut log = Log::open(MemoryDisk::default());
     log.submit(&[(1, b"a")]);

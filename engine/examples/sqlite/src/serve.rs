@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io::{BufRead, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,20 +28,11 @@ pub fn database_dir(config: &Config) -> PathBuf {
 pub fn start(config: Config) -> Result<(Node, Database), Box<dyn Error>> {
     let dir = database_dir(&config);
     let machine_dir = dir.clone();
-    let machines: MachineFactory = Arc::new(move |_group| {
-        // A node without its machine would let its log go that nobody has applied.
-        let machine = SqliteMachine::open(&machine_dir).unwrap_or_else(|error| cannot_open(&machine_dir, &error));
-        Some(Box::new(machine) as Box<dyn StateMachine>)
-    });
+    let machines: MachineFactory =
+        Arc::new(move |_group| Ok(Some(Box::new(SqliteMachine::open(&machine_dir)?) as Box<dyn StateMachine>)));
     let node = Node::start(config, Options { machines: Some(machines), ..Options::default() })?;
     let database = Database::new(node.handle(), GROUP, &dir, TIMEOUT);
     Ok((node, database))
-}
-
-/// Ends the process: a factory of machines has no other way to say that it cannot make one.
-fn cannot_open(dir: &Path, error: &dyn Error) -> ! {
-    eprintln!("the database in {} cannot be opened: {error}", dir.display());
-    std::process::exit(1);
 }
 
 /// Runs a node until its input ends or says so.

@@ -181,6 +181,32 @@ fn a_fetch_with_an_altered_or_a_missing_chunk_is_refused_and_begins_anew() {
     finish(&mut fetching, &kept).unwrap();
 }
 
+/// However much of it has come: what is not whole is not taken over, and leaves nothing behind.
+#[test]
+fn truncated_snapshot_installed() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut server, mut fetching) = (store(there.path()), store(here.path()));
+    let kept = write(&mut server, UID, 5);
+    let chunk = CHUNK_BYTES as u64;
+    for bytes in [0, 1, 100, chunk - 1, chunk, chunk + 1, 2 * chunk, 3 * chunk, kept.bytes - 1] {
+        begin(&mut fetching, &kept);
+        send(&mut server, &mut fetching, &kept, 0..bytes, |_, _| ());
+        let error = finish(&mut fetching, &kept).unwrap_err();
+        assert!(
+            ["cut off", "damaged", "no checkpoint"].iter().any(|word| error.contains(word)),
+            "{bytes} bytes: {error}"
+        );
+        assert_eq!(fetching.newest(UID).unwrap(), None, "{bytes} bytes");
+        assert!(restored(&mut fetching, 5).is_err());
+        // Nor does a start find it.
+        assert_eq!(store(here.path()).newest(UID).unwrap(), None, "{bytes} bytes");
+    }
+    begin(&mut fetching, &kept);
+    send(&mut server, &mut fetching, &kept, 0..kept.bytes, |_, _| ());
+    assert_eq!(finish(&mut fetching, &kept).unwrap(), kept);
+    assert_eq!(restored(&mut fetching, 5).unwrap(), data(5));
+}
+
 #[test]
 fn a_fetched_checkpoint_of_another_group_or_slot_is_refused() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
