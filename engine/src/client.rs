@@ -101,6 +101,7 @@ impl NodeClient {
             target_incarnation: 0,
             shard: (group % cluster.shards.max(1) as u64) as u32,
             shard_count: cluster.shards.max(1) as u32,
+            phase_2: 0,
             replacement: false,
             founder: false,
             founding: 0,
@@ -380,8 +381,8 @@ impl Client {
     pub fn membership(&mut self, group: GroupId) -> Result<Membership, ClientError> {
         let (leader, _) = self.leader(group)?;
         match self.call(leader, &Request::Membership { group }, Duration::from_secs(5))? {
-            ReplyV1::Membership { version, voters, learners } => Ok(Membership { version, voters, learners }),
-            reply => Err(ClientError::Failed(format!("node {leader} answered {reply:?}"))),
+            ReplyV1::Failed { text } => Err(ClientError::Failed(text)),
+            reply => membership(leader, reply),
         }
     }
 
@@ -400,18 +401,17 @@ impl Client {
         let wait_ms = self.timeout.as_millis().min(u128::from(u32::MAX)) as u32;
         let request = Request::ChangeMembership { group, version, change, wait_ms };
         match self.call(leader, &request, self.timeout + Duration::from_secs(5))? {
-            ReplyV1::Membership { version, voters, learners } => Ok(Membership { version, voters, learners }),
             ReplyV1::Failed { text } => Err(ClientError::Failed(text)),
-            reply => Err(ClientError::Failed(format!("node {leader} answered {reply:?}"))),
+            reply => membership(leader, reply),
         }
     }
 
-    /// Makes a group with a replica on every node.
+    /// Makes a group with a replica on every node, of which `phase_2` choose a value; 0: a majority.
     ///
     /// # Errors
     /// When no leader answers in time, or it is not made: the text says why.
-    pub fn create_group(&mut self, group: GroupId) -> Result<MadeGroupV1, ClientError> {
-        self.order(group, |wait_ms| Request::CreateGroup { group, wait_ms })
+    pub fn create_group(&mut self, group: GroupId, phase_2: u16) -> Result<MadeGroupV1, ClientError> {
+        self.order(group, |wait_ms| Request::CreateGroup { group, phase_2, wait_ms })
     }
 
     /// Drops a group that was made at run time, and all that it holds.
@@ -562,5 +562,16 @@ impl Client {
             std::thread::sleep(Duration::from_millis(50));
         }
         Err(ClientError::NoLeader { group, waited: start.elapsed(), last })
+    }
+}
+
+/// The voters that a node has answered with.
+fn membership(node: NodeId, reply: ReplyV1) -> Result<Membership, ClientError> {
+    match reply {
+        ReplyV1::Membership { version, phase_1, phase_2, majority, voters, learners } => {
+            let (phase_1, phase_2) = (phase_1 as usize, phase_2 as usize);
+            Ok(Membership { version, phase_1, phase_2, majority, voters, learners })
+        }
+        reply => Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),
     }
 }

@@ -102,6 +102,11 @@ pub struct Config {
     /// How many shards (cores) this node uses; the same on all nodes, and fixed with the directory.
     #[serde(default = "defaults::shards")]
     pub shards: usize,
+    /// How many voters choose a value in the `groups` at their beginning, at least 1; 0: a majority. To elect a leader it then
+    /// takes all voters but one less than that. The same on all nodes, and fixed with the directory: the quorums of a group
+    /// that is there are changed by [`MembershipChange::Quorum`](crate::MembershipChange::Quorum).
+    #[serde(default)]
+    pub phase_2: u16,
     /// When a vote counts as durable.
     #[serde(default)]
     pub sync: Sync,
@@ -252,6 +257,7 @@ impl Config {
             dir: dir.into(),
             groups: defaults::groups(),
             shards: defaults::shards(),
+            phase_2: 0,
             sync: Sync::default(),
             disk: DiskBackend::default(),
             preferred_leader: None,
@@ -301,6 +307,10 @@ impl Config {
         check(self.cluster_id().is_some(), "`cluster` must be 32 hexadecimal digits, not all zero")?;
         check_cluster(self.groups, self.shards, &self.members)?;
         let is_member = |node| self.members.iter().any(|m| m.node == node);
+        check(
+            usize::from(self.phase_2) <= self.members.len(),
+            "`phase_2` must be at most the number of `members`, or 0 for a majority",
+        )?;
         check(is_member(self.node), "`node` is not among the `members`")?;
         check(self.preferred_leader.is_none_or(is_member), "`preferred_leader` is not among the `members`")?;
         check(self.cache_mib >= 1 && self.cache_mib <= 1 << 20, "`cache_mib` must be between 1 and 1048576")?;
@@ -457,6 +467,7 @@ mod tests {
         check(|c| c.node = 9, "node");
         check(|c| c.groups = 0, "groups");
         check(|c| c.shards = 2, "shards");
+        check(|c| c.phase_2 = 4, "phase_2");
         check(|c| c.segment_mib = 2, "segment_mib");
         check(|c| c.retain_mib = 1, "retain_mib");
         check(|c| c.wal_mib_max = 1024, "wal_mib_max");

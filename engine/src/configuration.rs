@@ -7,10 +7,10 @@ pub(crate) fn encode(configuration: &Configuration) -> Vec<u8> {
     numbers(configuration).flat_map(u64::to_le_bytes).collect()
 }
 
-/// Version, next number, how many voters; then of each its number, node, and replica, low half first.
+/// Version, next number, phase-2 quorum, how many voters; then of each its number, node, and replica, low half first.
 pub(crate) fn numbers(configuration: &Configuration) -> impl Iterator<Item = u64> + '_ {
-    let Configuration { version, next_member, voters } = configuration;
-    let head = [*version, u64::from(*next_member), voters.len() as u64];
+    let Configuration { version, next_member, phase_2, voters } = configuration;
+    let head = [*version, u64::from(*next_member), u64::from(*phase_2), voters.len() as u64];
     head.into_iter().chain(voters.iter().flat_map(|voter| {
         let replica = voter.replica.0;
         [u64::from(voter.member.0), voter.node, replica as u64, (replica >> 64) as u64]
@@ -28,7 +28,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Configuration> {
 
 /// Takes a configuration off a run of numbers.
 pub(crate) fn take(numbers: &mut impl Iterator<Item = u64>) -> Option<Configuration> {
-    let (version, next_member, count) = (numbers.next()?, u16::try_from(numbers.next()?).ok()?, numbers.next()?);
+    let (version, next_member) = (numbers.next()?, u16::try_from(numbers.next()?).ok()?);
+    let (phase_2, count) = (u16::try_from(numbers.next()?).ok()?, numbers.next()?);
     if count > synod_core::replica::VOTERS_MAX as u64 || version > i64::MAX as u64 {
         return None;
     }
@@ -38,7 +39,7 @@ pub(crate) fn take(numbers: &mut impl Iterator<Item = u64>) -> Option<Configurat
         let (node, low, high) = (numbers.next()?, numbers.next()?, numbers.next()?);
         voters.push(Voter { member, node, replica: ReplicaId(u128::from(high) << 64 | u128::from(low)) });
     }
-    let configuration = Configuration { version, next_member, voters };
+    let configuration = Configuration { version, next_member, phase_2, voters };
     configuration.is_legal().then_some(configuration)
 }
 
@@ -51,7 +52,8 @@ mod tests {
     #[test]
     fn a_configuration_comes_back() {
         let genesis = Configuration::genesis([(4, ReplicaId(u128::MAX - 1)), (9, ReplicaId(3))]);
-        for configuration in [genesis.replace(9, ReplicaId(1 << 70)).unwrap(), genesis.end(), genesis] {
+        let next = genesis.replace(9, ReplicaId(1 << 70)).unwrap();
+        for configuration in [next, genesis.resize(1).unwrap(), genesis.end(), genesis] {
             let bytes = encode(&configuration);
             assert_eq!(decode(&bytes), Some(configuration));
             assert_eq!(decode(&bytes[..bytes.len() - 8]), None);
@@ -64,6 +66,13 @@ mod tests {
         let mut twice = Configuration::genesis([(4, ReplicaId(1)), (9, ReplicaId(3))]);
         twice.voters[1] = twice.voters[0];
         assert_eq!(decode(&encode(&twice)), None);
+    }
+
+    #[test]
+    fn one_in_which_more_choose_than_there_are_is_refused() {
+        let mut few = Configuration::genesis([(4, ReplicaId(1)), (9, ReplicaId(3))]);
+        few.phase_2 = 3;
+        assert_eq!(decode(&encode(&few)), None);
     }
 
     proptest! {

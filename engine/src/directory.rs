@@ -21,16 +21,22 @@ use crate::outcome::GroupId;
 
 /// Sessions from this number on are orders or the commands of [`crate::sessions`]; no client has such a one.
 const MAKE: u64 = u64::MAX - 8;
+/// A group is made in which so many voters choose: this number and they.
+const MAKE_WITH: u64 = u64::MAX - 32;
+const MAKE_WITH_ALL: u64 = MAKE_WITH + synod_core::replica::VOTERS_MAX as u64;
 const END: u64 = u64::MAX - 9;
 const FORGET: u64 = u64::MAX - 10;
 
 /// What happens to the groups of a shard: a batch of one empty entry whose header says all, as with sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Order {
-    /// A group is made, if the name is free and there is room. Its voters are those of the directory.
+    /// A group is made, if the name is free, there is room, and its voters, which are those of the directory, are as many
+    /// as are to choose.
     Make {
         /// Its name.
         id: GroupId,
+        /// How many of its voters choose a value at its beginning; 0: a majority.
+        phase_2: u16,
     },
     /// The group takes no proposals any more, and its leader has its last slot chosen.
     End {
@@ -48,7 +54,8 @@ impl Order {
     /// The session and sequence of the batch that is this order.
     pub(crate) fn header(self) -> (u64, u64) {
         match self {
-            Self::Make { id } => (MAKE, id),
+            Self::Make { id, phase_2: 0 } => (MAKE, id),
+            Self::Make { id, phase_2 } => (MAKE_WITH + u64::from(phase_2), id),
             Self::End { made } => (END, made.0),
             Self::Forget { made } => (FORGET, made.0),
         }
@@ -57,7 +64,10 @@ impl Order {
     /// The order that a batch is; `None` for any other batch.
     pub(crate) fn of(client: u64, sequence: u64) -> Option<Self> {
         match client {
-            MAKE => Some(Self::Make { id: sequence }),
+            MAKE => Some(Self::Make { id: sequence, phase_2: 0 }),
+            MAKE_WITH..=MAKE_WITH_ALL if client > MAKE_WITH => {
+                Some(Self::Make { id: sequence, phase_2: (client - MAKE_WITH) as u16 })
+            }
             END => Some(Self::End { made: Slot(sequence) }),
             FORGET => Some(Self::Forget { made: Slot(sequence) }),
             _ => None,
@@ -71,6 +81,8 @@ pub(crate) struct Made {
     pub(crate) id: GroupId,
     /// It is being dropped.
     pub(crate) ending: bool,
+    /// How many voters choose a value at its beginning; 0: a majority.
+    pub(crate) phase_2: u16,
     /// Who votes at its beginning, node and replica; none: the shard's founders.
     voters: Vec<(u64, u128)>,
 }
@@ -79,7 +91,13 @@ impl Made {
     /// The configuration that it begins with; `None`: that of the shard's founders.
     pub(crate) fn genesis(&self) -> Option<Configuration> {
         let voters = self.voters.iter().map(|(node, replica)| (*node, ReplicaId(*replica)));
-        (!self.voters.is_empty()).then(|| Configuration::genesis(voters))
+        (!self.voters.is_empty()).then(|| self.sized(Configuration::genesis(voters)))
+    }
+
+    /// A configuration with the quorums that the group begins with. The order was for as many voters as there are.
+    pub(crate) fn sized(&self, genesis: Configuration) -> Configuration {
+        let phase_2 = self.phase_2.min(genesis.voters.len() as u16);
+        genesis.with_phase_2(phase_2).expect("no more than there are")
     }
 }
 
@@ -93,11 +111,13 @@ impl Directory {
     /// Carries out the order in `slot`, under the configuration that governs it.
     pub(crate) fn order(&mut self, slot: Slot, order: Order, configuration: Option<&Configuration>) {
         match order {
-            Order::Make { id } => {
-                if self.made.len() < GROUPS_MADE_MAX && self.find(id).is_none() {
-                    let voters = configuration.map_or(&[][..], |configuration| &configuration.voters);
+            Order::Make { id, phase_2 } => {
+                let voters = configuration.map_or(&[][..], |configuration| &configuration.voters);
+                // Whoever gave the order has counted the founders, who do not change.
+                let enough = voters.is_empty() || usize::from(phase_2) <= voters.len();
+                if enough && self.made.len() < GROUPS_MADE_MAX && self.find(id).is_none() {
                     let voters = voters.iter().map(|voter| (voter.node, voter.replica.0)).collect();
-                    self.made.insert(slot, Made { id, ending: false, voters });
+                    self.made.insert(slot, Made { id, ending: false, phase_2, voters });
                 }
             }
             Order::End { made } => {
@@ -136,7 +156,8 @@ impl Directory {
     /// The numbers that stand for it.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
         let group = |(slot, made): (&Slot, &Made)| {
-            let head = [slot.0, made.id, u64::from(made.ending), made.voters.len() as u64];
+            let (ending, phase_2) = (u64::from(made.ending), u64::from(made.phase_2));
+            let head = [slot.0, made.id, ending, phase_2, made.voters.len() as u64];
             let voters: Vec<u64> = made
                 .voters
                 .iter()
@@ -156,8 +177,12 @@ impl Directory {
         let mut directory = Self::default();
         let (mut last, mut names) = (Slot::ZERO, std::collections::BTreeSet::new());
         for _ in 0..count {
-            let (made, id, ending, voters) = (Slot(numbers.next()?), numbers.next()?, numbers.next()?, numbers.next()?);
-            if made <= last || made > slot || ending > 1 || voters > synod_core::replica::VOTERS_MAX as u64 {
+            let (made, id, ending) = (Slot(numbers.next()?), numbers.next()?, numbers.next()?);
+            let (phase_2, voters) = (u16::try_from(numbers.next()?).ok()?, numbers.next()?);
+            let too_many =
+                usize::from(phase_2) > synod_core::replica::VOTERS_MAX || voters > 0 && u64::from(phase_2) > voters;
+            if too_many || made <= last || made > slot || ending > 1 || voters > synod_core::replica::VOTERS_MAX as u64
+            {
                 return None;
             }
             let mut of = Vec::with_capacity(voters as usize);
@@ -165,7 +190,7 @@ impl Directory {
                 let (node, low, high) = (numbers.next()?, numbers.next()?, numbers.next()?);
                 of.push((node, u128::from(high) << 64 | u128::from(low)));
             }
-            let group = Made { id, ending: ending == 1, voters: of };
+            let group = Made { id, ending: ending == 1, phase_2, voters: of };
             if !names.insert(id) || group.genesis().is_some_and(|genesis| !genesis.is_legal()) {
                 return None;
             }
@@ -181,6 +206,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const MAKE_7: Order = Order::Make { id: 7, phase_2: 0 };
 
     fn configuration() -> Configuration {
         Configuration::genesis([(4, ReplicaId(u128::MAX - 1)), (9, ReplicaId(3))])
@@ -200,8 +227,7 @@ mod tests {
 
     #[test]
     fn a_name_is_free_only_when_its_group_has_ended() {
-        let (make, end, forget) =
-            (Order::Make { id: 7 }, Order::End { made: Slot(1) }, Order::Forget { made: Slot(1) });
+        let (make, end, forget) = (MAKE_7, Order::End { made: Slot(1) }, Order::Forget { made: Slot(1) });
         assert_eq!(names(&ordered(&[make, make])), [(1, 7)]);
         assert_eq!(names(&ordered(&[make, forget])), [(1, 7)], "nobody said that it is to end");
         assert_eq!(names(&ordered(&[make, end, make])), [(1, 7)]);
@@ -211,13 +237,25 @@ mod tests {
 
     #[test]
     fn there_are_no_more_groups_than_may_be() {
-        let orders: Vec<Order> = (0..GROUPS_MADE_MAX as u64 + 5).map(|id| Order::Make { id }).collect();
+        let orders: Vec<Order> = (0..GROUPS_MADE_MAX as u64 + 5).map(|id| Order::Make { id, phase_2: 0 }).collect();
         assert_eq!(ordered(&orders).len(), GROUPS_MADE_MAX);
     }
 
     #[test]
+    fn a_group_begins_with_the_quorums_that_were_ordered() {
+        let directory = ordered(&[Order::Make { id: 7, phase_2: 1 }, Order::Make { id: 8, phase_2: 3 }]);
+        assert_eq!(names(&directory), [(1, 7)], "two cannot be three");
+        let genesis = directory.get(Slot(1)).unwrap().genesis().unwrap();
+        assert_eq!(genesis.quorums(), synod_core::Quorums { phase_1: 2, phase_2: 1 });
+        let most = Order::Make { id: 7, phase_2: synod_core::replica::VOTERS_MAX as u16 };
+        let (client, sequence) = most.header();
+        assert_eq!(Order::of(client, sequence), Some(most));
+        assert_eq!((Order::of(MAKE_WITH, 7), Order::of(MAKE_WITH_ALL + 1, 7)), (None, None));
+    }
+
+    #[test]
     fn orders_and_directories_come_back() {
-        let orders = [Order::Make { id: 7 }, Order::Make { id: 8 }, Order::End { made: Slot(2) }];
+        let orders = [MAKE_7, Order::Make { id: 8, phase_2: 2 }, Order::End { made: Slot(2) }];
         for order in orders {
             let (client, sequence) = order.header();
             assert_eq!(Order::of(client, sequence), Some(order));

@@ -15,7 +15,7 @@ use crate::apply::ApplyState;
 use crate::batch::Entries;
 use crate::config::{Config, Member};
 use crate::limits::{WINDOW_BYTES, WINDOW_SLOTS};
-use crate::meta::{MetaV2, decode_meta, encode_meta};
+use crate::meta::{MetaV3, decode_meta, encode_meta};
 use crate::payload::{BatchHeader, Payload, Place};
 use crate::persist::{Summary, record_header};
 use crate::recovery::Recoverer;
@@ -239,7 +239,7 @@ pub fn record_specimens() -> Vec<(RecordHeader, Vec<u8>)> {
 
 /// A legal meta file.
 pub fn meta_specimen() -> Vec<u8> {
-    encode_meta(&MetaV2::specimen())
+    encode_meta(&MetaV3::specimen())
 }
 
 /// A legal configuration file.

@@ -17,14 +17,15 @@ pub struct MadeGroup {
 /// What a caller wants done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum GroupChange {
-    Create(GroupId),
+    /// The group, and how many of its voters choose a value; 0: a majority.
+    Create(GroupId, u16),
     Drop(GroupId),
 }
 
 impl GroupChange {
     pub(crate) fn group(self) -> GroupId {
         match self {
-            Self::Create(group) | Self::Drop(group) => group,
+            Self::Create(group, _) | Self::Drop(group) => group,
         }
     }
 }
@@ -48,6 +49,14 @@ pub enum GroupError {
     /// The number is none that a group can have.
     #[error("{0} cannot be a group's number: choose one below 2^62")]
     BadNumber(GroupId),
+    /// The voters are fewer than are to choose a value.
+    #[error("{phase_2} of {voters} voters cannot choose a value: take at most {voters}, or 0 for a majority")]
+    Quorum {
+        /// How many were to choose.
+        phase_2: u16,
+        /// How many voters there are.
+        voters: usize,
+    },
     /// There are as many groups as a shard may have.
     #[error("this shard has {GROUPS_MADE_MAX} groups that were made at run time, and can have no more: drop one first")]
     TooMany,
@@ -57,8 +66,8 @@ pub enum GroupError {
     /// Another order for the same group is under way.
     #[error("another order for this group is under way: try again when it is through")]
     Busy,
-    /// The group is being dropped, and that goes on: it waits for a majority of its voters.
-    #[error("the group is being dropped; its end waits until a majority of its voters can be reached")]
+    /// The group is being dropped, and that goes on: it waits for a quorum of its voters.
+    #[error("the group is being dropped; its end waits until a quorum of its voters can be reached")]
     Ending,
     /// The order took no effect, since another leader came before it. Try again.
     #[error("another leader came before the order, which takes no effect: try again")]

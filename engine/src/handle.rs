@@ -257,7 +257,13 @@ impl Handle {
     /// Makes a group with this number, behind those of the configuration, with a replica on every node. To be asked of
     /// the leader of the shard's directory: any other node names it in its refusal.
     pub fn create_group(&self, group: GroupId, timeout: Duration) -> Pending<GroupOutcome> {
-        self.change_groups(GroupChange::Create(group), timeout)
+        self.create_group_with_quorum(group, 0, timeout)
+    }
+
+    /// As [`Handle::create_group`], for a group in which `phase_2` voters choose a value from its beginning on; 0: a
+    /// majority. What that means is told at [`MembershipChange::Quorum`].
+    pub fn create_group_with_quorum(&self, group: GroupId, phase_2: u16, timeout: Duration) -> Pending<GroupOutcome> {
+        self.change_groups(GroupChange::Create(group, phase_2), timeout)
     }
 
     /// Drops a group that was made at run time: it takes no proposals from the order on, its last slot is chosen, and then

@@ -7,26 +7,37 @@ use crate::outcome::{NodeId, Rejection};
 pub struct Membership {
     /// Counts the changes; a change names the version that it is meant for.
     pub version: u64,
+    /// How many voters it takes to elect a leader.
+    pub phase_1: usize,
+    /// How many voters it takes to choose a value.
+    pub phase_2: usize,
+    /// Both are majorities, and stay so when voters come and go; else `phase_2` stays.
+    pub majority: bool,
     /// The nodes whose replicas vote.
     pub voters: Vec<NodeId>,
     /// The nodes whose replicas only learn.
     pub learners: Vec<NodeId>,
 }
 
-/// A change of a group's voters, one at a time.
+/// A change of who votes in a group, or of how many votes it takes; one at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MembershipChange {
     /// The replica of this node, which learns already, gets a vote once it has caught up.
     Add(NodeId),
     /// The replica of this node loses its vote, and learns on.
     Remove(NodeId),
+    /// So many voters choose a value from now on, at least 1; 0: a majority. To elect a leader it then takes all voters but
+    /// one less than that, so that whoever is elected hears of all that was chosen. An entry is as safe as its voters are
+    /// many: with 1 it is on one disk when it is told committed.
+    Quorum(u16),
 }
 
 impl MembershipChange {
-    /// The node that is meant.
-    pub fn node(self) -> NodeId {
+    /// The node that is meant, if it is about one.
+    pub fn node(self) -> Option<NodeId> {
         match self {
-            Self::Add(node) | Self::Remove(node) => node,
+            Self::Add(node) | Self::Remove(node) => Some(node),
+            Self::Quorum(_) => None,
         }
     }
 }
@@ -63,6 +74,28 @@ pub enum MembershipError {
     /// Without the node, those who are left could not commit: too few of them can be reached.
     #[error("without node {0} too few voters are left that can be reached: bring the others back first")]
     WouldStop(NodeId),
+    /// The voters would be fewer than are to choose a value.
+    #[error(
+        "{phase_2} of {voters} voters cannot choose a value: change the quorum first (`synod member quorum`), or take a smaller one"
+    )]
+    Quorum {
+        /// How many are to choose.
+        phase_2: u16,
+        /// How many voters there would be.
+        voters: usize,
+    },
+    /// After the change too few voters could be reached to elect a leader and to choose.
+    #[error(
+        "the change would leave {voters} voters, of which {needed} must be reached to go on, and {reached} can be: bring the others back first"
+    )]
+    TooFew {
+        /// How many voters there would be.
+        voters: usize,
+        /// How many of them must be reached.
+        needed: usize,
+        /// How many can be.
+        reached: usize,
+    },
     /// Another change is under way.
     #[error("another change of this group's voters is under way: try again when it is through")]
     Busy,

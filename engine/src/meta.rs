@@ -22,18 +22,20 @@ use crate::random::random_u128;
 use crate::sealed::{self, Broken};
 
 const MAGIC: [u8; 8] = *b"SYNODMET";
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const META: &str = "meta";
 const LOCK: &str = "lock";
 const REPAIRED: &str = "repaired";
 
 /// What a directory says of itself.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub(crate) struct MetaV2 {
+pub(crate) struct MetaV3 {
     pub(crate) cluster: u128,
     pub(crate) node: u64,
     pub(crate) incarnation: u128,
     pub(crate) boot: u64,
+    /// How many voters choose a value in the groups of the configuration at their beginning; 0: a majority.
+    pub(crate) phase_2: u16,
     /// By shard.
     pub(crate) logs: Vec<LogIds>,
     /// It was made to replace a lost directory: its replicas are no voters of the beginning.
@@ -51,21 +53,22 @@ pub(crate) struct LogIds {
     aside: u128,
 }
 
-impl MetaV2 {
+impl MetaV3 {
     /// A legal one, always the same.
     #[cfg(feature = "simulation")]
     pub(crate) fn specimen() -> Self {
         let logs = vec![LogIds { replica: 7, first: 7, aside: 0 }];
-        Self { cluster: 5, node: 2, incarnation: 9, boot: 3, logs, replacement: false }
+        Self { cluster: 5, node: 2, incarnation: 9, boot: 3, phase_2: 2, logs, replacement: false }
     }
 
     /// A new directory, with ids of its own.
-    pub(crate) fn draw(cluster: u128, node: u64, shards: usize, replacement: bool) -> Self {
+    pub(crate) fn draw(cluster: u128, node: u64, (shards, phase_2): (usize, u16), replacement: bool) -> Self {
         let log = |_| {
             let replica = random_u128();
             LogIds { replica, first: replica, aside: 0 }
         };
-        Self { cluster, node, incarnation: random_u128(), boot: 0, logs: (0..shards).map(log).collect(), replacement }
+        let (incarnation, logs) = (random_u128(), (0..shards).map(log).collect());
+        Self { cluster, node, incarnation, boot: 0, phase_2, logs, replacement }
     }
 
     /// Fails unless the directory at `path` is the one that the configuration means.
@@ -114,6 +117,19 @@ pub enum DirectoryError {
         theirs: String,
         /// What the configuration says.
         ours: String,
+    },
+    /// Its groups began with quorums of another size.
+    #[error(
+        "{path} was made with `phase_2 = {theirs}`, but the configuration says {ours}: correct the configuration. \
+         The quorums of a group that is there are changed with `synod member quorum`"
+    )]
+    Quorum {
+        /// The directory.
+        path: PathBuf,
+        /// What it was made with.
+        theirs: u16,
+        /// What the configuration says.
+        ours: u16,
     },
     /// One of its own files is damaged or gone.
     #[error(
@@ -186,12 +202,12 @@ pub(crate) struct DirectoryLock {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    meta: Mutex<MetaV2>,
+    meta: Mutex<MetaV3>,
 }
 
 impl Directory {
     /// Makes a new node's directory. `founding`: see [`peers::init`].
-    pub(crate) fn init(path: &Path, meta: &MetaV2, founding: Vec<NodeId>) -> Result<(), DirectoryError> {
+    pub(crate) fn init(path: &Path, meta: &MetaV3, founding: Vec<NodeId>) -> Result<(), DirectoryError> {
         fs::create_dir_all(path).map_err(io_error(path))?;
         if fs::read_dir(path).map_err(io_error(path))?.next().is_some() {
             return Err(DirectoryError::NotEmpty(path.to_owned()));
@@ -206,7 +222,7 @@ impl Directory {
         path: &Path,
         cluster: u128,
         node: u64,
-        shards: usize,
+        (shards, phase_2): (usize, u16),
     ) -> Result<(Self, DirectoryLock), DirectoryError> {
         if !path.join(META).try_exists().map_err(io_error(path))? {
             return Err(DirectoryError::NotInitialised(path.to_owned()));
@@ -217,6 +233,9 @@ impl Directory {
         refuse_repaired(path)?;
         let mut meta = read_meta(path)?;
         meta.check_owner(path, (cluster, Some(node), shards))?;
+        if meta.phase_2 != phase_2 {
+            return Err(DirectoryError::Quorum { path: path.to_owned(), theirs: meta.phase_2, ours: phase_2 });
+        }
         meta.boot += 1;
         write_meta(path, &meta)?;
         // What a crash left half done.
@@ -263,7 +282,7 @@ impl Directory {
         Ok(meta.logs[shard].replica)
     }
 
-    fn meta(&self) -> MutexGuard<'_, MetaV2> {
+    fn meta(&self) -> MutexGuard<'_, MetaV3> {
         self.meta.lock().expect("no holder panics")
     }
 }
@@ -278,7 +297,7 @@ fn take_lock(path: &Path, file: File) -> Result<DirectoryLock, DirectoryError> {
 pub(crate) fn look_into(
     path: &Path,
     (cluster, node, shards): (u128, Option<u64>, usize),
-) -> Result<(MetaV2, DirectoryLock), DirectoryError> {
+) -> Result<(MetaV3, DirectoryLock), DirectoryError> {
     if !path.join(META).try_exists().map_err(io_error(path))? {
         return Err(DirectoryError::NotInitialised(path.to_owned()));
     }
@@ -321,7 +340,7 @@ fn refuse_repaired(path: &Path) -> Result<(), DirectoryError> {
     }
 }
 
-type RenewalStep = fn(&Path, &mut MetaV2, usize) -> Result<(), DirectoryError>;
+type RenewalStep = fn(&Path, &mut MetaV3, usize) -> Result<(), DirectoryError>;
 
 /// How a log is set aside. Each step is durable before the next, and may be done again; a start after a crash goes on
 /// with the second. The first makes the old log foreign, so that nothing votes with it any more; only behind the last can
@@ -407,23 +426,23 @@ pub(crate) fn suspect_reason(path: &Path, shard: usize) -> io::Result<Option<Str
     }
 }
 
-fn read_meta(path: &Path) -> Result<MetaV2, DirectoryError> {
+fn read_meta(path: &Path) -> Result<MetaV3, DirectoryError> {
     let file = path.join(META);
     let bytes = sealed::read(&file).map_err(io_error(&file))?;
     decode_meta(&bytes).map_err(|broken| DirectoryError::broken(file, broken))
 }
 
-pub(crate) fn decode_meta(bytes: &[u8]) -> Result<MetaV2, Broken> {
+pub(crate) fn decode_meta(bytes: &[u8]) -> Result<MetaV3, Broken> {
     let archive = sealed::unseal(MAGIC, FORMAT, bytes)?;
-    rkyv::from_bytes::<MetaV2, Failure>(&archive).map_err(|_| Broken::Damaged)
+    rkyv::from_bytes::<MetaV3, Failure>(&archive).map_err(|_| Broken::Damaged)
 }
 
-pub(crate) fn encode_meta(meta: &MetaV2) -> Vec<u8> {
+pub(crate) fn encode_meta(meta: &MetaV3) -> Vec<u8> {
     let archive = rkyv::to_bytes::<Failure>(meta).expect("plain numbers always have an archive");
     sealed::seal(MAGIC, FORMAT, &archive)
 }
 
-pub(crate) fn write_meta(path: &Path, meta: &MetaV2) -> Result<(), DirectoryError> {
+pub(crate) fn write_meta(path: &Path, meta: &MetaV3) -> Result<(), DirectoryError> {
     sealed::replace(path, META, &encode_meta(meta)).map_err(io_error(&path.join(META)))
 }
 

@@ -21,7 +21,7 @@ use crate::handle::Handle;
 use crate::limits::MIB;
 use crate::machine::{MachineError, StateMachine};
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post, mailbox};
-use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV2};
+use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV3};
 use crate::open_log::Opening;
 use crate::outcome::{GroupId, NodeId};
 use crate::peers::{Me, Met, Owner, Peers, Said};
@@ -175,7 +175,7 @@ impl Node {
     fn make_directory(config: &Config, made: Made) -> Result<(), StartError> {
         config.validate()?;
         let cluster = config.cluster_id().expect("validated");
-        let meta = MetaV2::draw(cluster, config.node, config.shards, made == Made::Replacement);
+        let meta = MetaV3::draw(cluster, config.node, (config.shards, config.phase_2), made == Made::Replacement);
         let founding = if made == Made::First { config.nodes() } else { Vec::new() };
         Ok(Directory::init(&config.dir, &meta, founding)?)
     }
@@ -188,7 +188,7 @@ impl Node {
         config.validate()?;
         let cluster = config.cluster_id().expect("validated");
         // The directory's lock comes first: it is what two processes with one configuration meet.
-        let (directory, lock) = Directory::open(&config.dir, cluster, config.node, config.shards)?;
+        let (directory, lock) = Directory::open(&config.dir, cluster, config.node, (config.shards, config.phase_2))?;
         repair::warn_of_repairs(directory.path());
         let first = |shard| directory.log_ids(shard).first;
         let owner = Owner {
@@ -361,6 +361,7 @@ impl Shared {
             replacement: self.directory.is_replacement(),
             founding: self.peers.founding(),
             shard_count: self.config.shards as u32,
+            phase_2: self.config.phase_2,
             members,
         }
     }
@@ -551,6 +552,7 @@ impl Shared {
             target_incarnation: self.peers.known(node).map_or(0, |known| known.incarnation),
             shard: shard as u32,
             shard_count: self.config.shards as u32,
+            phase_2: self.config.phase_2,
             replacement: self.directory.is_replacement(),
             founder: me.founder,
             founding: self.peers.founding(),

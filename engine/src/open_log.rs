@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use synod_core::ReplicaId;
+use synod_core::{Configuration, Quorums, ReplicaId};
 use synod_wal::disk::FileSource;
 use synod_wal::recover::{Expect, Recovery, recover};
 
@@ -22,9 +22,6 @@ use crate::seen::Seen;
 use crate::shard::Shard;
 use crate::shard::memory::Memory;
 
-/// With fewer members, those that are left are no quorum that could give a new replica its vote.
-const RENEWING_MEMBERS_MIN: usize = 3;
-
 /// What a log is opened with.
 pub(crate) struct Opening<'a> {
     pub(crate) config: &'a Config,
@@ -43,7 +40,7 @@ impl Opening<'_> {
     /// Why this node cannot start with this log, and what to do.
     pub(crate) fn recover_or_renew(&self, shard: usize) -> Result<(Shard, Recovery, Store), String> {
         match self.recover(shard) {
-            Err(AssembleError::Damaged(reason)) if self.config.members.len() >= RENEWING_MEMBERS_MIN => {
+            Err(AssembleError::Damaged(reason)) if self.others_are_a_quorum() => {
                 if let Some(group) = self.needs_this_vote(shard) {
                     return Err(format!(
                         "{reason}. In group {group} the other voters are no quorum without this one, as far as this log \
@@ -72,6 +69,12 @@ impl Opening<'_> {
         }
     }
 
+    /// Whether the other members could give a new replica of this one its vote.
+    fn others_are_a_quorum(&self) -> bool {
+        let members = self.config.members.len();
+        Quorums::of(members, self.config.phase_2).both() < members
+    }
+
     /// A group in which the others are no quorum without this shard's replica, by the last configuration that the log, as
     /// far as it is intact, knows as chosen.
     fn needs_this_vote(&self, shard: usize) -> Option<GroupId> {
@@ -83,16 +86,16 @@ impl Opening<'_> {
         // That it is damaged is known.
         let _ = recover(&mut FileSource::new(&log), expect, visit);
         let (_, directory, _) = found.finish_up_to_hole(config.directory_uid(shard));
-        let made = directory.apply.directory.iter().map(|(slot, made)| (made.id, config.made_uid(shard, slot.0)));
-        let always = config.groups_of(shard).map(|id| (id, config.group_uid(id)));
-        let mut needs = |uid| {
+        let made = directory.apply.directory.iter().map(|(slot, made)| (made.id, config.made_uid(shard, slot.0), made.genesis()));
+        let always = config.groups_of(shard).map(|id| (id, config.group_uid(id), None));
+        let mut needs = |uid, genesis: Option<Configuration>| {
             let (recovered, ..) = found.finish_up_to_hole(uid);
-            recovered.configuration.is_some_and(|voters| {
-                let (all, votes) = (voters.voters.len(), voters.member_of(ReplicaId(replica)).is_some());
-                votes && all - 1 < all / 2 + 1
+            recovered.configuration.or(genesis).is_some_and(|configuration| {
+                let votes = configuration.member_of(ReplicaId(replica)).is_some();
+                votes && configuration.voters.len() - 1 < configuration.quorums().both()
             })
         };
-        always.chain(made).find(|(_, uid)| needs(*uid)).map(|(id, _)| id)
+        always.chain(made).find(|(_, uid, genesis)| needs(*uid, genesis.clone())).map(|(id, ..)| id)
     }
 
     fn recover(&self, shard: usize) -> Result<(Shard, Recovery, Store), AssembleError> {
@@ -142,7 +145,7 @@ mod tests {
     use super::*;
     use crate::apply::ApplyState;
     use crate::config::Member;
-    use crate::meta::{DirectoryLock, MetaV2};
+    use crate::meta::{DirectoryLock, MetaV3};
     use crate::peers::Owner;
     use crate::persist::Summary;
     use crate::repair::ShardWriter;
@@ -157,8 +160,8 @@ mod tests {
     fn node(path: &Path) -> Node {
         let members = (1..=3).map(|node| Member { node, address: "127.0.0.1:1".parse().unwrap() });
         let config = Config::new(5, 1, path, members.collect());
-        Directory::init(path, &MetaV2::draw(5, 1, 1, false), vec![1]).unwrap();
-        let (directory, _lock) = Directory::open(path, 5, 1, 1).unwrap();
+        Directory::init(path, &MetaV3::draw(5, 1, (1, 0), false), vec![1]).unwrap();
+        let (directory, _lock) = Directory::open(path, 5, 1, (1, 0)).unwrap();
         let founders = Some(vec![directory.log_ids(0).first]);
         let owner = Owner { node: 1, incarnation: directory.incarnation(), founders, shards: 1 };
         let peers = Peers::open(path, owner).unwrap();

@@ -31,7 +31,7 @@ use crate::checkpoint::format::{Encoder, Head};
 use crate::checkpoint::store::whole_name;
 use crate::config::{Config, ConfigError};
 use crate::limits::MIB;
-use crate::meta::{self, DirectoryError, MetaV2};
+use crate::meta::{self, DirectoryError, MetaV3};
 use crate::outcome::{GroupId, NodeId};
 use crate::payload::Payload;
 use crate::peers;
@@ -104,6 +104,8 @@ pub struct GroupFinding {
     pub votes: bool,
     /// Whether the survivors are a quorum still.
     pub quorum: bool,
+    /// Whether they are enough to elect a leader: among them they have all that was acknowledged.
+    pub whole: bool,
     /// The node whose log is taken.
     pub from: NodeId,
     /// Slots up to here are gone from that log: only what they did is known.
@@ -139,7 +141,7 @@ pub struct Repair {
     plans: Vec<Plan<Payload>>,
     options: RepairOptions,
     /// The new directory, but for its cluster.
-    meta: MetaV2,
+    meta: MetaV3,
 }
 
 type Step = fn(&Repair, &Config, &RepairNote) -> Result<(), RepairError>;
@@ -175,7 +177,7 @@ impl Repair {
             }
             survivors.push(other);
         }
-        let meta = MetaV2::draw(0, config.node, config.shards, true);
+        let meta = MetaV3::draw(0, config.node, (config.shards, config.phase_2), true);
         let (mut plans, mut findings) = (Vec::new(), Vec::new());
         for id in 1..=config.groups {
             let shard = (id % config.shards as u64) as usize;
@@ -370,7 +372,7 @@ impl Repair {
     /// With this file the directory is a node's.
     fn decide(&self, into: &Config, _: &RepairNote) -> Result<(), RepairError> {
         let cluster = into.cluster_id().expect("validated");
-        Ok(meta::write_meta(&into.dir, &MetaV2 { cluster, ..self.meta.clone() })?)
+        Ok(meta::write_meta(&into.dir, &MetaV3 { cluster, ..self.meta.clone() })?)
     }
 
     /// The survivors' directories are not to be started again. What protects the new cluster from them is its id; this only
@@ -469,6 +471,7 @@ fn finding(
         voters: plan.before.voters.iter().map(|voter| voter.node).collect(),
         votes: plan.voted,
         quorum: plan.quorum,
+        whole: plan.whole,
         from,
         gone: base.gone.0,
         chosen: base.chosen.0,

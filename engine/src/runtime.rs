@@ -587,8 +587,8 @@ impl Driver {
                 wait_ns: u64::from(wait_ms) * 1_000_000,
                 reply: TrimReply::Callback(Box::new(move |answer| reply(trim_reply(answer)))),
             },
-            Request::CreateGroup { group, wait_ms } => Mail::ChangeGroups {
-                change: GroupChange::Create(group),
+            Request::CreateGroup { group, phase_2, wait_ms } => Mail::ChangeGroups {
+                change: GroupChange::Create(group, phase_2),
                 wait_ms: u64::from(wait_ms),
                 reply: GroupReply::Callback(Box::new(move |outcome| reply(outcome.into()))),
             },

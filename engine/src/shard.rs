@@ -86,7 +86,7 @@ const PEER_LOST_NS: u64 = 600_000_000;
 const PEER_SILENT_NS: u64 = 3_000_000_000;
 /// So long after its connection broke.
 const PEER_BROKEN_NS: u64 = 100_000_000;
-/// A leader whose quorum was silent this long steps down.
+/// A leader whose phase-2 quorum was silent this long steps down.
 const QUORUM_LOST_NS: u64 = 1_000_000_000;
 /// A log whose oldest frame is in flight this long makes its shard silent, so that others take over.
 const WAL_STUCK_NS: u64 = 500_000_000;
@@ -740,7 +740,7 @@ impl Shard {
             let Some(at) = self.by_uid.get(&ack.uid).copied() else { continue };
             let member = self.address(at, peer);
             let group = &mut self.groups[at as usize];
-            let needed = group.replica.members().len() / 2;
+            let needed = (group.replica.quorums().phase_2 - 1).max(1);
             let run = group.pending.iter_mut().filter(|p| p.times.acknowledged == 0);
             for pending in run.take_while(|p| p.slot <= ack.up_to && p.origin == ack.ballot) {
                 pending.acks += 1;
@@ -875,7 +875,8 @@ impl Shard {
         if all_gone || self.peers.iter().any(|peer| self.now_ns >= peer.answered_ns + QUORUM_LOST_NS) {
             for at in 0..self.groups.len() as u32 {
                 let replica = &self.groups[at as usize].replica;
-                if replica.leads() && (all_gone || !self.is_reachable(replica.configuration())) {
+                let (configuration, quorums) = (replica.configuration(), replica.quorums());
+                if replica.leads() && (all_gone || self.reachable(configuration) < quorums.phase_2) {
                     self.act(at, &[], |r, out| r.quorum_lost(out));
                 }
             }

@@ -80,6 +80,14 @@ pub struct HeldVotes {
     pub values: Vec<(u64, u64, u64, u32)>,
 }
 
+/// The uid of the directory of a shard.
+///
+/// # Panics
+/// When the configuration is none that a node could start with.
+pub fn directory_uid(config: &Config, shard: usize) -> u128 {
+    config.directory_uid(shard)
+}
+
 /// What a record says about a vote, if it does.
 pub fn vote_of(header: &RecordHeader) -> Option<(u128, Voted)> {
     crate::persist::vote_of(header)
@@ -105,6 +113,8 @@ pub struct ProposedConfiguration {
     pub crc: u32,
     /// The replicas that vote under it.
     pub replicas: Vec<u128>,
+    /// How many of them choose a value; 0: a majority.
+    pub phase_2: u16,
 }
 
 /// The configuration that a record of the log accepts, if it does.
@@ -113,8 +123,10 @@ pub fn configuration_of(header: &RecordHeader, body: &[u8]) -> Option<ProposedCo
         return None;
     }
     let [slot, _, origin, ..] = header.numbers;
-    let replicas = configuration::decode(body)?.voters.iter().map(|voter| voter.replica.0).collect();
-    Some(ProposedConfiguration { uid: header.uid, slot, origin, crc: header.body_crc, replicas })
+    let configuration = configuration::decode(body)?;
+    let replicas = configuration.voters.iter().map(|voter| voter.replica.0).collect();
+    let (uid, crc, phase_2) = (header.uid, header.body_crc, configuration.phase_2);
+    Some(ProposedConfiguration { uid, slot, origin, crc, replicas, phase_2 })
 }
 
 /// The configurations that the records of a log frame accept; `records` are the bytes behind the frame's header.
@@ -480,15 +492,15 @@ impl SimShard {
         if group >= DIRECTORIES { Some(self.shard.made.directory) } else { self.shard.group_at(group) }
     }
 
-    /// Makes a group, or drops one.
+    /// Makes a group, in which so many voters choose, or drops one.
     pub fn change_groups(
         &mut self,
         group: GroupId,
-        create: bool,
+        create: Option<u16>,
         patience_ns: u64,
         reply: Box<dyn FnOnce(GroupOutcome) + Send>,
     ) {
-        let change = if create { GroupChange::Create(group) } else { GroupChange::Drop(group) };
+        let change = create.map_or(GroupChange::Drop(group), |phase_2| GroupChange::Create(group, phase_2));
         let until_ns = self.shard.now_ns + patience_ns;
         self.shard.change_groups(change, until_ns, GroupReply::Callback(reply));
     }

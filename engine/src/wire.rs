@@ -29,7 +29,7 @@ pub(crate) const CLIENT_REQUEST: u8 = 7;
 pub(crate) const CLIENT_REPLY: u8 = 8;
 
 /// The version of all record layouts.
-pub(crate) const RECORD_VERSION: u16 = 4;
+pub(crate) const RECORD_VERSION: u16 = 5;
 
 /// Record kinds. The first five are found in the log too.
 pub(crate) mod kind {

@@ -182,7 +182,7 @@ fn a_vote_is_never_in_the_log_without_its_group() {
             let tell = Arc::clone(&told);
             let reply = Box::new(move |outcome| *tell.lock().unwrap() = Some(outcome));
             if lone.shard().made_groups().is_empty() {
-                lone.shard().change_groups(GROUP, true, 1000 * MS, reply);
+                lone.shard().change_groups(GROUP, Some(0), 1000 * MS, reply);
             }
             lone.turn();
             lone.shard().uid(GROUP).is_some()

@@ -43,6 +43,7 @@ fn hello(role: Role, cluster: u128, node: u64) -> Hello {
         target_incarnation: 0,
         shard: 0,
         shard_count: 1,
+        phase_2: 0,
         replacement: false,
         founder: false,
         founding: 0,

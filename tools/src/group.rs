@@ -9,12 +9,15 @@ use crate::terminal::say;
 const EXAMPLES: &str = "\
 Examples:
   synod group create --cluster demo/cluster.toml --group 9
+  synod group create --cluster demo/cluster.toml --group 10 --phase-2 1
   synod group list   --cluster demo/cluster.toml
   synod group drop   --cluster demo/cluster.toml --group 9
 
 A new group has a replica on every node; its number is one behind those of the configuration. What is
 dropped is gone for good, on all nodes: its log, its checkpoints, its sessions. Its number may be used
-again, for a group that has nothing to do with it; the uid tells the two apart.";
+again, for a group that has nothing to do with it; the uid tells the two apart.
+
+--phase-2 says how many voters choose an entry; see `synod member --help` for what that means.";
 
 /// Make, drop and list groups while the cluster runs
 #[derive(clap::Args)]
@@ -27,11 +30,20 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Action {
     /// Make a group
-    Create(Target),
+    Create(Create),
     /// Drop a group that was made so, and all that it holds
     Drop(Target),
     /// List the groups that were made so
     List(List),
+}
+
+#[derive(clap::Args)]
+struct Create {
+    #[command(flatten)]
+    target: Target,
+    /// How many voters choose an entry; 0: a majority
+    #[arg(long, value_name = "VOTERS", default_value_t = 0)]
+    phase_2: u16,
 }
 
 #[derive(clap::Args)]
@@ -42,7 +54,9 @@ struct List {
 
 pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     match &args.action {
-        Action::Create(target) => show(&[target.client_of_any_group()?.create_group(target.group)?]),
+        Action::Create(Create { target, phase_2 }) => {
+            show(&[target.client_of_any_group()?.create_group(target.group, *phase_2)?]);
+        }
         Action::Drop(target) => {
             let MadeGroupV1 { group, uid, .. } = target.client_of_any_group()?.drop_group(target.group)?;
             say(format_args!("group {group}, uid {uid:032x}, is dropped\n"));

@@ -1,4 +1,4 @@
-//! `synod member`: who votes in a group, and changing it.
+//! `synod member`: who votes in a group, how many votes it takes, and changing that.
 
 use synod::{Membership, MembershipChange, NodeId};
 
@@ -11,13 +11,22 @@ Examples:
   synod member show   --cluster demo/cluster.toml --group 1
   synod member remove --cluster demo/cluster.toml --group 1 --node 3
   synod member add    --cluster demo/cluster.toml --group 1 --node 3
+  synod member quorum --cluster demo/cluster.toml --group 1 --phase-2 2
 
 Every node of the cluster has a replica of every group. A voter decides what is committed; a learner
 only gets it. A node that is added must have caught up first. One that is removed may be switched
 off as soon as the command says that it is done. If a change fails with the voters' version, somebody
-else was faster: look again.";
+else was faster: look again.
 
-/// Show or change who votes in a group
+By default a majority of the voters elects a leader (phase 1), and a majority chooses an entry
+(phase 2). `quorum` has phase 2 take fewer or more, at least 1: phase 1 then takes all voters but one
+less than that. Of five voters, with --phase-2 2, two commit, so the slowest three are not waited
+for; but a new leader needs four, and the log of a node that is lost may hold an entry that one other
+node has, too. With --phase-2 1 the leader's disk alone holds what was last committed, and nobody else
+can lead while that node is down. --phase-2 0 is a majority again. The size stays as it is when voters
+come and go.";
+
+/// Show or change who votes in a group, and how many votes it takes
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -33,15 +42,33 @@ enum Action {
     Add(Change),
     /// Take a node's vote away
     Remove(Change),
+    /// Change how many voters choose an entry
+    Quorum(Quorum),
 }
 
 #[derive(clap::Args)]
 struct Change {
     #[command(flatten)]
-    target: Target,
+    at: At,
     /// The node
     #[arg(long)]
     node: NodeId,
+}
+
+#[derive(clap::Args)]
+struct Quorum {
+    #[command(flatten)]
+    at: At,
+    /// How many voters choose an entry; 0: a majority
+    #[arg(long, value_name = "VOTERS")]
+    phase_2: u16,
+}
+
+/// What is to be changed.
+#[derive(clap::Args)]
+struct At {
+    #[command(flatten)]
+    target: Target,
     /// Only if the voters are still those of this version; by default those that are found now
     #[arg(long)]
     version: Option<u64>,
@@ -52,13 +79,20 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
         Action::Show(target) => show(&target.client()?.membership(target.group)?),
         Action::Add(change) => change.carry_out(MembershipChange::Add(change.node))?,
         Action::Remove(change) => change.carry_out(MembershipChange::Remove(change.node))?,
+        Action::Quorum(Quorum { at, phase_2 }) => at.carry_out(MembershipChange::Quorum(*phase_2))?,
     }
     Ok(())
 }
 
 impl Change {
     fn carry_out(&self, change: MembershipChange) -> Result<(), ToolError> {
-        check_node(&self.target.cluster()?, self.node)?;
+        check_node(&self.at.target.cluster()?, self.node)?;
+        self.at.carry_out(change)
+    }
+}
+
+impl At {
+    fn carry_out(&self, change: MembershipChange) -> Result<(), ToolError> {
         let mut client = self.target.client()?;
         let version = match self.version {
             Some(version) => version,
@@ -74,6 +108,10 @@ fn show(membership: &Membership) {
         [] => "none".to_owned(),
         nodes => nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", "),
     };
-    let Membership { version, voters, learners } = membership;
-    say(format_args!("version {version}, voters {}, learners {}\n", list(voters), list(learners)));
+    let Membership { version, phase_1, phase_2, majority, voters, learners } = membership;
+    let quorums = match (majority, voters.len()) {
+        (true, voters) => format!("{phase_2} of {voters}, a majority"),
+        (false, voters) => format!("{phase_1} of {voters} elect, {phase_2} choose"),
+    };
+    say(format_args!("version {version}, voters {}, learners {}, quorum {quorums}\n", list(voters), list(learners)));
 }

@@ -194,6 +194,9 @@ impl std::fmt::Display for Described<'_> {
         }
         if of.quorum {
             writeln!(f, "  these replicas are a quorum of its voters: nothing of it is lost")?;
+        } else if of.whole {
+            let why = "enough to have all that was acknowledged, though too few to go on";
+            writeln!(f, "  these replicas are {why}: nothing of it is lost")?;
         }
         let from = if of.from == self.node { String::new() } else { format!(", from node {}", of.from) };
         writeln!(f, "  known as chosen: slots up to {}, entries up to index {}{from}", of.chosen, of.index)?;

@@ -14,17 +14,18 @@ const EXAMPLES: &str = "\
 Examples:
   synod status --cluster demo/cluster.toml
 
-  group leader node process applied next    chain votes lease checkpoint pins pinned
-      1      2    1   40211      17 1001 9af01c22   yes    no        800    0      -
-                  2   40212      17 1001 9af01c22   yes   yes        900    1    850
+  group leader node process applied next    chain votes lease checkpoint pins pinned quorum
+      1      2    1   40211      17 1001 9af01c22   yes    no        800    0      -    2+2
+                  2   40212      17 1001 9af01c22   yes   yes        900    1    850    2+2
                   3    down
 
 One line per group and node: the node's process, the last slot it has applied, the index that the
 group's next entry gets, and the checksum over all that it has applied, which is equal wherever
 the applied slot is. A leader that holds a lease answers linearizable reads by itself; it has none
 until such a read was asked for. checkpoint is the last index that the node's newest checkpoint
-covers; pins says how many readers keep its log, and pinned from which index on. The exit status is 1 when a
-group has no leader, also one that was made at run time.";
+covers; pins says how many readers keep its log, and pinned from which index on. quorum is how many
+voters elect a leader, and how many choose. The exit status is 1 when a group has no leader, also one
+that was made at run time.";
 
 /// Show groups, leaders and how far every node is
 #[derive(clap::Args)]
@@ -46,14 +47,15 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     match survey.leaderless(&cluster) {
         None => Ok(()),
         Some(group) => Err(ToolError::Failed(format!(
-            "group {group} has no leader: a majority of its nodes must be up; an election takes a moment"
+            "group {group} has no leader: enough of its voters must be up (a majority, unless `synod member show` says \
+             otherwise); an election takes a moment"
         ))),
     }
 }
 
 fn table(cluster: &Cluster, survey: &Survey) -> String {
     let mut out = format!(
-        "{:>7} {:>6} {:>5} {:>8} {:>10} {:>10} {:>9} {:>6} {:>6} {:>10} {:>5} {:>10}\n",
+        "{:>7} {:>6} {:>5} {:>8} {:>10} {:>10} {:>9} {:>6} {:>6} {:>10} {:>5} {:>10} {:>6}\n",
         "group",
         "leader",
         "node",
@@ -65,7 +67,8 @@ fn table(cluster: &Cluster, survey: &Survey) -> String {
         "lease",
         "checkpoint",
         "pins",
-        "pinned"
+        "pinned",
+        "quorum"
     );
     let mut line = |text: std::fmt::Arguments| writeln!(out, "{text}").expect("a string takes all");
     for group in survey.groups(cluster) {
@@ -74,7 +77,7 @@ fn table(cluster: &Cluster, survey: &Survey) -> String {
             let head = if at == 0 { format!("{group:>7} {leader:>6}") } else { " ".repeat(14) };
             match (answer, survey.group(*node, group)) {
                 (Ok(up), Some(info)) => line(format_args!(
-                    "{head} {node:>5} {:>8} {:>10} {:>10}  {:08x} {:>6} {:>6} {:>10} {:>5} {:>10}",
+                    "{head} {node:>5} {:>8} {:>10} {:>10}  {:08x} {:>6} {:>6} {:>10} {:>5} {:>10} {:>6}",
                     up.process,
                     info.applied_slot,
                     info.next_index,
@@ -83,7 +86,8 @@ fn table(cluster: &Cluster, survey: &Survey) -> String {
                     if info.lease { "yes" } else { "no" },
                     index(info.checkpoint_index),
                     info.pins,
-                    index(info.pinned_index)
+                    index(info.pinned_index),
+                    format!("{}+{}", info.phase_1, info.phase_2)
                 )),
                 (Ok(up), None) => line(format_args!("{head} {node:>5} {:>8}    missing", up.process)),
                 (Err(_), _) => line(format_args!("{head} {node:>5}     down")),
@@ -118,6 +122,8 @@ mod tests {
             chain: 0x00f0_1c22,
             elections: 1,
             configuration: 0,
+            phase_1: 2,
+            phase_2: 2,
             votes: group != 2,
             lease: leader == 2,
             checkpoint_index: if leader == 2 { 900 } else { 0 },
@@ -143,11 +149,11 @@ mod tests {
         let table = table(&cluster(), &survey);
         let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         let names = ["group", "leader", "node", "process", "applied", "next", "chain", "votes", "lease"];
-        assert_eq!(words[0], [&names[..], &["checkpoint", "pins", "pinned"]].concat());
-        assert_eq!(words[1], ["1", "2", "1", "4001", "17", "1001", "00f01c22", "yes", "no", "-", "0", "-"]);
-        assert_eq!(words[2], ["2", "4002", "17", "1001", "00f01c22", "yes", "yes", "900", "1", "850"]);
+        assert_eq!(words[0], [&names[..], &["checkpoint", "pins", "pinned", "quorum"]].concat());
+        assert_eq!(words[1], ["1", "2", "1", "4001", "17", "1001", "00f01c22", "yes", "no", "-", "0", "-", "2+2"]);
+        assert_eq!(words[2], ["2", "4002", "17", "1001", "00f01c22", "yes", "yes", "900", "1", "850", "2+2"]);
         assert_eq!(words[3], ["3", "down"]);
-        assert_eq!(words[4], ["2", "none", "1", "4001", "17", "1001", "00f01c22", "no", "no", "-", "0", "-"]);
+        assert_eq!(words[4], ["2", "none", "1", "4001", "17", "1001", "00f01c22", "no", "no", "-", "0", "-", "2+2"]);
         assert_eq!(words[5], ["2", "4002", "missing"]);
         assert_eq!(survey.leaderless(&cluster()), Some(2));
     }

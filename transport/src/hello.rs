@@ -13,9 +13,9 @@ pub use judge::{Identity, KnownPeer, Refusal, judge, judge_answer};
 use crate::bytes::{get_u16, get_u32, get_u64, get_u128, put_u16, put_u32, put_u64, put_u128};
 
 /// The lowest version of the messages that this program speaks.
-pub const PROTOCOL_VERSION_MIN: u16 = 4;
+pub const PROTOCOL_VERSION_MIN: u16 = 5;
 /// The highest version of the messages that this program speaks.
-pub const PROTOCOL_VERSION_MAX: u16 = 4;
+pub const PROTOCOL_VERSION_MAX: u16 = 5;
 /// Bytes of a hello's body as written here.
 pub const HELLO_BYTES: usize = 256;
 /// Bytes of the longest body taken as a hello or a reply: a later release may say more.
@@ -44,6 +44,7 @@ const AT_REPLICA: usize = 96;
 const AT_TARGET_REPLICA: usize = 112;
 const AT_SEEN_REPLICA: usize = 128;
 const AT_FOUNDING: usize = 144;
+const AT_PHASE_2: usize = 148;
 
 const REPLY_AT_STATUS: usize = 0;
 const REPLY_AT_TEXT_LEN: usize = 2;
@@ -127,6 +128,8 @@ pub struct Hello {
     pub shard: u32,
     /// How many shards it has.
     pub shard_count: u32,
+    /// How many voters choose a value in its groups at the beginning, 0 for a majority.
+    pub phase_2: u16,
     /// Its directory was made to replace a lost one.
     pub replacement: bool,
     /// Its replica may be a voter of the beginning: its log is the first one of a first directory.
@@ -165,6 +168,7 @@ impl Hello {
         put_u128(&mut bytes, AT_TARGET_REPLICA, self.target_replica);
         put_u128(&mut bytes, AT_SEEN_REPLICA, self.seen_replica);
         put_u32(&mut bytes, AT_FOUNDING, self.founding);
+        put_u16(&mut bytes, AT_PHASE_2, self.phase_2);
         bytes
     }
 
@@ -193,6 +197,7 @@ impl Hello {
             target_incarnation: get_u128(bytes, AT_TARGET_INCARNATION),
             shard: get_u32(bytes, AT_SHARD),
             shard_count: get_u32(bytes, AT_SHARD_COUNT),
+            phase_2: get_u16(bytes, AT_PHASE_2),
             replacement: get_u16(bytes, AT_FLAGS) & FLAG_REPLACEMENT != 0,
             founder: get_u16(bytes, AT_FLAGS) & FLAG_FOUNDER != 0,
             founding: get_u32(bytes, AT_FOUNDING),
@@ -245,6 +250,8 @@ pub enum HelloStatus {
     Replaced = 12,
     /// The two directories were made for clusters that began with other nodes.
     OtherFounders = 13,
+    /// The groups of the two begin with quorums of different sizes.
+    QuorumDiffers = 14,
 }
 
 impl HelloStatus {
@@ -264,6 +271,7 @@ impl HelloStatus {
             11 => Self::Greeted,
             12 => Self::Replaced,
             13 => Self::OtherFounders,
+            14 => Self::QuorumDiffers,
             other => return Err(HelloError::Status(other)),
         })
     }

@@ -11,6 +11,10 @@
 //!
 //! This is the stop-sign form of reconfiguration (Lamport, Malkhi, Zhou, "Reconfiguring a State Machine", 2010), with a
 //! window of one slot around the change.
+//!
+//! The quorums of the two phases may differ in size (Howard, Malkhi, Spiegelman, "Flexible Paxos", 2016): all that phase 1
+//! must be sure of is to meet whatever phase 2 may have used at a lower ballot of the same configuration. Invariant:
+//! `phase_1 + phase_2 > voters`, so any two of them have a voter in common.
 
 use alloc::vec::Vec;
 
@@ -29,6 +33,41 @@ pub struct Voter {
     pub replica: ReplicaId,
 }
 
+/// How many voters each phase needs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Quorums {
+    /// To elect a leader.
+    pub phase_1: usize,
+    /// To choose a value, to lease, and to confirm a leader to readers.
+    pub phase_2: usize,
+}
+
+impl Quorums {
+    /// The quorums of so many voters, of whom `phase_2` choose; 0: a majority. Phase 1 takes as few as will surely meet them.
+    ///
+    /// # Panics
+    /// When more are to choose than there are.
+    #[must_use]
+    pub fn of(voters: usize, phase_2: u16) -> Self {
+        let apart = usize::from(is(Bug::QuorumsDoNotMeet) && voters > 1);
+        let quorums = match usize::from(phase_2) {
+            0 => Self { phase_1: voters / 2 + 1 - apart, phase_2: voters / 2 + 1 - apart },
+            phase_2 => {
+                assert!(phase_2 <= voters, "{phase_2} of {voters} cannot choose");
+                Self { phase_1: (voters + 1 - phase_2 - apart).max(1), phase_2 }
+            }
+        };
+        assert!(quorums.phase_1 + quorums.phase_2 > voters || apart > 0, "two quorums always meet");
+        quorums
+    }
+
+    /// With fewer a group gets no further: nobody can be elected, or nothing chosen.
+    #[must_use]
+    pub fn both(self) -> usize {
+        self.phase_1.max(self.phase_2)
+    }
+}
+
 /// The voters of a group.
 #[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Configuration {
@@ -36,6 +75,8 @@ pub struct Configuration {
     pub version: u64,
     /// The number that the next new voter gets.
     pub next_member: u16,
+    /// How many voters choose a value; 0: a majority. It stays as it is when voters come and go.
+    pub phase_2: u16,
     /// The voters, each node at most once. None: this replica does not know yet who votes, or the group has ended.
     pub voters: Vec<Voter>,
 }
@@ -46,7 +87,27 @@ impl Configuration {
     pub fn genesis(voters: impl IntoIterator<Item = (u64, ReplicaId)>) -> Self {
         let number = |(at, (node, replica))| Voter { member: MemberId(at as u16 + 1), node, replica };
         let voters: Vec<Voter> = voters.into_iter().enumerate().map(number).collect();
-        Self { version: 0, next_member: voters.len() as u16 + 1, voters }
+        Self { version: 0, next_member: voters.len() as u16 + 1, phase_2: 0, voters }
+    }
+
+    /// This configuration, in which `phase_2` voters choose a value, or a majority if that is 0; `None` when so many can
+    /// not. For the configuration that a group begins with: any other is changed by [`Configuration::resize`].
+    #[must_use]
+    pub fn with_phase_2(self, phase_2: u16) -> Option<Self> {
+        (usize::from(phase_2) <= self.voters.len()).then_some(Self { phase_2, ..self })
+    }
+
+    /// This configuration with quorums of other sizes; `None` when so many voters there are not.
+    #[must_use]
+    pub fn resize(&self, phase_2: u16) -> Option<Self> {
+        let next = Self { version: self.version + 1, ..self.clone() };
+        next.with_phase_2(phase_2)
+    }
+
+    /// How many voters each phase needs.
+    #[must_use]
+    pub fn quorums(&self) -> Quorums {
+        Quorums::of(self.voters.len(), self.phase_2)
     }
 
     /// This configuration with another replica in place of the one that `node` had; `None` when it has no voter there,
@@ -79,20 +140,21 @@ impl Configuration {
         Some(next)
     }
 
-    /// This configuration without the voter on `node`; `None` when there is none, or no other.
+    /// This configuration without the voter on `node`; `None` when there is none, or no other, or when fewer would be left
+    /// than are to choose a value.
     #[must_use]
     pub fn remove(&self, node: u64) -> Option<Self> {
         self.voter_on(node)?;
         let mut next = self.clone();
         next.voters.retain(|voter| voter.node != node);
         next.version += 1;
-        (!next.voters.is_empty()).then_some(next)
+        (!next.voters.is_empty() && next.is_legal()).then_some(next)
     }
 
     /// The configuration that ends the group: nobody votes, so nothing is ever chosen behind the slot that holds it.
     #[must_use]
     pub fn end(&self) -> Self {
-        Self { version: self.version + 1, next_member: self.next_member, voters: Vec::new() }
+        Self { version: self.version + 1, next_member: self.next_member, phase_2: 0, voters: Vec::new() }
     }
 
     /// Whether it has ended the group. One without voters that no change has led to only is not known yet.
@@ -129,11 +191,12 @@ impl Configuration {
     }
 
     /// Whether it can govern a group: no more voters than may be, each number, node and replica once, all numbers below
-    /// the next one.
+    /// the next one, and no more of them to choose a value than there are.
     #[must_use]
     pub fn is_legal(&self) -> bool {
         let voters = &self.voters;
         voters.len() <= VOTERS_MAX
+            && usize::from(self.phase_2) <= voters.len()
             && self.next_member <= MemberId::OUTSIDERS
             && voters.iter().enumerate().all(|(at, voter)| {
                 voter.member < MemberId(self.next_member)
@@ -150,12 +213,13 @@ pub(crate) struct Electorate {
     /// This replica's number; `None` when it does not vote.
     pub(crate) me: Option<MemberId>,
     pub(crate) voters: Vec<MemberId>,
+    pub(crate) quorums: Quorums,
 }
 
 impl Electorate {
     pub(crate) fn new(configuration: &Configuration, replica: ReplicaId) -> Self {
         let voters = configuration.voters.iter().map(|voter| voter.member).collect();
-        Self { me: configuration.member_of(replica), voters }
+        Self { me: configuration.member_of(replica), voters, quorums: configuration.quorums() }
     }
 
     /// This replica's number.
@@ -168,11 +232,6 @@ impl Electorate {
 
     pub(crate) fn is_voter(&self, member: MemberId) -> bool {
         self.voters.contains(&member)
-    }
-
-    /// How many voters make a quorum, in either phase.
-    pub(crate) fn quorum(&self) -> usize {
-        self.voters.len() / 2 + usize::from(!is(Bug::QuorumsDoNotMeet) || self.voters.len() == 1)
     }
 
     pub(crate) fn index_of(&self, member: MemberId) -> usize {
@@ -218,6 +277,41 @@ mod tests {
         assert_eq!(one.remove(30), None, "the last one stays");
     }
 
+    fn of(voters: u64) -> Configuration {
+        Configuration::genesis((1..=voters).map(|node| (node, ReplicaId(u128::from(node)))))
+    }
+
+    /// Any two voters sets of such sizes have one in common, whatever was set.
+    #[test]
+    fn flexible_quorums_intersect() {
+        for voters in 1..=VOTERS_MAX as u64 {
+            for phase_2 in 0..=voters as u16 {
+                let Quorums { phase_1, phase_2: chooses } = of(voters).with_phase_2(phase_2).unwrap().quorums();
+                assert!(phase_1 + chooses > voters as usize, "{voters} voters, {phase_2}");
+                assert!((1..=voters as usize).contains(&phase_1) && (1..=voters as usize).contains(&chooses));
+            }
+            assert_eq!(of(voters).with_phase_2(voters as u16 + 1), None);
+        }
+    }
+
+    #[test]
+    fn quorums_of_a_size_stay_legal_when_voters_come_and_go() {
+        let five = of(5).resize(4).unwrap();
+        assert!(five.follows(&of(5)) && five.is_legal());
+        assert_eq!(five.quorums(), Quorums { phase_1: 2, phase_2: 4 });
+        let four = five.remove(3).unwrap();
+        assert_eq!(four.quorums(), Quorums { phase_1: 1, phase_2: 4 });
+        assert_eq!(four.remove(2), None, "three cannot be four");
+        let back = four.add(3, ReplicaId(9)).unwrap();
+        assert_eq!(back.quorums(), five.quorums());
+        assert_eq!(back.replace(2, ReplicaId(8)).unwrap().quorums(), five.quorums());
+        assert_eq!(back.resize(6), None);
+        let majority = back.resize(0).unwrap();
+        assert_eq!(majority.quorums(), Quorums { phase_1: 3, phase_2: 3 });
+        assert_eq!(majority.remove(1).unwrap().quorums(), Quorums { phase_1: 3, phase_2: 3 });
+        assert!(back.end().is_legal(), "nobody chooses behind the end");
+    }
+
     #[test]
     fn the_end_follows_any_configuration_and_nothing_follows_it() {
         let genesis = Configuration::genesis([(10, ReplicaId(1)), (20, ReplicaId(2)), (30, ReplicaId(3))]);
@@ -233,7 +327,7 @@ mod tests {
     #[test]
     fn a_configuration_that_names_one_twice_is_not_legal() {
         let voter = |member, node, replica| Voter { member: MemberId(member), node, replica: ReplicaId(replica) };
-        let of = |voters| Configuration { version: 1, next_member: 9, voters };
+        let of = |voters| Configuration { version: 1, next_member: 9, phase_2: 0, voters };
         assert!(of(alloc::vec![voter(1, 1, 1), voter(2, 2, 2)]).is_legal());
         for other in [voter(1, 2, 2), voter(2, 1, 2), voter(2, 2, 1), voter(9, 2, 2)] {
             assert!(!of(alloc::vec![voter(1, 1, 1), other]).is_legal(), "{other:?}");

@@ -8,6 +8,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::action::{Action, Record, RecordSeq};
+use crate::configuration::Quorums;
 use crate::ids::{Ballot, MemberId, Slot};
 use crate::leader::Leader;
 use crate::marks::{Mark, mark};
@@ -165,7 +166,8 @@ impl<P: Payload> Replica<P> {
     fn conclude_pre_vote(&mut self, out: Out<'_, P>) {
         let Role::Candidate(candidate) = &mut self.role else { return };
         let Stage::PreVote { granted } = &candidate.stage else { return };
-        if (granted.count_ones() as usize) < self.electorate.quorum() {
+        // Who would be elected and could choose nothing cannot win either.
+        if (granted.count_ones() as usize) < self.electorate.quorums.both() {
             return;
         }
         let ballot = candidate.ballot;
@@ -247,7 +249,7 @@ impl<P: Payload> Replica<P> {
         self.conclude_phase_1(out);
     }
 
-    /// Leads, when a quorum of promises counts.
+    /// Leads, when a phase-1 quorum of promises counts.
     pub(crate) fn conclude_phase_1(&mut self, out: Out<'_, P>) {
         let Role::Candidate(candidate) = &self.role else { return };
         let Stage::Phase1 { own_durable: true, promises, .. } = &candidate.stage else { return };
@@ -267,12 +269,16 @@ impl<P: Payload> Replica<P> {
                 counted += 1;
             }
         }
-        if counted < self.electorate.quorum() {
+        let Quorums { phase_1, phase_2 } = self.electorate.quorums;
+        if counted < if is(Bug::Phase1TakesPhase2Quorum) { phase_2 } else { phase_1 } {
             if let Some((member, target)) = behind {
                 mark(Mark::PromiseAhead);
                 self.learn(member, target, out);
             }
             return;
+        }
+        if phase_1 * 2 <= self.electorate.voters.len() {
+            mark(Mark::ElectedByFew);
         }
         let ballot = candidate.ballot;
         assert!(ballot == self.promised(), "a candidate that promised another is none");

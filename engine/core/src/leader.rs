@@ -281,13 +281,16 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    /// Chooses what a quorum has durably accepted at this ballot.
+    /// Chooses what a phase-2 quorum has durably accepted at this ballot.
     fn count_votes(&mut self, out: Out<'_, P>) {
-        let quorum = self.electorate.quorum();
+        let quorum = self.electorate.quorums.phase_2;
         let chosen = self.log().chosen();
         let up_to = self.leader_mut().quorum_acked(quorum);
         if up_to <= chosen {
             return;
+        }
+        if quorum * 2 <= self.electorate.voters.len() {
+            mark(Mark::ChosenByFew);
         }
         let bytes: u64 = (chosen.0 + 1..=up_to.0)
             .map(|slot| self.log().get(Slot(slot)).expect("the log is contiguous").value.bytes())

@@ -45,7 +45,7 @@ pub mod transfer;
 pub mod value;
 
 pub use action::{Action, Record, RecordSeq};
-pub use configuration::{Configuration, Voter};
+pub use configuration::{Configuration, Quorums, Voter};
 pub use epoch::Epoch;
 pub use ids::{Ballot, MemberId, ReplicaId, Slot};
 pub use message::{Message, Vote};
@@ -54,6 +54,8 @@ pub use value::{Body, Payload, Value};
 
 #[cfg(test)]
 mod classics_test;
+#[cfg(test)]
+mod quorum_test;
 #[cfg(test)]
 mod reconfigure_test;
 #[cfg(test)]

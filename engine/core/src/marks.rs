@@ -108,6 +108,10 @@ marks!(
         LeaderLost,
         /// A follower promises the ballot of a leader that it hears of only now.
         FollowedPromised,
+        /// Fewer than a majority elect a leader, as they may.
+        ElectedByFew,
+        /// Fewer than a majority choose a value.
+        ChosenByFew,
         /// A leader loses its quorum.
         QuorumLost,
         /// A leader follows a higher one of which it only now hears.

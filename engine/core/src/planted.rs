@@ -49,6 +49,8 @@ bugs! {
     SameVoteCountsTwice,
     /// Two quorums may have no voter in common.
     QuorumsDoNotMeet,
+    /// A leader is elected by as many voters as choose a value, however few these are.
+    Phase1TakesPhase2Quorum,
     /// A cumulative acknowledgement runs over slots held from older ballots.
     OldSlotsAreAcknowledged,
     /// A leader sends at its ballot what it holds from older ones and has not proposed yet.

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use crate::acceptor::Acceptor;
 use crate::action::{Action, Record, RecordSeq};
-use crate::configuration::{Configuration, Electorate, Voter};
+use crate::configuration::{Configuration, Electorate, Quorums, Voter};
 use crate::election::Candidate;
 use crate::ids::{Ballot, MemberId, ReplicaId, Slot};
 use crate::leader::Leader;
@@ -332,7 +332,7 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    /// This node can no longer reach a quorum. A leader steps down.
+    /// This node can no longer reach a phase-2 quorum. A leader steps down.
     pub fn quorum_lost(&mut self, out: Out<'_, P>) {
         if let Role::Leader(leader) = &self.role {
             mark(Mark::QuorumLost);
@@ -376,9 +376,9 @@ impl<P: Payload> Replica<P> {
         &self.electorate.voters
     }
 
-    /// How many voters make a quorum, in either phase.
-    pub fn quorum(&self) -> usize {
-        self.electorate.quorum()
+    /// How many voters each phase needs.
+    pub fn quorums(&self) -> Quorums {
+        self.electorate.quorums
     }
 
     /// Whether this replica and `from`, another one, both vote.

@@ -26,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) replica: Replica<u64>,
     /// Which replica lives on the node now.
     id: ReplicaId,
+    /// How many voters choose at the beginning; 0: a majority.
+    phase_2: u16,
     /// What is durable, with the chosen prefix that each record bears.
     disk: Vec<(Slot, Record<u64>)>,
     /// What is appended and not durable, and the votes that wait.
@@ -59,10 +61,13 @@ pub(crate) fn config(me: u16, n: u16) -> Config {
 }
 
 impl Node {
-    fn new(me: u16, n: u16) -> Self {
+    fn new(me: u16, n: u16, phase_2: u16) -> Self {
+        let mut config = config(me, n);
+        config.genesis = config.genesis.with_phase_2(phase_2).unwrap();
         Self {
-            replica: Replica::new(config(me, n), Recovered::default()),
+            replica: Replica::new(config, Recovered::default()),
             id: ReplicaId(u128::from(me)),
+            phase_2,
             disk: vec![],
             cache: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -93,15 +98,21 @@ impl Node {
             }
         }
         state.entries = entries.into_values().collect();
-        let config = Config { replica: self.id, ..config(me, n) };
-        Self { replica: Replica::new(config, state), id: self.id, disk: self.disk.clone(), ..Self::new(me, n) }
+        let genesis = config(me, n).genesis.with_phase_2(self.phase_2).unwrap();
+        let config = Config { replica: self.id, genesis, ..config(me, n) };
+        let new = Self::new(me, n, self.phase_2);
+        Self { replica: Replica::new(config, state), id: self.id, disk: self.disk.clone(), ..new }
     }
 }
 
 impl World {
     pub(crate) fn new(n: u16) -> Self {
+        Self::with_phase_2(n, 0)
+    }
+
+    pub(crate) fn with_phase_2(n: u16, phase_2: u16) -> Self {
         Self {
-            nodes: (1..=n).map(|me| Node::new(me, n)).collect(),
+            nodes: (1..=n).map(|me| Node::new(me, n, phase_2)).collect(),
             net: vec![],
             chosen: BTreeMap::new(),
             next_value: 1,
@@ -230,7 +241,7 @@ impl World {
     pub(crate) fn wipe(&mut self, me: u16) {
         let n = self.nodes.len() as u16;
         let id = ReplicaId(self.node(me).id.0 + 100);
-        let empty = Node { id, ..Node::new(me, n) };
+        let empty = Node { id, ..Node::new(me, n, self.node(me).phase_2) };
         *self.node(me) = empty.recover(me, n);
         self.net.retain(|(from, to, _)| from.0 != me && to.0 != me);
     }
@@ -636,8 +647,10 @@ impl Random {
 /// Drops, duplicates, reorders, crashes; every step asserts that no slot is chosen twice.
 fn storm(seed: u64) -> usize {
     let mut random = Random::new(seed);
-    let n = [1, 3, 3, 5][random.below(4) as usize];
-    let mut w = World::new(n);
+    let n = [1, 3, 3, 4, 5][random.below(5) as usize];
+    let size = |random: &mut Random| random.below(u64::from(n) + 1) as u16;
+    let phase_2 = if random.below(2) == 0 { size(&mut random) } else { 0 };
+    let mut w = World::with_phase_2(n, phase_2);
     let any = |random: &mut Random| 1 + random.below(u64::from(n)) as u16;
     for _ in 0..600 {
         match random.below(100) {
@@ -656,7 +669,12 @@ fn storm(seed: u64) -> usize {
             }
             75..85 => {
                 let me = any(&mut random);
-                if w.node(me).replica.can_propose() {
+                if w.node(me).replica.can_propose() && random.below(20) == 0 && phase_2 > 0 {
+                    let next = w.node(me).replica.configuration().resize(size(&mut random)).unwrap();
+                    w.act(me, |r, out| {
+                        r.reconfigure(next, out);
+                    });
+                } else if w.node(me).replica.can_propose() {
                     w.propose(me);
                 }
             }
@@ -696,6 +714,14 @@ fn storm(seed: u64) -> usize {
             w.act(*other, Replica::leader_lost);
         }
         w.settle(&up);
+        // One that holds an older configuration tries to lead, and is told; it may take all to elect.
+        let newest = w.newest_configuration().version;
+        for other in &up {
+            if w.node(*other).replica.configuration().version < newest {
+                w.act(*other, Replica::timeout);
+                w.settle(&up);
+            }
+        }
         w.act(1, Replica::timeout);
         w.settle(&up);
         if w.node(1).replica.epoch().is_some() {

@@ -24,6 +24,7 @@ const INFO: u8 = 3;
 const MEMBERSHIP: u8 = 70;
 const ADD_VOTER: u8 = 71;
 const REMOVE_VOTER: u8 = 72;
+const QUORUM: u8 = 73;
 const OPEN_SESSION: u8 = 60;
 const CLOSE_SESSION: u8 = 61;
 const READ_POINT: u8 = 40;
@@ -111,6 +112,8 @@ pub enum Request {
     CreateGroup {
         /// Its number.
         group: GroupId,
+        /// How many of its voters choose a value; 0: a majority.
+        phase_2: u16,
         /// It may take so long.
         wait_ms: u32,
     },
@@ -186,18 +189,25 @@ impl Request {
             }
             Self::Info { .. } => out[0] = INFO,
             Self::Groups { .. } => out[0] = GROUPS,
-            Self::CreateGroup { wait_ms, .. } | Self::DropGroup { wait_ms, .. } => {
-                out[0] = if matches!(self, Self::CreateGroup { .. }) { CREATE_GROUP } else { DROP_GROUP };
+            Self::CreateGroup { phase_2, wait_ms, .. } => {
+                out[0] = CREATE_GROUP;
+                out.extend_from_slice(&wait_ms.to_le_bytes());
+                out.extend_from_slice(&phase_2.to_le_bytes());
+            }
+            Self::DropGroup { wait_ms, .. } => {
+                out[0] = DROP_GROUP;
                 out.extend_from_slice(&wait_ms.to_le_bytes());
             }
             Self::Membership { .. } => out[0] = MEMBERSHIP,
             Self::ChangeMembership { version, change, wait_ms, .. } => {
-                out[0] = match change {
-                    MembershipChange::Add(_) => ADD_VOTER,
-                    MembershipChange::Remove(_) => REMOVE_VOTER,
+                let (operation, of) = match change {
+                    MembershipChange::Add(node) => (ADD_VOTER, *node),
+                    MembershipChange::Remove(node) => (REMOVE_VOTER, *node),
+                    MembershipChange::Quorum(phase_2) => (QUORUM, u64::from(*phase_2)),
                 };
+                out[0] = operation;
                 out.extend_from_slice(&version.to_le_bytes());
-                out.extend_from_slice(&change.node().to_le_bytes());
+                out.extend_from_slice(&of.to_le_bytes());
                 out.extend_from_slice(&wait_ms.to_le_bytes());
             }
             Self::OpenSession { .. } => out[0] = OPEN_SESSION,
@@ -267,27 +277,28 @@ impl Request {
             }
             INFO if rest.is_empty() => Ok(Self::Info { group }),
             GROUPS if rest.is_empty() => Ok(Self::Groups { group }),
-            operation @ (CREATE_GROUP | DROP_GROUP) => {
+            CREATE_GROUP => {
+                let rest: &[u8; 6] = rest.try_into().map_err(|_| MalformedRequest("the length of an order"))?;
+                let wait_ms = u32::from_le_bytes(rest[..4].try_into().expect("four bytes"));
+                Ok(Self::CreateGroup { group, phase_2: u16::from_le_bytes([rest[4], rest[5]]), wait_ms })
+            }
+            DROP_GROUP => {
                 let rest = rest.try_into().map_err(|_| MalformedRequest("the length of an order"))?;
-                let wait_ms = u32::from_le_bytes(rest);
-                Ok(if operation == CREATE_GROUP {
-                    Self::CreateGroup { group, wait_ms }
-                } else {
-                    Self::DropGroup { group, wait_ms }
-                })
+                Ok(Self::DropGroup { group, wait_ms: u32::from_le_bytes(rest) })
             }
             MEMBERSHIP if rest.is_empty() => Ok(Self::Membership { group }),
-            operation @ (ADD_VOTER | REMOVE_VOTER) => {
+            operation @ (ADD_VOTER | REMOVE_VOTER | QUORUM) => {
                 let rest: &[u8; 20] =
                     rest.try_into().map_err(|_| MalformedRequest("the length of a change of voters"))?;
-                let node = u64::from_le_bytes(rest[8..16].try_into().expect("eight bytes"));
+                let of = u64::from_le_bytes(rest[8..16].try_into().expect("eight bytes"));
+                let quorum = || u16::try_from(of).map_err(|_| MalformedRequest("the quorum"));
                 Ok(Self::ChangeMembership {
                     group,
                     version: u64::from_le_bytes(rest[..8].try_into().expect("eight bytes")),
-                    change: if operation == ADD_VOTER {
-                        MembershipChange::Add(node)
-                    } else {
-                        MembershipChange::Remove(node)
+                    change: match operation {
+                        ADD_VOTER => MembershipChange::Add(of),
+                        REMOVE_VOTER => MembershipChange::Remove(of),
+                        _ => MembershipChange::Quorum(quorum()?),
                     },
                     wait_ms: u32::from_le_bytes(rest[16..].try_into().expect("four bytes")),
                 })
@@ -357,6 +368,10 @@ pub struct GroupInfoV1 {
     pub elections: u64,
     /// The version of the configuration that governs here: how often a replica has taken another's place.
     pub configuration: u64,
+    /// How many voters it takes to elect a leader.
+    pub phase_1: u32,
+    /// How many voters it takes to choose an entry.
+    pub phase_2: u32,
     /// Whether this node's replica votes. One that does not is catching up, or waits for the first contact of all nodes.
     pub votes: bool,
     /// Whether this node leads and holds a lease: it answers linearizable reads without asking anyone.
@@ -429,6 +444,12 @@ pub enum ReplyV1 {
     Membership {
         /// Counts the changes.
         version: u64,
+        /// How many voters it takes to elect a leader.
+        phase_1: u32,
+        /// How many voters it takes to choose a value.
+        phase_2: u32,
+        /// Both are majorities, and stay so.
+        majority: bool,
         /// The nodes that vote.
         voters: Vec<u64>,
         /// The nodes that only learn.
@@ -562,8 +583,10 @@ pub(crate) fn rejected(rejection: Rejection) -> ReplyV1 {
 }
 
 impl From<Membership> for ReplyV1 {
-    fn from(Membership { version, voters, learners }: Membership) -> Self {
-        Self::Membership { version, voters, learners }
+    fn from(of: Membership) -> Self {
+        let Membership { version, phase_1, phase_2, majority, voters, learners } = of;
+        let (phase_1, phase_2) = (phase_1 as u32, phase_2 as u32);
+        Self::Membership { version, phase_1, phase_2, majority, voters, learners }
     }
 }
 
@@ -596,13 +619,14 @@ mod tests {
             Request::Membership { group: 5 },
             Request::ChangeMembership { group: 5, version: 2, change: MembershipChange::Add(3), wait_ms: 9 },
             Request::ChangeMembership { group: 5, version: 2, change: MembershipChange::Remove(3), wait_ms: 9 },
+            Request::ChangeMembership { group: 5, version: 2, change: MembershipChange::Quorum(3), wait_ms: 9 },
             Request::OpenSession { group: 2 },
             Request::CloseSession { group: 2, session: 9 },
             Request::ReadPoint { group: 1, consistency: Consistency::Linearizable, wait_ms: 5 },
             Request::ReadPoint { group: 1, consistency: Consistency::AtLeast(9), wait_ms: 5 },
             Request::Transfer { group: 1, to: 2, timeout_ms: 5 },
             Request::Trim { group: 1, before: 7, wait_ms: 5 },
-            Request::CreateGroup { group: 9, wait_ms: 5 },
+            Request::CreateGroup { group: 9, phase_2: 2, wait_ms: 5 },
             Request::DropGroup { group: 9, wait_ms: 5 },
             Request::Groups { group: 9 },
         ] {
@@ -626,7 +650,14 @@ mod tests {
             ReplyV1::Committed { slot: 1, first_index: 2, count: 3 },
             ReplyV1::Entries { first_index: 1, next_index: 3, ends: vec![1, 2], bytes: b"ab".to_vec() },
             ReplyV1::Rejected { rejection: RejectionV1::NotLeader, leader: 2 },
-            ReplyV1::Membership { version: 1, voters: vec![1, 2], learners: vec![3] },
+            ReplyV1::Membership {
+                version: 1,
+                phase_1: 1,
+                phase_2: 2,
+                majority: false,
+                voters: vec![1, 2],
+                learners: vec![3],
+            },
             ReplyV1::Failed { text: "why".into() },
             ReplyV1::Point { index: 5, epoch: 6 },
             ReplyV1::Groups { groups: vec![MadeGroupV1 { group: 9, uid: u128::MAX - 2, ending: true }] },

@@ -2,13 +2,21 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn meta() -> MetaV2 {
+fn meta() -> MetaV3 {
     let log = |replica| LogIds { replica, first: replica, aside: 0 };
-    MetaV2 { cluster: 5, node: 2, incarnation: 9, boot: 0, logs: vec![log(11), log(12)], replacement: false }
+    MetaV3 {
+        cluster: 5,
+        node: 2,
+        incarnation: 9,
+        boot: 0,
+        phase_2: 2,
+        logs: vec![log(11), log(12)],
+        replacement: false,
+    }
 }
 
 fn open(path: &Path) -> Result<(Directory, DirectoryLock), DirectoryError> {
-    Directory::open(path, 5, 2, 2)
+    Directory::open(path, 5, 2, (2, 2))
 }
 
 #[test]
@@ -23,16 +31,18 @@ fn a_directory_is_one_nodes() {
     assert!(first.is_founder(0));
     assert!(matches!(open(&path), Err(DirectoryError::InUse(_))));
     drop(lock);
-    assert!(matches!(Directory::open(&path, 6, 2, 2), Err(DirectoryError::Foreign { .. })));
-    assert!(matches!(Directory::open(&path, 5, 3, 2), Err(DirectoryError::Foreign { .. })));
-    assert!(matches!(Directory::open(&path, 5, 2, 1), Err(DirectoryError::Foreign { .. })));
+    assert!(matches!(Directory::open(&path, 6, 2, (2, 2)), Err(DirectoryError::Foreign { .. })));
+    assert!(matches!(Directory::open(&path, 5, 3, (2, 2)), Err(DirectoryError::Foreign { .. })));
+    assert!(matches!(Directory::open(&path, 5, 2, (1, 2)), Err(DirectoryError::Foreign { .. })));
+    let other = Directory::open(&path, 5, 2, (2, 0)).unwrap_err();
+    assert!(matches!(other, DirectoryError::Quorum { theirs: 2, ours: 0, .. }), "{other}");
     assert_eq!(open(&path).unwrap().0.boot(), 2);
 }
 
 #[test]
 fn all_ids_of_a_new_directory_differ() {
-    let (a, b) = (MetaV2::draw(5, 2, 3, false), MetaV2::draw(5, 2, 3, true));
-    let ids = |meta: &MetaV2| meta.logs.iter().map(|log| log.replica).chain([meta.incarnation]).collect::<Vec<_>>();
+    let (a, b) = (MetaV3::draw(5, 2, (3, 0), false), MetaV3::draw(5, 2, (3, 0), true));
+    let ids = |meta: &MetaV3| meta.logs.iter().map(|log| log.replica).chain([meta.incarnation]).collect::<Vec<_>>();
     let all: std::collections::BTreeSet<u128> = ids(&a).into_iter().chain(ids(&b)).collect();
     assert_eq!(all.len(), 8);
     assert!(!all.contains(&0));
@@ -41,7 +51,7 @@ fn all_ids_of_a_new_directory_differ() {
 #[test]
 fn a_replacement_founds_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    Directory::init(dir.path(), &MetaV2 { replacement: true, ..meta() }, vec![]).unwrap();
+    Directory::init(dir.path(), &MetaV3 { replacement: true, ..meta() }, vec![]).unwrap();
     let (directory, _lock) = open(dir.path()).unwrap();
     assert!(directory.is_replacement() && !directory.is_founder(0));
 }

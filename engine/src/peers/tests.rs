@@ -223,6 +223,7 @@ impl Directory {
             target_incarnation: known.map_or(0, |known| known.incarnation),
             shard: 0,
             shard_count: 1,
+            phase_2: 0,
             replacement: self.owner.founders.is_none(),
             founder: self.me().founder,
             founding: 7,
@@ -241,6 +242,7 @@ impl Directory {
             incarnation: self.owner.incarnation,
             replacement: self.owner.founders.is_none(),
             shard_count: 1,
+            phase_2: 0,
             members: &MEMBERS,
         };
         let said = Said {

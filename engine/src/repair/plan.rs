@@ -65,8 +65,10 @@ pub(crate) struct Plan<P> {
     pub(crate) ballot: Ballot,
     /// Whether the first survivor, whose node is to be the voter, voted before.
     pub(crate) voted: bool,
-    /// Whether the survivors are a quorum still, so that nothing had to be repaired.
+    /// Whether the survivors can still elect a leader and choose, so that nothing had to be repaired.
     pub(crate) quorum: bool,
+    /// Whether they are a phase-1 quorum at least: among them they have all that was ever acknowledged.
+    pub(crate) whole: bool,
 }
 
 /// Plans the repair of one group, of which the survivors, the first of them on `node`, say `evidence`. `replica` is the
@@ -120,6 +122,7 @@ pub(crate) fn plan<P: Clone>(evidence: &[Evidence<P>], node: u64, replica: Repli
     let forced = Configuration {
         version: last_configuration.version + 1,
         next_member: member.0 + 1,
+        phase_2: 0,
         voters: vec![Voter { member, node, replica }],
     };
     let sound = voters.iter().filter(|of| of.sound).count();
@@ -130,7 +133,8 @@ pub(crate) fn plan<P: Clone>(evidence: &[Evidence<P>], node: u64, replica: Repli
         ballot: Ballot { round, member },
         forced,
         voted: votes(&evidence[0]),
-        quorum: !before.voters.is_empty() && sound > before.voters.len() / 2,
+        quorum: !before.voters.is_empty() && sound >= before.quorums().both(),
+        whole: !before.voters.is_empty() && sound >= before.quorums().phase_1,
         kept,
         before,
     }

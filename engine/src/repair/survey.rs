@@ -21,7 +21,7 @@ use crate::checkpoint::format::Decoder;
 use crate::checkpoint::store::{slot_of, whole_name};
 use crate::config::Config;
 use crate::limits::MIB;
-use crate::meta::{self, DirectoryLock, MetaV2};
+use crate::meta::{self, DirectoryLock, MetaV3};
 use crate::outcome::{GroupId, NodeId};
 use crate::payload::Payload;
 use crate::peers::{Genesis, Owner, Peers};
@@ -32,7 +32,7 @@ use crate::wire::kind;
 /// A survivor: the directory of a node that is stopped, and locked for as long as this lives.
 pub(crate) struct Survivor {
     pub(crate) path: PathBuf,
-    pub(crate) meta: MetaV2,
+    pub(crate) meta: MetaV3,
     pub(crate) shards: Vec<ShardLog>,
     _lock: DirectoryLock,
 }
@@ -93,7 +93,7 @@ impl ShardLog {
     fn read(
         config: &Config,
         path: &Path,
-        meta: &MetaV2,
+        meta: &MetaV3,
         (shard, genesis): (usize, Option<&Genesis>),
         damaged_too: bool,
     ) -> Result<Self, RepairError> {
@@ -152,7 +152,10 @@ impl ShardLog {
             let genesis = || {
                 let mut founders = genesis.cloned().unwrap_or_default();
                 founders.sort_unstable();
-                Configuration::genesis(founders.into_iter().map(|(node, replica)| (node, ReplicaId(replica))))
+                let voters = founders.into_iter().map(|(node, replica)| (node, ReplicaId(replica)));
+                let genesis = Configuration::genesis(voters);
+                // Without voters nobody chooses.
+                genesis.clone().with_phase_2(meta.phase_2).unwrap_or(genesis)
             };
             let told = found.told().max(recovered.chosen);
             let evidence = Evidence {

@@ -129,9 +129,13 @@ impl Shard {
                 let until_ns = self.now_ns + u64::from(wait_ms) * 1_000_000;
                 self.trim(group, before, until_ns, TrimReply::Client(connection, request));
             }
-            Request::CreateGroup { group, wait_ms } => {
+            Request::CreateGroup { group, phase_2, wait_ms } => {
                 let until_ns = self.now_ns + u64::from(wait_ms) * 1_000_000;
-                self.change_groups(GroupChange::Create(group), until_ns, GroupReply::Client(connection, request));
+                self.change_groups(
+                    GroupChange::Create(group, phase_2),
+                    until_ns,
+                    GroupReply::Client(connection, request),
+                );
             }
             Request::DropGroup { group, wait_ms } => {
                 let until_ns = self.now_ns + u64::from(wait_ms) * 1_000_000;

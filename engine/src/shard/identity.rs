@@ -6,7 +6,7 @@
 use synod_core::planted::{Bug, is};
 use synod_core::{Configuration, MemberId, ReplicaId};
 
-use super::group::Lacking;
+use super::group::{GroupKind, Lacking};
 use super::links::Peer;
 use super::{Part, QUIET_NS, Shard, VOTE_WAIT_NS};
 use crate::apply::ApplyState;
@@ -41,7 +41,19 @@ impl Shard {
         let genesis = Configuration::genesis(founders.into_iter().map(|(node, replica)| (node, ReplicaId(replica))));
         self.made.found(&genesis);
         for at in 0..self.groups.len() as u32 {
-            self.act(at, &[], |r, out| r.found(genesis.clone(), out));
+            let group = &self.groups[at as usize];
+            let genesis = match group.kind {
+                GroupKind::Configured => {
+                    let phase_2 = self.made.maker.config.phase_2;
+                    genesis.clone().with_phase_2(phase_2).expect("no more than there are members")
+                }
+                GroupKind::Made(slot) => match self.groups[self.made.directory as usize].apply.directory.get(slot) {
+                    Some(made) => made.sized(genesis.clone()),
+                    None => continue,
+                },
+                GroupKind::Directory | GroupKind::Gone => genesis.clone(),
+            };
+            self.act(at, &[], |r, out| r.found(genesis, out));
         }
     }
 
@@ -64,7 +76,9 @@ impl Shard {
         let peer = &self.peers[place];
         let (node, replica) = (peer.node, ReplicaId(peer.replica));
         let group = &self.groups[at as usize];
-        if let Some(next) = group.replica.configuration().replace(node, replica) {
+        // With too few of them nobody could be elected under it: until then the others go on without this one.
+        let next = group.replica.configuration().replace(node, replica).filter(|next| self.works(next));
+        if let Some(next) = next {
             tracing::info!(group = group.names.id, node, %replica, "a new replica has caught up: it is given a vote");
             self.act(at, &[], |r, out| {
                 r.reconfigure(next, out);

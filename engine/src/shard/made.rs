@@ -258,7 +258,8 @@ impl Shard {
                 return;
             }
         };
-        let genesis = made.genesis().or_else(|| self.made.founders.clone());
+        let founders = || self.made.founders.clone().map(|founders| made.sized(founders));
+        let genesis = made.genesis().or_else(founders);
         let replica = maker.replica(genesis, Recovered::default());
         let taken = machine.as_ref().is_some_and(|machine| machine.takes_checkpoints());
         let checkpoints = GroupCheckpoints::new(uid, taken, None);
@@ -420,15 +421,19 @@ impl Shard {
         let list = &self.groups[directory as usize].apply.directory;
         let found = list.find(id).map(|(slot, made)| (slot, made.ending));
         let busy = self.made.orders.iter().any(|order| order.change.group() == id);
+        let voters = self.groups[directory as usize].replica.configuration().voters.len();
         let (order, made) = match (change, found) {
-            (GroupChange::Create(_), Some(_)) => return Err(GroupError::Exists(id)),
+            (GroupChange::Create(..), Some(_)) => return Err(GroupError::Exists(id)),
             (GroupChange::Drop(_), None) if !busy => return Err(GroupError::UnknownGroup(id)),
             _ if busy => return Err(GroupError::Busy),
-            (GroupChange::Create(_), None) if list.len() >= GROUPS_MADE_MAX => return Err(GroupError::TooMany),
-            (GroupChange::Create(_), None) if self.made.dropped >= GROUPS_DROPPED_MAX => {
+            (GroupChange::Create(..), None) if list.len() >= GROUPS_MADE_MAX => return Err(GroupError::TooMany),
+            (GroupChange::Create(_, phase_2), None) if usize::from(phase_2) > voters => {
+                return Err(GroupError::Quorum { phase_2, voters });
+            }
+            (GroupChange::Create(..), None) if self.made.dropped >= GROUPS_DROPPED_MAX => {
                 return Err(GroupError::UsedUp);
             }
-            (GroupChange::Create(_), None) => (Order::Make { id }, None),
+            (GroupChange::Create(_, phase_2), None) => (Order::Make { id, phase_2 }, None),
             (GroupChange::Drop(_), Some((made, _))) => (Order::End { made }, Some(made)),
             (GroupChange::Drop(_), None) => unreachable!("it is busy or unknown"),
         };

@@ -1,10 +1,10 @@
-//! Changing who votes in a group.
+//! Changing who votes in a group, and how many votes it takes.
 //!
 //! A change is taken by the group's leader, for the version of the configuration that its asker has seen. It is told
 //! done when something behind the new configuration is chosen, which only a leader that the new voters elected brings
 //! about: then the old ones are not needed any more.
 
-use synod_core::{Configuration, ReplicaId};
+use synod_core::{Configuration, Quorums, ReplicaId};
 
 use super::{QUORUM_LOST_NS, Shard};
 use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
@@ -46,7 +46,8 @@ impl Shard {
         let mut learners: Vec<u64> = self.peers.iter().map(|peer| peer.node).chain([self.node]).collect();
         learners.retain(|node| !voters.contains(node));
         learners.sort_unstable();
-        Membership { version: configuration.version, voters, learners }
+        let (Quorums { phase_1, phase_2 }, majority) = (configuration.quorums(), configuration.phase_2 == 0);
+        Membership { version: configuration.version, phase_1, phase_2, majority, voters, learners }
     }
 
     /// Changes who votes, if this node leads the group and `version` governs it.
@@ -68,7 +69,7 @@ impl Shard {
                 let pending = PendingChange { change, stage: Stage::Waits, until_ns, reply };
                 self.groups[at as usize].change = Some(Box::new(pending));
                 self.changing.push(at);
-                if let MembershipChange::Remove(_) = change {
+                if let MembershipChange::Remove(_) | MembershipChange::Quorum(_) = change {
                     self.propose_change(at, None);
                 }
             }
@@ -90,37 +91,56 @@ impl Shard {
         if group.change.is_some() {
             return Err(MembershipError::Busy);
         }
-        let node = change.node();
-        if node != self.node && self.peers.iter().all(|peer| peer.node != node) {
+        let unknown = |node: &u64| *node != self.node && self.peers.iter().all(|peer| peer.node != *node);
+        if let Some(node) = change.node().filter(unknown) {
             return Err(MembershipError::UnknownNode(node));
         }
-        let votes = configuration.voter_on(node).is_some();
+        let votes = change.node().is_some_and(|node| configuration.voter_on(node).is_some());
         match change {
-            MembershipChange::Add(_) if votes => Err(MembershipError::VotesAlready(node)),
+            MembershipChange::Quorum(phase_2) => match configuration.resize(phase_2) {
+                None => Err(MembershipError::Quorum { phase_2, voters: configuration.voters.len() }),
+                Some(next) if !self.works(&next) => Err(self.too_few(&next)),
+                Some(_) => Ok(()),
+            },
+            MembershipChange::Add(node) if votes => Err(MembershipError::VotesAlready(node)),
             // Any id will do to see whether there is room.
-            MembershipChange::Add(_) if configuration.add(node, ReplicaId(0)).is_none() => {
+            MembershipChange::Add(node) if configuration.add(node, ReplicaId(0)).is_none() => {
                 Err(MembershipError::TooMany)
             }
-            MembershipChange::Remove(_) if !votes => Err(MembershipError::DoesNotVote(node)),
-            MembershipChange::Remove(_) => match configuration.remove(node) {
+            MembershipChange::Remove(node) if !votes => Err(MembershipError::DoesNotVote(node)),
+            MembershipChange::Remove(node) => match configuration.remove(node) {
+                None if configuration.voters.len() > 1 => {
+                    let (phase_2, voters) = (configuration.phase_2, configuration.voters.len() - 1);
+                    Err(MembershipError::Quorum { phase_2, voters })
+                }
                 None => Err(MembershipError::LastVoter(node)),
-                Some(next) if !self.is_reachable(&next) => Err(MembershipError::WouldStop(node)),
+                Some(next) if !self.works(&next) => Err(MembershipError::WouldStop(node)),
                 Some(_) => Ok(()),
             },
             MembershipChange::Add(_) => Ok(()),
         }
     }
 
-    /// Whether a quorum of a configuration's voters has answered lately.
-    pub(super) fn is_reachable(&self, configuration: &Configuration) -> bool {
+    /// How many of a configuration's voters have answered lately, this one counted in.
+    pub(super) fn reachable(&self, configuration: &Configuration) -> usize {
         let answers = |node: u64, replica: ReplicaId| {
             node == self.node
                 || self.peers.iter().any(|peer| {
                     peer.node == node && peer.replica == replica.0 && self.now_ns < peer.answered_ns + QUORUM_LOST_NS
                 })
         };
-        let reachable = configuration.voters.iter().filter(|voter| answers(voter.node, voter.replica)).count();
-        reachable > configuration.voters.len() / 2
+        configuration.voters.iter().filter(|voter| answers(voter.node, voter.replica)).count()
+    }
+
+    /// Whether under a configuration somebody could be elected, and something chosen, with the voters that have answered
+    /// lately.
+    pub(super) fn works(&self, configuration: &Configuration) -> bool {
+        self.reachable(configuration) >= configuration.quorums().both()
+    }
+
+    fn too_few(&self, next: &Configuration) -> MembershipError {
+        let (voters, needed) = (next.voters.len(), next.quorums().both());
+        MembershipError::TooFew { voters, needed, reached: self.reachable(next) }
     }
 
     /// Has the change of a group proposed, if it waits; `caught_up` is the peer that has just caught up.
@@ -135,10 +155,11 @@ impl Shard {
             (MembershipChange::Add(node), Some(peer)) if peer.node == node => {
                 configuration.add(node, ReplicaId(peer.replica))
             }
-            (MembershipChange::Remove(node), _) => configuration.remove(node).filter(|next| self.is_reachable(next)),
+            (MembershipChange::Remove(node), _) => configuration.remove(node),
+            (MembershipChange::Quorum(phase_2), _) => configuration.resize(phase_2),
             _ => None,
         };
-        let Some(next) = next else { return };
+        let Some(next) = next.filter(|next| self.works(next)) else { return };
         let mut proposed = false;
         self.act(at, &[], |r, out| proposed = r.reconfigure(next.clone(), out));
         let group = &mut self.groups[at as usize];
@@ -197,10 +218,24 @@ impl Shard {
                 Some(Ok(self.membership_of(&next)))
             }
             Stage::Waits if !leads => Some(Err(Rejection::NotLeader { leader }.into())),
-            Stage::Waits if late => Some(Err(match pending.change {
-                MembershipChange::Add(node) => MembershipError::NotCaughtUp(node),
-                MembershipChange::Remove(node) => MembershipError::WouldStop(node),
-            })),
+            Stage::Waits if late => {
+                let (change, configuration) = (pending.change, governing.clone());
+                Some(Err(match change {
+                    MembershipChange::Add(node) => {
+                        let peer = self.peers.iter().find(|peer| peer.node == node);
+                        let next = peer.and_then(|peer| configuration.add(node, ReplicaId(peer.replica)));
+                        match next.filter(|next| self.reachable(next) > self.reachable(&configuration)) {
+                            Some(next) if !self.works(&next) => self.too_few(&next),
+                            _ => MembershipError::NotCaughtUp(node),
+                        }
+                    }
+                    MembershipChange::Remove(node) => MembershipError::WouldStop(node),
+                    MembershipChange::Quorum(phase_2) => match configuration.resize(phase_2) {
+                        Some(next) => self.too_few(&next),
+                        None => MembershipError::Quorum { phase_2, voters: configuration.voters.len() },
+                    },
+                }))
+            }
             _ if late => Some(Err(MembershipError::Unknown)),
             _ => None,
         }

@@ -35,7 +35,7 @@ pub enum ReadError {
     #[error("the node is stopping")]
     Stopping,
     /// The group has no leader that this node knows.
-    #[error("no leader of the group is known here: a majority of its nodes must be up; an election takes a moment")]
+    #[error("no leader of the group is known here: enough of its voters must be up; an election takes a moment")]
     NotLeader {
         /// The leader, where one is known by now.
         leader: Option<crate::NodeId>,

@@ -294,7 +294,10 @@ impl Shard {
     pub(crate) fn group_info(&self, at: u32) -> GroupInfoV1 {
         let group = &self.groups[at as usize];
         let (pinned_index, pins, pin_seconds) = self.pinned(at);
+        let quorums = group.replica.quorums();
         GroupInfoV1 {
+            phase_1: quorums.phase_1 as u32,
+            phase_2: quorums.phase_2 as u32,
             group: group.names.id,
             leader: self.leader_of(at).unwrap_or(0),
             epoch: self.epoch_of(at).map_or(0, |e| e.number()),

@@ -5,7 +5,7 @@
 //! asks, by name (group, ballot) and within the present epoch, while its promise is that very ballot. While it is bound
 //! and supports the leader's node, it neither stands for election in the group nor answers others who do.
 //!
-//! A leader holds a *lease* of a group as long as a quorum of the voters, itself among them, elects nobody else: the end
+//! A leader holds a *lease* of a group as long as a phase-2 quorum of the voters, itself among them, elects nobody else: the end
 //! of each voter's part is counted from when the heartbeat was sent that the voter last answered, which is before the
 //! voter's own count begins, and is shorter by what two clocks may run apart.
 //!
@@ -147,9 +147,9 @@ impl Shard {
         Some(&mut group.tenure)
     }
 
-    /// The voters besides this one that it takes, with it, to make a quorum.
+    /// The voters besides this one that it takes, with it, to make a phase-2 quorum: any phase-1 quorum meets them.
     fn others_needed(&self, at: u32) -> usize {
-        self.groups[at as usize].replica.quorum().saturating_sub(1)
+        self.groups[at as usize].replica.quorums().phase_2 - 1
     }
 
     /// The `needed`-th highest of what `of` gives for the group's other voters.
@@ -161,16 +161,18 @@ impl Shard {
         numbers.get(needed - 1).copied().unwrap_or(0)
     }
 
-    /// When this leader's lease of a group ends; 0 when it has none. A lone voter's never does.
+    /// When this leader's lease of a group ends; 0 when it has none. That of one who is a phase-2 quorum by itself never does:
+    /// nobody is elected without it.
     pub(super) fn lease_end(&self, at: u32) -> u64 {
         let group = &self.groups[at as usize];
         let Some(ballot) = group.replica.epoch() else { return 0 };
         let needed = self.others_needed(at);
+        let tenure = Some(&group.tenure).filter(|tenure| tenure.ballot == ballot);
+        if tenure.is_some_and(|tenure| tenure.lease_given_up) || needed > 0 && tenure.is_none() {
+            return 0;
+        }
         if needed == 0 {
             return u64::MAX;
-        }
-        if group.tenure.ballot != ballot || group.tenure.lease_given_up {
-            return 0;
         }
         self.among_voters(at, needed, |peer, confirmed| {
             let support = &self.peers[peer].support;
@@ -187,7 +189,7 @@ impl Shard {
         self.now_ns < self.lease_end(at)
     }
 
-    /// The last round of questions in which a quorum has named this leader's ballot.
+    /// The last round of questions in which a phase-2 quorum has named this leader's ballot.
     pub(super) fn confirmed_round(&self, at: u32) -> u64 {
         let group = &self.groups[at as usize];
         let needed = self.others_needed(at);

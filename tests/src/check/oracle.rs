@@ -5,7 +5,7 @@
 //! every vote at a ballot above that of a chosen value is for that value (so a wrong leader is seen long before it has
 //! a quorum); no replica votes below its durable promise; and no replica's promise or vote goes back over a restart.
 //! Where configurations are told ([`Oracle::among`], [`Oracle::configuration`]), only the voters of the one that governs a
-//! slot count there: that of the last slot before it in which a configuration is chosen.
+//! slot count there, and as many of them as it says: that of the last slot before it in which a configuration is chosen.
 //! Settled prefixes are forgotten ([`Oracle::settle`]): memory is bounded by what is not settled.
 
 use std::collections::BTreeMap;
@@ -153,10 +153,34 @@ pub struct Restarted<'a> {
 /// All groups' acceptors, seen from above.
 #[derive(Debug)]
 pub struct Oracle {
-    quorum: usize,
-    /// Who votes before any configuration is chosen; `None`: whoever does.
-    founders: Option<Vec<Member>>,
+    /// Who votes before any configuration is chosen, and how many choose.
+    founders: Electorate,
+    /// Groups in which so many of the founders choose instead.
+    begin_with: BTreeMap<u64, usize>,
     groups: BTreeMap<u64, Group>,
+}
+
+/// How many of so many voters choose, where `phase_2` is set; 0: a majority.
+pub fn quorum_of(voters: usize, phase_2: u16) -> usize {
+    if phase_2 == 0 { voters / 2 + 1 } else { usize::from(phase_2) }
+}
+
+/// Who votes, and how many of them choose.
+#[derive(Clone, Debug)]
+struct Electorate {
+    /// `None`: whoever does.
+    voters: Option<Vec<Member>>,
+    quorum: usize,
+}
+
+impl Electorate {
+    fn choose(&self, voters: &[Member], quorum: usize) -> bool {
+        let votes = match &self.voters {
+            Some(electorate) => electorate.iter().filter(|m| voters.contains(m)).count(),
+            None => voters.len(),
+        };
+        quorum <= votes
+    }
 }
 
 #[derive(Debug, Default)]
@@ -164,10 +188,10 @@ struct Group {
     settled: u64,
     slots: BTreeMap<u64, Slot>,
     promised: BTreeMap<Member, u64>,
-    /// The voters that a value would bring: by slot and value.
-    proposed: BTreeMap<(u64, u64), Vec<Member>>,
-    /// The voters behind the slots in which a configuration is chosen.
-    governing: BTreeMap<u64, Vec<Member>>,
+    /// Who would vote behind a value: by slot and value.
+    proposed: BTreeMap<(u64, u64), Electorate>,
+    /// Who votes behind the slots in which a configuration is chosen.
+    governing: BTreeMap<u64, Electorate>,
     last_chosen: u64,
 }
 
@@ -184,25 +208,44 @@ impl Oracle {
     /// Groups in which this many votes of one ballot choose.
     pub fn new(quorum: usize) -> Self {
         assert!(1 <= quorum);
-        Self { quorum, founders: None, groups: BTreeMap::new() }
+        let founders = Electorate { voters: None, quorum };
+        Self { founders, begin_with: BTreeMap::new(), groups: BTreeMap::new() }
     }
 
     /// Groups that begin with these voters, of which a majority chooses, until a configuration says otherwise.
     pub fn among(founders: Vec<Member>) -> Self {
-        Self { quorum: founders.len() / 2 + 1, founders: Some(founders), groups: BTreeMap::new() }
+        let quorum = quorum_of(founders.len(), 0);
+        let founders = Electorate { voters: Some(founders), quorum };
+        Self { founders, begin_with: BTreeMap::new(), groups: BTreeMap::new() }
     }
 
-    /// A value of a slot is a configuration: once it is chosen there, these vote in the slots behind.
-    pub fn configuration(&mut self, group: u64, slot: u64, value: u64, voters: Vec<Member>) {
-        self.groups.entry(group).or_default().proposed.insert((slot, value), voters);
+    /// A group in which so many of the founders choose.
+    pub fn begins_with(&mut self, group: u64, quorum: usize) {
+        self.begin_with.insert(group, quorum);
+    }
+
+    /// A value of a slot is a configuration: once it is chosen there, these vote in the slots behind, and so many choose.
+    pub fn configuration(&mut self, group: u64, slot: u64, value: u64, voters: Vec<Member>, quorum: usize) {
+        let electorate = Electorate { voters: Some(voters), quorum };
+        self.groups.entry(group).or_default().proposed.insert((slot, value), electorate);
+    }
+
+    /// How many voters choose behind the last configuration that is chosen.
+    pub fn quorum(&self, group: u64) -> usize {
+        let governing = self.groups.get(&group).and_then(|state| state.governing.last_key_value());
+        governing.map_or_else(|| self.founding_quorum(group), |(_, electorate)| electorate.quorum)
+    }
+
+    fn founding_quorum(&self, group: u64) -> usize {
+        self.begin_with.get(&group).copied().unwrap_or(self.founders.quorum)
     }
 
     /// Who votes behind the last configuration that is chosen, and whether anything is chosen behind it.
     pub fn voters(&self, group: u64) -> (&[Member], bool) {
-        let founders = self.founders.as_deref().unwrap_or(&[]);
+        let founders = self.founders.voters.as_deref().unwrap_or(&[]);
         let Some(state) = self.groups.get(&group) else { return (founders, true) };
         match state.governing.last_key_value() {
-            Some((slot, voters)) => (voters, *slot < state.last_chosen),
+            Some((slot, electorate)) => (electorate.voters.as_deref().unwrap_or(&[]), *slot < state.last_chosen),
             None => (founders, true),
         }
     }
@@ -219,6 +262,7 @@ impl Oracle {
 
     /// A vote has become durable. Told again, it changes nothing.
     pub fn voted(&mut self, group: u64, member: Member, vote: Vote) -> Result<(), OracleViolation> {
+        let founding_quorum = self.founding_quorum(group);
         let state = self.groups.entry(group).or_default();
         let promised = state.promised.entry(member).or_insert(0);
         let is_repeated = state.slots.get(&vote.slot).is_some_and(|slot| slot.has(member, vote));
@@ -242,10 +286,9 @@ impl Oracle {
         if !voters.contains(&member) {
             voters.push(member);
         }
-        let governing = state.governing.range(..vote.slot).next_back().map(|(_, voters)| voters);
-        let is_chosen = match governing.or(self.founders.as_ref()) {
-            Some(electorate) => electorate.len() / 2 < electorate.iter().filter(|m| voters.contains(m)).count(),
-            None => self.quorum <= voters.len(),
+        let is_chosen = match state.governing.range(..vote.slot).next_back() {
+            Some((_, electorate)) => electorate.choose(voters, electorate.quorum),
+            None => self.founders.choose(voters, founding_quorum),
         };
         let was_chosen = slot.chosen.is_some();
         slot.check(group, vote, is_chosen)?;
@@ -326,8 +369,8 @@ impl Group {
     /// A slot has got its value. If that is a configuration, it governs what comes behind.
     fn note_chosen(&mut self, group: u64, slot: u64, value: u64) -> Result<(), OracleViolation> {
         self.last_chosen = self.last_chosen.max(slot);
-        let Some(voters) = self.proposed.get(&(slot, value)) else { return Ok(()) };
-        self.governing.insert(slot, voters.clone());
+        let Some(electorate) = self.proposed.get(&(slot, value)) else { return Ok(()) };
+        self.governing.insert(slot, electorate.clone());
         let behind = self.slots.range(slot + 1..).find(|(_, state)| state.chosen.is_some());
         match behind {
             Some((behind, _)) => {

@@ -119,6 +119,8 @@ static REQUESTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
 
 static REPLIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let info = |group| GroupInfoV1 {
+        phase_1: 2,
+        phase_2: 2,
         group,
         leader: 1,
         epoch: 2 << 16,

@@ -63,6 +63,7 @@ const HELLO_SPECIMEN: Hello = Hello {
     target_incarnation: 11,
     shard: 0,
     shard_count: 2,
+    phase_2: 2,
     replacement: false,
     founder: true,
     founding: 77,
@@ -175,6 +176,7 @@ fn hello(bytes: &[u8]) -> bool {
         replacement: false,
         founding: 0,
         shard_count: 2,
+        phase_2: 2,
         members: &[1, 2, 3],
     };
     for known in [None, Some(&KnownPeer { incarnation: 22, boot: 3, retired: vec![21] })] {

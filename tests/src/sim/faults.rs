@@ -4,6 +4,7 @@ use super::clock::JUMP_NS;
 use super::machine::Kind;
 use super::plan::around;
 use super::world::{Event, World};
+use crate::check::oracle::quorum_of;
 
 /// A clock may run off by so many millionths.
 const DRIFT_PPM_MAX: u64 = 50_000;
@@ -201,6 +202,14 @@ impl World {
         }
     }
 
+    /// How many nodes must be well, so that every group whose voters are all nodes can elect and choose.
+    fn needed(&self) -> usize {
+        let nodes = self.plan.nodes;
+        let groups = (1..=self.plan.groups).map(|group| self.observer.quorum(group));
+        let quorums = groups.chain([0, self.plan.phase_2].map(|phase_2| quorum_of(nodes, phase_2)));
+        quorums.map(|quorum| quorum.max(nodes + 1 - quorum)).max().expect("there is a directory")
+    }
+
     /// From now on a quorum is well; the others are down, or stay cut off in one direction or both, for good.
     pub(super) fn give_up_a_minority(&mut self) -> Result<(), String> {
         self.faults_on = false;
@@ -211,7 +220,7 @@ impl World {
         for at in (1..order.len()).rev() {
             order.swap(at, self.dice.below(at + 1));
         }
-        let minority = (self.plan.nodes - 1) / 2;
+        let minority = self.plan.nodes - self.needed();
         // Without checkpoints a node that is away keeps the others from trimming, so a log that may not grow stops in the
         // end.
         let pins = self.plan.wal_mib_max > 0 && Kind::of(self.plan.machines) == Kind::WithoutCheckpoints;

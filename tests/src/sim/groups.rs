@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use synod::simulation::{DIRECTORIES, SimShard};
+use synod::simulation::{DIRECTORIES, SimShard, directory_uid};
 use synod::{Entries, GroupError, GroupId, GroupOutcome, Outcome, ProposeError, Rejection};
 
 use super::plan::{MS, S};
 use super::world::World;
+use crate::check::oracle::quorum_of;
 
 /// An operator waits so long for an order.
 const PATIENCE_NS: u64 = 10 * S;
@@ -44,7 +45,19 @@ impl World {
     pub(super) fn name_of(&mut self, uid: u128, shard: usize) -> GroupId {
         let shards = self.plan.shards as u64;
         let next = (NAMES + self.uids.len() as u64) * shards + shard as u64;
-        *self.uids.entry(uid).or_insert(next)
+        if let Some(name) = self.uids.get(&uid) {
+            return *name;
+        }
+        self.uids.insert(uid, next);
+        if uid != directory_uid(&self.nodes[0].config, shard) {
+            self.begin_group(next);
+        }
+        next
+    }
+
+    /// A group begins with the quorums of the plan, as the directory does not.
+    pub(super) fn begin_group(&mut self, group: GroupId) {
+        self.observer.begins_with(group, quorum_of(self.plan.nodes, self.plan.phase_2));
     }
 
     /// Makes a group, drops one, or writes in one.
@@ -89,6 +102,7 @@ impl World {
             let reply = Box::new(move |outcome| {
                 told.lock().expect("no holder panics").push((group, create, outcome));
             });
+            let create = create.then_some(self.plan.phase_2);
             self.with_shard(node, shard, |sim: &mut SimShard| sim.change_groups(group, create, PATIENCE_NS, reply));
         }
     }

@@ -1,5 +1,5 @@
-//! Changes of who votes, as an operator would ask for them: votes are taken away while much goes wrong, and given back
-//! later.
+//! Changes of who votes, and of how many votes it takes, as an operator would ask for them: votes are taken away while
+//! much goes wrong, and given back later.
 //!
 //! The budget: a vote is taken away only where everybody else has one, and while it is not known what became of a
 //! change, nobody is given up for good: it may still take effect.
@@ -12,6 +12,7 @@ use synod::{GroupId, MembershipChange, MembershipError, MembershipOutcome};
 
 use super::plan::S;
 use super::world::World;
+use crate::check::oracle::quorum_of;
 
 /// An operator waits so long for a change.
 const PATIENCE_NS: u64 = 20 * S;
@@ -35,20 +36,28 @@ impl Members {
 }
 
 impl World {
-    /// Takes a vote away, or gives one back.
+    /// Takes a vote away, or gives one back; or changes how many choose.
     pub(super) fn change_voters(&mut self) -> Result<(), String> {
         self.take_changes()?;
         let group = 1 + self.dice.below(self.plan.groups as usize) as GroupId;
         let (node, anyone) = (self.dice.below(self.plan.nodes), self.dice.below(self.plan.nodes));
         let missing = (0..self.plan.nodes).find(|at| !self.observer.vote(*at, group).0);
-        let change =
+        let mut change =
             missing.map_or(MembershipChange::Remove(node as u64 + 1), |at| MembershipChange::Add(at as u64 + 1));
+        if self.plan.resize_percent > self.dice_below_percent() {
+            change = MembershipChange::Quorum(self.dice.below(self.plan.nodes + 1) as u16);
+        }
         // Mostly the leader is asked.
         let asked = if self.dice.below(4) == 0 { Some(anyone) } else { self.leader(group) };
         if let Some(asked) = asked {
             self.ask_for(asked, group, change);
         }
         Ok(())
+    }
+
+    /// Between 0 and 99, without a draw in plans that need none.
+    fn dice_below_percent(&mut self) -> u64 {
+        if self.plan.resize_percent == 0 { 0 } else { self.dice.below(100) as u64 }
     }
 
     /// Gives all nodes that run their votes back.
@@ -97,12 +106,18 @@ impl World {
                 Err(MembershipError::NotCaughtUp(_)) => self.mark("new voter not caught up"),
                 Err(_) => self.mark("change of voters refused"),
                 Ok(membership) => {
-                    let (votes, wanted) =
-                        (membership.voters.contains(&change.node()), matches!(change, MembershipChange::Add(_)));
-                    if votes != wanted || membership.version != version + 1 {
+                    let voters = &membership.voters;
+                    let (right, mark) = match change {
+                        MembershipChange::Add(node) => (voters.contains(&node), "vote given"),
+                        MembershipChange::Remove(node) => (!voters.contains(&node), "vote taken away"),
+                        MembershipChange::Quorum(phase_2) => {
+                            (membership.phase_2 == quorum_of(voters.len(), phase_2), "quorum changed")
+                        }
+                    };
+                    if !right || membership.version != version + 1 {
                         return Err(format!("group {group}: {change:?} at version {version} led to {membership:?}"));
                     }
-                    self.mark(if wanted { "vote given" } else { "vote taken away" });
+                    self.mark(mark);
                 }
             }
             if let Some(open) = self.members.open.get_mut(&(group, version)) {

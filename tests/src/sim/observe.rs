@@ -9,7 +9,7 @@ use synod::simulation::{ProposedConfiguration, Voted};
 use super::machine::{Delivered, Given, Held, Kind, Machine, hash_behind};
 use crate::check::history::{AppendId, History, Limits, Outcome};
 use crate::check::log;
-use crate::check::oracle::{Member, Oracle, Restarted, Vote};
+use crate::check::oracle::{Member, Oracle, Restarted, Vote, quorum_of};
 use crate::check::stream::Streams;
 
 /// All that is known about the run from outside.
@@ -104,6 +104,16 @@ impl Observer {
         self.oracle.has_promised(group, self.member(node, group))
     }
 
+    /// A group in which so many of the founders choose.
+    pub fn begins_with(&mut self, group: u64, quorum: usize) {
+        self.oracle.begins_with(group, quorum);
+    }
+
+    /// How many voters choose in a group.
+    pub fn quorum(&self, group: u64) -> usize {
+        self.oracle.quorum(group)
+    }
+
     /// Whether a node votes in a group, and whether something is chosen behind the last change of the voters.
     pub fn vote(&self, node: usize, group: u64) -> (bool, bool) {
         let (voters, works) = self.oracle.voters(group);
@@ -116,8 +126,10 @@ impl Observer {
             let number = self.by_replica.get(replica).copied();
             number.ok_or_else(|| format!("group {group}: nobody is replica {replica:032x} of {proposed:?}"))
         };
-        let voters = proposed.replicas.iter().map(number).collect::<Result<_, _>>()?;
-        self.oracle.configuration(group, proposed.slot, value(proposed.origin, proposed.crc), voters);
+        let voters: Vec<Member> = proposed.replicas.iter().map(number).collect::<Result<_, _>>()?;
+        let quorum = quorum_of(voters.len(), proposed.phase_2);
+        let value = value(proposed.origin, proposed.crc);
+        self.oracle.configuration(group, proposed.slot, value, voters, quorum);
         Ok(())
     }
 

@@ -150,6 +150,10 @@ plan! {
     pin_ns: u64,
     /// So long a proposal may wait for its slot, in milliseconds; 0: as long as usual.
     queue_ms: u64,
+    /// How many voters choose in the groups at their beginning; 0: a majority.
+    phase_2: u16,
+    /// Of 100 changes of voters, how many change how many of them choose.
+    resize_percent: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
@@ -269,6 +273,7 @@ impl Plan {
         .with_reads(large)
         .with_machines()
         .with_groups()
+        .with_quorums()
     }
 
     /// In some plans proposals may wait for a short while only.
@@ -341,6 +346,19 @@ impl Plan {
         self
     }
 
+    /// In one of three the quorums of the two phases differ in size, from the beginning or later. Where logs are lost, one
+    /// log less is enough for either. Dice of its own.
+    fn with_quorums(mut self) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0x0f1e_c51b);
+        let loses = self.wipe_ns + self.rot_ns + self.rollback_ns > 0;
+        let spare = usize::from(loses);
+        if self.nodes > 1 + 2 * spare && dice.below(3) == 0 {
+            self.phase_2 = (1 + spare + dice.below(self.nodes - 2 * spare)) as u16;
+            self.resize_percent = if self.members_ns > 0 { pick(&mut dice, &[0, 30, 60]) } else { 0 };
+        }
+        self
+    }
+
     /// A short and rough plan, for the hunt for planted bugs: few groups and small segments, so that much happens to each.
     pub fn draw_rough(seed: u64) -> Self {
         let mut dice = Dice::new(!seed);
@@ -388,6 +406,7 @@ impl Plan {
         .with_reads(false)
         .with_machines()
         .with_groups()
+        .with_quorums()
     }
 
     /// Which state machines there are, and when they take checkpoints; with dice of its own.
@@ -411,6 +430,9 @@ impl Plan {
                         tick_ns and segment_bytes"
                     .into(),
             );
+        }
+        if usize::from(self.phase_2) > self.nodes {
+            return Err("a plan cannot have more nodes choose than there are".into());
         }
         if self.groups < self.shards as u64 {
             return Err("a plan needs a group for each shard".into());

@@ -161,6 +161,7 @@ impl World {
             let mut config = Config::new(cluster, at as u64 + 1, "", members.clone());
             config.groups = plan.groups;
             config.shards = plan.shards;
+            config.phase_2 = plan.phase_2;
             config.retain_mib = plan.retain_mib;
             config.cache_mib = plan.cache_mib;
             config.checkpoint_entries = plan.checkpoint_entries;
@@ -224,6 +225,9 @@ impl World {
             load_on: true,
             calm_until_ns: 0,
         };
+        for group in 1..=world.plan.groups {
+            world.begin_group(group);
+        }
         for node in 0..world.plan.nodes {
             let after = world.dice.below(50) as u64 * MS;
             world.after(after, Event::Start { node });

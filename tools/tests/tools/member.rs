@@ -17,9 +17,9 @@ fn votes_are_taken_away_and_given_back() {
     let append = |text: &str| {
         run_with_input(&["append", "--cluster", &file, "--group", "1"], text.as_bytes()).success();
     };
-    assert_eq!(member("show", &[]), "version 0, voters 1, 2, 3, learners none\n");
+    assert_eq!(member("show", &[]), "version 0, voters 1, 2, 3, learners none, quorum 2 of 3, a majority\n");
     append("one\n");
-    assert_eq!(member("remove", &["--node", "3"]), "version 1, voters 1, 2, learners 3\n");
+    assert_eq!(member("remove", &["--node", "3"]), "version 1, voters 1, 2, learners 3, quorum 2 of 2, a majority\n");
     let wrong = |rest: &[&str], words: &[&str]| {
         let args: Vec<&str> = ["member"].iter().chain(rest).copied().chain(["--cluster", &file]).collect();
         check(&args, words);
@@ -35,7 +35,10 @@ fn votes_are_taken_away_and_given_back() {
     append("two\n");
     wrong(&["add", "--node", "3", "--group", "1", "--timeout", "1"], &["node 3 has not caught up"]);
     cluster.serve(3);
-    assert_eq!(member("add", &["--node", "3"]), "version 2, voters 1, 2, 3, learners none\n");
+    assert_eq!(
+        member("add", &["--node", "3"]),
+        "version 2, voters 1, 2, 3, learners none, quorum 2 of 3, a majority\n"
+    );
     // And now a second may go.
     cluster.kill(2);
     append("three\n");
@@ -45,4 +48,42 @@ fn votes_are_taken_away_and_given_back() {
     std::thread::sleep(std::time::Duration::from_secs(2));
     let left = if cluster.leader(1).0 == 1 { "3" } else { "1" };
     wrong(&["remove", "--node", left, "--group", "1"], &["too few voters"]);
+}
+
+#[test]
+fn the_size_of_a_quorum_is_changed() {
+    let mut cluster = TestCluster::start(3, 1, 1);
+    cluster.wait_leaders();
+    let file = cluster.cluster_file();
+    let file = arg(&file).to_owned();
+    let quorum = |group: &str, phase_2: &str| ["member", "quorum", "--group", group, "--phase-2", phase_2];
+    let tell = |args: &[&str]| {
+        let args: Vec<&str> = args.iter().copied().chain(["--cluster", &file]).collect();
+        String::from_utf8(run(&args).success()).unwrap()
+    };
+    let voters = "voters 1, 2, 3, learners none";
+    assert_eq!(tell(&quorum("1", "3")), format!("version 1, {voters}, quorum 1 of 3 elect, 3 choose\n"));
+    let wrong = |args: &[&str], words: &[&str]| {
+        let args: Vec<&str> = args.iter().copied().chain(["--cluster", &file]).collect();
+        check(&args, words);
+    };
+    wrong(&quorum("1", "4"), &["4 of 3 voters cannot choose"]);
+    wrong(
+        &["member", "remove", "--group", "1", "--node", "3"],
+        &["3 of 2 voters cannot choose", "synod member quorum"],
+    );
+    wrong(&["group", "create", "--group", "7", "--phase-2", "4"], &["4 of 3 voters cannot choose"]);
+    tell(&["group", "create", "--group", "7", "--phase-2", "1"]);
+    assert_eq!(
+        tell(&["member", "show", "--group", "7"]),
+        format!("version 0, {voters}, quorum 3 of 3 elect, 1 choose\n")
+    );
+    assert!(tell(&["status"]).contains("3+1"));
+    assert_eq!(tell(&quorum("1", "0")), format!("version 2, {voters}, quorum 2 of 3, a majority\n"));
+
+    // Where all must elect, none may be missing.
+    cluster.kill(2);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    wrong(&quorum("1", "1"), &["3 voters", "2 can be"]);
+    assert_eq!(tell(&quorum("1", "2")), format!("version 3, {voters}, quorum 2 of 3 elect, 2 choose\n"));
 }

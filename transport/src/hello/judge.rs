@@ -24,6 +24,8 @@ pub struct Identity<'a> {
     pub founding: u32,
     /// How many shards it has.
     pub shard_count: u32,
+    /// How many voters choose a value in its groups at the beginning, 0 for a majority.
+    pub phase_2: u16,
     /// The node ids of the cluster, its own too or not.
     pub members: &'a [u64],
 }
@@ -114,6 +116,12 @@ fn judge_peer(hello: &Hello, me: &Identity<'_>, known: Option<&KnownPeer>) -> Re
         format!(
             "you have {} shards, node {} has {}: start all nodes with the same number",
             hello.shard_count, me.node, me.shard_count
+        )
+    })?;
+    refuse_unless(hello.phase_2 == me.phase_2, HelloStatus::QuorumDiffers, || {
+        format!(
+            "your groups begin with `phase_2 = {}`, those of node {} with {}: make all directories with the same value",
+            hello.phase_2, me.node, me.phase_2
         )
     })
 }

@@ -17,6 +17,7 @@ fn hello() -> Hello {
         target_incarnation: 0,
         shard: 1,
         shard_count: 4,
+        phase_2: 3,
         replacement: true,
         founder: true,
         founding: FOUNDING,
@@ -33,8 +34,8 @@ fn golden_bytes_of_a_hello() {
     let mut golden = [0; HELLO_BYTES];
     for (at, value) in [
         (0, 1),      // role
-        (2, 4),      // version_min
-        (4, 4),      // version_max
+        (2, 5),      // version_min
+        (4, 5),      // version_max
         (6, 3),      // flags: replacement 1, founder 2
         (8, 1),      // shard
         (12, 4),     // shard_count
@@ -48,6 +49,7 @@ fn golden_bytes_of_a_hello() {
         (112, 0x55), // target_replica
         (128, 0x66), // seen_replica
         (144, 0x71), // founding
+        (148, 3),    // phase_2
     ] {
         golden[at] = value;
     }

@@ -7,6 +7,7 @@ const ME: Identity<'static> = Identity {
     replacement: false,
     founding: 5,
     shard_count: 4,
+    phase_2: 2,
     members: &[1, 2, 3],
 };
 const INCARNATION: u128 = 0x22;
@@ -30,6 +31,7 @@ fn peer() -> Hello {
         target_incarnation: 0,
         shard: 0,
         shard_count: 4,
+        phase_2: 2,
         replacement: false,
         founder: false,
         founding: 5,
@@ -71,6 +73,7 @@ fn peers_are_refused_with_the_reason() {
     check(|h| h.node = 1, HelloStatus::Duplicate, "stop one");
     check(|h| h.node = 4, HelloStatus::UnknownNode, "add it");
     check(|h| h.shard_count = 5, HelloStatus::ShardCountDiffers, "same number");
+    check(|h| h.phase_2 = 0, HelloStatus::QuorumDiffers, "phase_2");
     check(|h| h.boot = BOOT - 1, HelloStatus::StaleBoot, "synod init --replace");
     check(|h| h.incarnation = RETIRED, HelloStatus::Replaced, "never start it again");
     let retired = |h: &mut Hello| (h.incarnation, h.replacement) = (RETIRED, true);
