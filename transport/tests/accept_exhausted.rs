@@ -75,6 +75,7 @@ fn hello() -> Hello {
         target_incarnation: 0,
         shard: 0,
         shard_count: 0,
+        phase_2: 0,
         replacement: false,
         founder: false,
         founding: 0,

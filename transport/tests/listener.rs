@@ -33,6 +33,7 @@ fn hello() -> Hello {
         target_incarnation: 6,
         shard: 0,
         shard_count: 1,
+        phase_2: 0,
         replacement: false,
         founder: false,
         founding: 0,

@@ -163,13 +163,14 @@ impl Configuration {
         self.version > 0 && self.voters.is_empty()
     }
 
-    /// Whether this configuration is the next one behind `before`: at most one voter has gone, and at most one has come;
-    /// or it is the end, behind which no ballot of any configuration ever has a quorum.
+    /// Whether this configuration is the next one behind `before`: at most one voter has gone, and at most one has come, or
+    /// else `phase_2` was set anew; or it is the end, behind which no ballot of any configuration ever has a quorum.
     #[must_use]
     pub fn follows(&self, before: &Self) -> bool {
         let missing = |of: &Self, other: &Self| of.voters.iter().filter(|voter| !other.voters.contains(voter)).count();
         let (gone, come) = (missing(before, self), missing(self, before));
-        self.version == before.version + 1 && (self.voters.is_empty() || gone <= 1 && come <= 1)
+        let one_change = if self.phase_2 == before.phase_2 { gone <= 1 && come <= 1 } else { gone + come == 0 };
+        self.version == before.version + 1 && (self.voters.is_empty() || one_change)
     }
 
     /// The voter that lives on a node.
@@ -306,6 +307,8 @@ mod tests {
         assert_eq!(back.quorums(), five.quorums());
         assert_eq!(back.replace(2, ReplicaId(8)).unwrap().quorums(), five.quorums());
         assert_eq!(back.resize(6), None);
+        let both = Configuration { version: 1, ..four.clone() };
+        assert!(!both.follows(&of(5)), "one at a time");
         let majority = back.resize(0).unwrap();
         assert_eq!(majority.quorums(), Quorums { phase_1: 3, phase_2: 3 });
         assert_eq!(majority.remove(1).unwrap().quorums(), Quorums { phase_1: 3, phase_2: 3 });

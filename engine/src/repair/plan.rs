@@ -258,6 +258,22 @@ mod tests {
         assert!(!plan(&[two, three]).quorum);
     }
 
+    /// Where all choose, one has all that was acknowledged and can do nothing with it; where one chooses, two may lack it.
+    #[test]
+    fn survivors_are_counted_by_the_quorums_of_their_group() {
+        let plan_with = |phase_2| {
+            let of = |node| {
+                let configuration = genesis().with_phase_2(phase_2).unwrap();
+                Evidence { configuration, ..evidence(node, 1, &[]) }
+            };
+            let (one, two) = (plan(&[of(2)]), plan(&[of(2), of(3)]));
+            [(one.quorum, one.whole), (two.quorum, two.whole)]
+        };
+        assert_eq!(plan_with(0), [(false, false), (true, true)]);
+        assert_eq!(plan_with(3), [(false, true), (false, true)]);
+        assert_eq!(plan_with(1), [(false, false), (false, false)]);
+    }
+
     #[test]
     fn the_newest_configuration_says_who_votes() {
         let mut newer = evidence(2, 9, &[]);

@@ -325,7 +325,9 @@ impl Shard {
             }
             // Nor is an order taken by one who may have been bound to another since.
             Message::Campaign { .. } => !self.may_promise(),
-            Message::PreVote { .. } if !self.may_promise() || self.bound_to(at).is_some() => {
+            // A log that does not advance makes no promise durable: who was elected on the word of its voter could choose
+            // nothing, again and again.
+            Message::PreVote { .. } if !self.may_promise() || self.bound_to(at).is_some() || self.wal_stuck() => {
                 mark(Mark::PreVoteWithheld);
                 true
             }

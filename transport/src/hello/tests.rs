@@ -181,6 +181,7 @@ proptest! {
             target_incarnation: target.1,
             shard: shards.0 % shards.1,
             shard_count: shards.1,
+            phase_2: shards.1 as u16,
             replacement: flags.0,
             founder: flags.1,
             founding: FOUNDING,
