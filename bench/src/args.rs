@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use synod::limits::ENTRY_BYTES_MAX;
 
 use crate::conditions::{Client, Conditions, Disk, Leaders, Load, SyncMode};
 use crate::verify::PAYLOAD_BYTES_MIN;
 
 /// The largest entry that the engine takes, in bytes.
-pub const PAYLOAD_BYTES_MAX: u64 = 1 << 20;
+pub const PAYLOAD_BYTES_MAX: u64 = 64 << 20;
 /// The window per group of a closed loop when none is given.
 pub const WINDOW_DEFAULT: u32 = 64;
 
@@ -83,7 +84,7 @@ pub struct LocalArgs {
     /// Shards of each replica, one core each (1 to 64)
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     pub shards: i64,
-    /// Bytes of one entry (16 to 1048576)
+    /// Bytes of one entry (16 to 67108864; more than 1048576 only with a load inside the leader)
     #[arg(long, value_name = "BYTES", default_value_t = 128, allow_negative_numbers = true)]
     pub payload: i64,
     /// Closed loop: outstanding entries per group (1 to 1048576) [default: 64]
@@ -218,7 +219,15 @@ impl LocalArgs {
         if (0..PAYLOAD_BYTES_MIN as i64).contains(&self.payload) {
             return Err(UsageError::PayloadTooSmall { given: self.payload });
         }
-        in_range("payload", self.payload, PAYLOAD_BYTES_MIN as i64, PAYLOAD_BYTES_MAX as i64)
+        let payload = in_range("payload", self.payload, PAYLOAD_BYTES_MIN as i64, PAYLOAD_BYTES_MAX as i64)?;
+        if payload as usize > ENTRY_BYTES_MAX && !self.loads_inside() {
+            return Err(UsageError::PayloadFromOutside { given: payload });
+        }
+        Ok(payload)
+    }
+
+    fn loads_inside(&self) -> bool {
+        self.kill_leader_after.is_none() && self.client.is_none_or(|client| client == Client::Inside)
     }
 
     fn client(&self, seconds: f64) -> Result<Client, UsageError> {
@@ -250,6 +259,15 @@ pub enum UsageError {
         least: String,
         /// The greatest legal value.
         most: String,
+    },
+    /// The clients of a process send entries in batches, not in parts.
+    #[error(
+        "--payload {given} takes entries in parts, which only a load inside the leader proposes: give at most 1048576, or \
+         --client inside without --kill-leader-after"
+    )]
+    PayloadFromOutside {
+        /// What was given, in bytes.
+        given: u32,
     },
     /// An entry has no room for its stamp.
     #[error(
@@ -375,6 +393,7 @@ mod tests {
         assert_eq!(conditions("--warmup 0").warmup, 0.0);
         assert_eq!(conditions("--payload 16").payload, 16);
         assert_eq!(conditions("--payload 1048576").payload, 1 << 20);
+        assert_eq!(conditions("--payload 67108864").payload, 64 << 20);
         assert_eq!(conditions("--sync os --disk blocking --leaders spread").leaders, Leaders::Spread);
         assert_eq!(plan("--dir d --json x.json").unwrap().outputs.json, Path::new("x.json"));
         assert_eq!(plan("--dir d --json x.json").unwrap().outputs.hgrm, Path::new("d/report.hgrm"));
@@ -384,8 +403,9 @@ mod tests {
     fn refused_lines_say_what_to_do() {
         for (line, hint) in [
             ("--payload 15", "give at least 16"),
-            ("--payload -1", "from 16 to 1048576"),
-            ("--payload 1048577", "from 16 to 1048576"),
+            ("--payload -1", "from 16 to 67108864"),
+            ("--payload 67108865", "from 16 to 67108864"),
+            ("--payload 1048577 --client process", "give at most 1048576"),
             ("--replicas 0", "from 1 to 9"),
             ("--groups 0", "from 1 to 65536"),
             ("--shards 65", "from 1 to 64"),

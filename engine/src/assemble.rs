@@ -10,6 +10,7 @@ use synod_wal::writer::{Writer, WriterConfig};
 use crate::checkpoint::Kept;
 use crate::checkpoint::store::Store;
 use crate::config::Config;
+use crate::large::Cutting;
 use crate::limits::MIB;
 use crate::machine::StateMachine;
 use crate::node::MachineFactory;
@@ -34,6 +35,8 @@ pub(crate) struct ShardPlace {
     pub(crate) segment_bytes: u64,
     /// How much memory its values may take.
     pub(crate) memory: Memory,
+    /// Which entries are cut.
+    pub(crate) cutting: Cutting,
     /// For the choice of timeouts.
     pub(crate) seed: u64,
     /// The shard's founders, if they are known already.
@@ -184,6 +187,7 @@ pub(crate) fn assemble(
         index: recoverer.index,
         seed: place.seed,
         memory: place.memory,
+        cutting: place.cutting,
         retain_bytes: config.retain_mib * MIB,
         index_bytes_max: config.index_mib << 20,
         expiry: Expiry::new(config.sessions_max, config.session_idle_seconds),

@@ -3,7 +3,7 @@
 //! `[count u32][end u32 x count][bytes]`, little-endian; an end is relative to the first byte of the entries. So an
 //! entry costs 4 bytes, and the entries of an open batch are only ever copied as one run.
 
-use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, ENTRY_BYTES_MAX};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, LARGE_ENTRY_BYTES_MAX};
 
 /// Entries on their way into a batch: their ends and their bytes.
 #[derive(Clone, Debug, Default)]
@@ -14,7 +14,7 @@ pub struct Entries {
 
 /// Why an entry does not fit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("an entry or a batch is larger than 1 MiB, or has more than 65536 entries: split it")]
+#[error("an entry is larger than 64 MiB, or a batch of several than 512 KiB or 65536 entries: split it")]
 pub struct TooLarge;
 
 impl Entries {
@@ -33,9 +33,9 @@ impl Entries {
     /// Adds an entry, which may be empty.
     ///
     /// # Errors
-    /// When the entry is larger than 1 MiB, or the batch would be.
+    /// When the entry is larger than 64 MiB, or the batch would have two entries and more than 512 KiB.
     pub fn push(&mut self, entry: &[u8]) -> Result<(), TooLarge> {
-        if entry.len() > ENTRY_BYTES_MAX || self.ends.len() == BATCH_ENTRIES_MAX {
+        if entry.len() > LARGE_ENTRY_BYTES_MAX || self.ends.len() == BATCH_ENTRIES_MAX {
             return Err(TooLarge);
         }
         if !self.ends.is_empty() && self.body_bytes() + entry.len() + 4 > BATCH_BYTES_MAX {
@@ -147,6 +147,12 @@ impl<'a> Batch<'a> {
         if last == bytes.len() { Ok(batch) } else { Err(MalformedBatch) }
     }
 
+    /// A batch of one entry, whose length is in `end`.
+    pub(crate) fn of_one(end: &'a [u8; 4], entry: &'a [u8]) -> Self {
+        debug_assert!(u32::from_le_bytes(*end) as usize == entry.len());
+        Self { ends: end, bytes: entry }
+    }
+
     fn end(&self, at: usize) -> usize {
         let end = self.ends[4 * at..4 * at + 4].try_into().expect("four bytes");
         u32::from_le_bytes(end) as usize
@@ -223,8 +229,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_bounded() {
-        assert_eq!(Entries::one(&vec![0; ENTRY_BYTES_MAX + 1]).unwrap_err(), TooLarge);
-        let mut large = Entries::one(&vec![0; ENTRY_BYTES_MAX]).unwrap();
+        assert_eq!(Entries::one(&vec![0; LARGE_ENTRY_BYTES_MAX + 1]).unwrap_err(), TooLarge);
+        let mut large = Entries::one(&vec![0; LARGE_ENTRY_BYTES_MAX]).unwrap();
         assert_eq!(large.push(b"x"), Err(TooLarge));
     }
 }

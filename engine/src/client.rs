@@ -5,7 +5,7 @@
 
 pub mod protocol;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use synod_transport::net::listen::dial;
 
 use crate::batch::Entries;
 use crate::config::{Cluster, Member};
+use crate::limits::{APPEND_PART_BYTES_MAX, ENTRY_BYTES_MAX, LARGE_ENTRY_BYTES_MAX};
 use crate::membership::{Membership, MembershipChange};
 use crate::outcome::{Committed, GroupId, NodeId, Overload, Rejection};
 use crate::shard::points::Consistency;
@@ -174,11 +175,17 @@ impl NodeClient {
         }
     }
 
-    /// Sends one request and waits for its reply.
+    /// Sends one request and waits for its reply. An append of one entry that no frame holds goes out in parts; each of
+    /// them, and the entry, may take `timeout`.
     ///
     /// # Errors
     /// When the connection is broken or the time is up; the outcome is unknown then.
     pub fn call(&mut self, request: &Request, timeout: Duration) -> Result<ReplyV1, ClientError> {
+        if let Request::Append { group, session, entries } = request
+            && entries.bytes.len() > ENTRY_BYTES_MAX
+        {
+            return self.append_in_parts(*group, *session, &entries.bytes, timeout);
+        }
         let id = self.send(std::slice::from_ref(request))?;
         let end = Instant::now() + timeout;
         loop {
@@ -192,6 +199,86 @@ impl NodeClient {
         }
     }
 }
+
+impl NodeClient {
+    /// Appends one large entry: a few parts are on their way at a time, until one is refused.
+    fn append_in_parts(
+        &mut self,
+        group: GroupId,
+        session: Option<(u64, u64)>,
+        entry: &[u8],
+        timeout: Duration,
+    ) -> Result<ReplyV1, ClientError> {
+        let total = u32::try_from(entry.len()).map_err(|_| ClientError::Failed(TOO_LARGE.into()))?;
+        let mut parts = (0..).step_by(APPEND_PART_BYTES_MAX).zip(entry.chunks(APPEND_PART_BYTES_MAX));
+        let (mut flying, mut last) = (VecDeque::new(), None);
+        loop {
+            while flying.len() < PARTS_FLYING
+                && let Some((offset, bytes)) = parts.next()
+            {
+                let ends = offset as usize + bytes.len() == entry.len();
+                let id = self.send(&[Request::AppendPart { group, session, total, offset, bytes: bytes.to_vec() }])?;
+                flying.push_back(id);
+                last = ends.then_some(id);
+            }
+            let Some(reply) = self.reply_to(&mut flying, timeout)? else { continue };
+            match reply {
+                (id, reply) if Some(id) == last => return Ok(reply),
+                (_, ReplyV1::Done) => {}
+                (_, refused) => return Ok(refused),
+            }
+        }
+    }
+
+    /// Reads a large entry: a few parts are on their way at a time. What went wrong, if one cannot be had.
+    fn read_in_parts(
+        &mut self,
+        group: GroupId,
+        index: u64,
+        count: u32,
+        timeout: Duration,
+    ) -> Result<Result<Vec<u8>, ReplyV1>, ClientError> {
+        let mut entry = Vec::new();
+        let (mut next, mut came) = (0, BTreeMap::new());
+        let mut flying = VecDeque::new();
+        for part in 0..count {
+            while next < count && flying.len() < PARTS_FLYING {
+                flying.push_back(self.send(&[Request::ReadPart { group, index, part: next }])?);
+                next += 1;
+            }
+            while !came.contains_key(&part) {
+                match self.reply_to(&mut flying, timeout)? {
+                    Some((_, ReplyV1::Part { part, bytes, .. })) => {
+                        came.insert(part, bytes);
+                    }
+                    Some((_, other)) => return Ok(Err(other)),
+                    None => {}
+                }
+            }
+            entry.extend_from_slice(&came.remove(&part).expect("it is there now"));
+            if entry.len() > LARGE_ENTRY_BYTES_MAX {
+                return Err(self.failed("sent an entry over the limit"));
+            }
+        }
+        Ok(Ok(entry))
+    }
+
+    /// The next reply to one of several requests; `None` when it was to another, which was given up.
+    fn reply_to(
+        &mut self,
+        flying: &mut VecDeque<u64>,
+        timeout: Duration,
+    ) -> Result<Option<(u64, ReplyV1)>, ClientError> {
+        let Some((id, reply)) = self.receive(timeout)? else { return Err(self.failed("does not answer")) };
+        let before = flying.len();
+        flying.retain(|of| *of != id);
+        Ok((flying.len() < before).then_some((id, reply)))
+    }
+}
+
+/// Parts of a large entry that are on their way at a time.
+const PARTS_FLYING: usize = 4;
+const TOO_LARGE: &str = "an entry is larger than 64 MiB";
 
 /// What one node says of itself.
 #[derive(Clone, Debug)]
@@ -294,13 +381,16 @@ impl Client {
         let start = Instant::now();
         let mut last = String::from("no node was asked");
         let (mut turn, mut unknown) = (0, false);
+        // A large entry takes its time, also at a node that does all it can.
+        let mib = if let Request::Append { entries, .. } = request { entries.bytes.len() >> 20 } else { 0 };
+        let patience = Duration::from_secs(5 + mib as u64);
         while start.elapsed() < self.timeout {
             let node = self.leaders.get(&group).copied().unwrap_or_else(|| {
                 turn += 1;
                 self.cluster.members[turn % self.cluster.members.len()].node
             });
             let mut pause = Duration::from_millis(20);
-            match self.call(node, request, Duration::from_secs(5)) {
+            match self.call(node, request, patience) {
                 Ok(
                     reply @ (ReplyV1::Committed { .. }
                     | ReplyV1::Duplicate
@@ -323,7 +413,7 @@ impl Client {
                     return Err(ClientError::Unknown(format!("group {group}")));
                 }
                 Ok(ReplyV1::Rejected { rejection: RejectionV1::TooLarge, .. }) => {
-                    return Err(ClientError::Failed("an entry is larger than 1 MiB".into()));
+                    return Err(ClientError::Failed(TOO_LARGE.into()));
                 }
                 Ok(ReplyV1::Rejected { rejection: RejectionV1::Refused, .. }) => {
                     let before = if unknown { "; an earlier try of this append may have been committed" } else { "" };
@@ -363,10 +453,25 @@ impl Client {
     ) -> Result<CommittedEntries, ClientError> {
         let request = Request::Read { group, from_index, bytes_max: 1 << 20, wait_ms: wait.as_millis() as u32 };
         match self.call(node, &request, wait + Duration::from_secs(10))? {
+            ReplyV1::InParts { index, parts, next_index } => {
+                let key = (node, group % self.cluster.shards.max(1) as u64);
+                let connection = self.connections.get_mut(&key).expect("the request went over it");
+                let read = connection.read_in_parts(group, index, parts, Duration::from_secs(10));
+                if read.is_err() {
+                    self.connections.remove(&key);
+                }
+                let bytes = match read? {
+                    Ok(bytes) => bytes,
+                    Err(ReplyV1::Trimmed { first_index }) => return Err(ClientError::Trimmed { group, first_index }),
+                    Err(reply) => return Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),
+                };
+                let entries = Entries { ends: vec![bytes.len() as u32], bytes };
+                Ok(CommittedEntries { first_index: index, entries, next_index, parts: 0 })
+            }
             ReplyV1::Entries { first_index, next_index, ends, bytes } => {
                 let entries = Entries::from_parts(ends, bytes)
                     .ok_or_else(|| ClientError::Failed(format!("node {node} sent malformed entries")))?;
-                Ok(CommittedEntries { first_index, entries, next_index })
+                Ok(CommittedEntries { first_index, entries, next_index, parts: 0 })
             }
             ReplyV1::Trimmed { first_index } => Err(ClientError::Trimmed { group, first_index }),
             ReplyV1::Failed { text } => Err(ClientError::Failed(format!("node {node}: {text}"))),

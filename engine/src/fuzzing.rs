@@ -14,6 +14,7 @@ use synod_wal::record::{RECORD_HEADER_BYTES, RecordHeader, Records, body_crc};
 use crate::apply::ApplyState;
 use crate::batch::Entries;
 use crate::config::{Config, Member};
+use crate::large::PartOf;
 use crate::limits::{WINDOW_BYTES, WINDOW_SLOTS};
 use crate::meta::{MetaV3, decode_meta, encode_meta};
 use crate::payload::{BatchHeader, Payload, Place};
@@ -163,8 +164,17 @@ fn batch(round: u64, sequence: u64) -> Value<Payload> {
         crc: body_crc(&entries.parts(&mut Vec::new())),
         client: if sequence == 0 { 0 } else { 9 },
         sequence,
+        part: None,
     };
     Value { origin: ballot(round), body: Body::Batch(Payload::new(header, Place::Closed(entries))) }
+}
+
+/// A part of a large entry; it is in a session when `sequence` is not 0.
+fn part(round: u64, number: u16, sequence: u64) -> Value<Payload> {
+    let client = if sequence == 0 { 0 } else { 9 };
+    let part = Some(PartOf { number, count: 2 });
+    let header = BatchHeader { entries: 1, bytes: 5, crc: body_crc(&[b"hello"]), client, sequence, part };
+    Value { origin: ballot(round), body: Body::Batch(Payload::new(header, Place::Owned((*b"hello").into()))) }
 }
 
 /// One legal body of a frame of records for each message and vote.
@@ -182,6 +192,10 @@ pub fn message_specimens() -> Vec<Vec<u8>> {
         Message::LearnRequest { from: Slot(4) },
         Message::Resign { ballot: b },
     ];
+    let parts = [
+        Message::Accept { ballot: b, first: Slot(1), slot: Slot(6), chosen: Slot(3), value: part(7, 1, 6) },
+        Message::Learned { slot: Slot(6), through: Slot(6), value: part(6, 0, 0) },
+    ];
     let votes = [
         Vote::Prepare { ballot: b, attempt: 3, version: 2, order: b },
         Vote::Promise { ballot: b, attempt: 3, chosen: Slot(9), reports: 2 },
@@ -193,8 +207,9 @@ pub fn message_specimens() -> Vec<Vec<u8>> {
         append(&mut out);
         out
     };
-    let messages = messages.iter().map(|message| encode(&|out| append_message(out, UID, message)));
-    messages.chain(votes.iter().map(|vote| encode(&|out| append_vote(out, UID, vote, 12)))).collect()
+    let encoded = |message: &Message<Payload>| encode(&|out| append_message(out, UID, message));
+    let votes = votes.iter().map(|vote| encode(&|out| append_vote(out, UID, vote, 12)));
+    messages.iter().map(encoded).chain(votes).chain(parts.iter().map(encoded)).collect()
 }
 
 /// Legal lists of acknowledgements, and a heartbeat.
@@ -220,9 +235,11 @@ pub fn record_specimens() -> Vec<(RecordHeader, Vec<u8>)> {
         (3, Record::Promise { ballot: ballot(4) }),
         (3, accept(4, 4, epoch_start(4))),
         (3, accept(5, 4, batch(4, 0))),
+        (3, accept(6, 4, part(4, 0, 5))),
+        (3, accept(7, 4, part(4, 1, 5))),
         (4, Record::Chosen),
         (4, Record::Learned { slot: Slot(5), value: batch(4, 0) }),
-        (5, accept(6, 4, Value { origin: ballot(4), body: Body::Noop })),
+        (7, accept(8, 4, Value { origin: ballot(4), body: Body::Noop })),
     ];
     let record = |(chosen, record): &(u64, Record<Payload>)| {
         let body = match record {

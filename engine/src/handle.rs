@@ -13,6 +13,7 @@ use crate::batch::Entries;
 use crate::client::protocol::GroupInfoV1;
 use crate::clock::now_ns;
 use crate::groups::{GroupChange, GroupError, GroupOutcome, MadeGroup};
+use crate::large::LargeBudget;
 use crate::limits::READ_BYTES_MAX;
 use crate::machine::StateMachine;
 use crate::mailbox::{Mail, Post};
@@ -36,6 +37,7 @@ static NEXT_PROPOSER: AtomicU64 = AtomicU64::new(1);
 pub struct Handle {
     posts: Arc<[Post]>,
     node: NodeId,
+    large: LargeBudget,
 }
 
 /// What comes back to an async caller: a future, or a blocking wait.
@@ -116,8 +118,8 @@ impl<T> Pending<T> {
 }
 
 impl Handle {
-    pub(crate) fn new(posts: Vec<Post>, node: NodeId) -> Self {
-        Self { posts: posts.into(), node }
+    pub(crate) fn new(posts: Vec<Post>, node: NodeId, large: LargeBudget) -> Self {
+        Self { posts: posts.into(), node, large }
     }
 
     /// This node's number.
@@ -129,7 +131,7 @@ impl Handle {
         &self.posts[(group % self.posts.len() as u64) as usize]
     }
 
-    /// Proposes one entry. It is committed, and applied on this node, when the future gives `Ok`.
+    /// Proposes one entry, of 64 MiB at most. It is committed, and applied on this node, when the future gives `Ok`.
     pub fn propose(&self, group: GroupId, entry: &[u8]) -> Pending<Outcome> {
         match Entries::one(entry) {
             Ok(entries) => self.propose_batch(group, entries),
@@ -139,7 +141,7 @@ impl Handle {
 
     /// Proposes entries that take effect together, in order, with indexes that follow each other.
     pub fn propose_batch(&self, group: GroupId, entries: Entries) -> Pending<Outcome> {
-        self.propose_with(group, entries, None, None)
+        self.propose_with(group, entries, None, None).unwrap_or_else(refused)
     }
 
     /// Proposes entries in a session that was opened before ([`Handle::open_session`], [`Session::id`]), for those who
@@ -156,7 +158,7 @@ impl Handle {
         entries: Entries,
     ) -> Pending<Outcome> {
         assert!(is_session(session) && sequence > 0, "a session's id is a slot, and sequences count from 1");
-        self.propose_with(group, entries, Some((session, sequence)), None)
+        self.propose_with(group, entries, Some((session, sequence)), None).unwrap_or_else(refused)
     }
 
     fn propose_with(
@@ -165,10 +167,11 @@ impl Handle {
         entries: Entries,
         session: Option<(u64, u64)>,
         handle: Option<(u64, Epoch)>,
-    ) -> Pending<Outcome> {
+    ) -> Result<Pending<Outcome>, Rejection> {
         if entries.is_empty() {
-            return refused(Rejection::TooLarge);
+            return Err(Rejection::TooLarge);
         }
+        let permit = self.large.admit(&entries)?;
         let (completer, pending) = pending(Err(ProposeError::Unknown));
         let mail = Mail::Propose {
             group,
@@ -176,12 +179,11 @@ impl Handle {
             session,
             handle,
             submitted_ns: now_ns(),
+            permit,
             reply: Box::new(|outcome| completer.complete(outcome)),
         };
-        match self.post(group).send(mail) {
-            Ok(()) => pending,
-            Err(_) => refused(Overload::Shard.rejection()),
-        }
+        self.post(group).send(mail).map_err(|_| Overload::Shard.rejection())?;
+        Ok(pending)
     }
 
     /// A proposer whose proposals are committed in their order or not at all. It is bound to the present epoch of this
@@ -195,7 +197,7 @@ impl Handle {
         self.post(group).send(mail).map_err(|_| Overload::Shard.rejection())?;
         let epoch = pending.wait().ok_or(Rejection::NotLeader { leader: self.leader(group) })?;
         let number = NEXT_PROPOSER.fetch_add(1, Ordering::Relaxed);
-        Ok(Proposer { handle: self.clone(), group, epoch, number })
+        Ok(Proposer { handle: self.clone(), group, epoch, number, closed: false })
     }
 
     /// The node that leads a group, as this node knows it.
@@ -299,8 +301,8 @@ impl Handle {
         Ok(groups)
     }
 
-    /// Reads committed entries from `from_index` on, about a mebibyte at most, as this node has applied them. Without
-    /// any it waits for `wait`, then answers with none.
+    /// Reads committed entries from `from_index` on, about a mebibyte at most, as this node has applied them; an entry that is
+    /// larger comes alone. Without any it waits for `wait`, then answers with none.
     pub fn read(
         &self,
         group: GroupId,
@@ -313,6 +315,7 @@ impl Handle {
             from_index: from_index.max(1),
             bytes_max: READ_BYTES_MAX,
             wait_ms: wait.as_millis() as u64,
+            whole: true,
             reply: Box::new(|answer| completer.complete(answer)),
         };
         // Refused mail is dropped, and its completer with it.
@@ -498,6 +501,8 @@ pub struct Proposer {
     group: GroupId,
     epoch: Epoch,
     number: u64,
+    /// Something was refused that the shard has not heard of.
+    closed: bool,
 }
 
 impl Proposer {
@@ -508,7 +513,12 @@ impl Proposer {
 
     /// Proposes entries behind all that this proposer has proposed before.
     pub fn propose(&mut self, entries: Entries) -> Pending<Outcome> {
-        self.handle.propose_with(self.group, entries, None, Some((self.number, self.epoch)))
+        if self.closed {
+            return refused(Rejection::HandleClosed);
+        }
+        let proposed = self.handle.propose_with(self.group, entries, None, Some((self.number, self.epoch)));
+        self.closed = proposed.is_err();
+        proposed.unwrap_or_else(refused)
     }
 }
 

@@ -28,7 +28,8 @@
 //! [`ProposeError::Unknown`] that it may. In a [`Session`] it is safe to repeat what is unknown: it takes effect once.
 //!
 //! # Parts
-//! `shard` is one core's event machine, sans-IO, with `payload`, `batch`, `apply` and `sessions` for what it carries; `wire` and
+//! `shard` is one core's event machine, sans-IO, with `payload`, `batch`, `large`, `apply`, `indexes` and `sessions` for what
+//! it carries; `wire` and
 //! `persist` give messages and log records their bytes, `recovery` reads the latter back and `assemble` makes a shard of
 //! them; `checkpoint` keeps what state machines write, on a helper thread, and `router` lets several share a group;
 //! `runtime` drives a shard on
@@ -48,6 +49,8 @@ mod directory;
 pub mod fuzzing;
 mod groups;
 mod handle;
+mod indexes;
+mod large;
 pub mod limits;
 mod machine;
 mod mailbox;

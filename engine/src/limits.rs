@@ -5,8 +5,31 @@ use synod_wal::record::RECORD_HEADER_BYTES;
 
 /// A mebibyte, in bytes: the unit of the configuration.
 pub(crate) const MIB: u64 = 1 << 20;
-/// The largest entry: 1 MiB.
+/// The largest entry that one slot holds: 1 MiB.
 pub const ENTRY_BYTES_MAX: usize = 1 << 20;
+/// The largest entry: 64 MiB. One that no slot holds is cut into parts, and is alone in its batch.
+pub const LARGE_ENTRY_BYTES_MAX: usize = 64 << 20;
+/// A part of a large entry: a slot of its own. So small that a frame of the log with one, and with some room for other
+/// groups, takes a buffer of 256 KiB.
+pub const PART_BYTES_MAX: usize = 240 << 10;
+/// The parts of one entry.
+pub const PARTS_MAX: usize = LARGE_ENTRY_BYTES_MAX.div_ceil(PART_BYTES_MAX);
+/// Slots in flight of a group whose large entry is being proposed: no further part joins them.
+pub const PARTS_IN_FLIGHT_MAX: usize = 4;
+/// Parts in one frame of the log: the rest of it is for other groups.
+pub const PARTS_PER_FRAME_MAX: usize = 2;
+/// Large entries of one shard that are not wholly proposed.
+pub const LARGE_ENTRIES_MAX: usize = 16;
+/// Bytes of large entries that wait on a node until they are wholly proposed.
+pub const LARGE_BYTES_MAX: usize = 256 << 20;
+/// Large entries that a shard puts together at a time, for state machines and readers.
+pub const GATHERS_MAX: usize = 2;
+/// Parts that are put together in one turn: what other groups wait for it stays short.
+pub const GATHER_PARTS_PER_TURN: usize = 16;
+/// A part of an entry in one request of a client, in bytes.
+pub const APPEND_PART_BYTES_MAX: usize = 1 << 20;
+/// Readers of a shard that wait for large entries.
+pub const LARGE_READS_MAX: usize = 64;
 /// The most entries in one batch.
 pub const BATCH_ENTRIES_MAX: usize = 1 << 16;
 /// A batch closes before it grows past this; a single larger entry has a batch of its own.
@@ -58,3 +81,4 @@ pub const CLIENTS_MAX: usize = 1024;
 
 const _: () = assert!(RECORD_HEADER_BYTES + ENTRY_BYTES_MAX + 64 + 64 <= FRAME_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX <= ENTRY_BYTES_MAX);
+const _: () = assert!(PARTS_MAX <= u16::MAX as usize);

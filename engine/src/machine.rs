@@ -10,7 +10,7 @@ pub type MachineError = Box<dyn std::error::Error + Send + Sync>;
 /// Entries that were committed together, in order.
 #[derive(Clone, Copy, Debug)]
 pub struct CommittedBatch<'a> {
-    /// The slot that holds them.
+    /// The slot that holds them; the last one of an entry of more than 1 MiB, which is cut into parts and comes alone.
     pub slot: u64,
     /// The index of the first; the others follow without a gap.
     pub first_index: u64,

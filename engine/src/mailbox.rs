@@ -16,6 +16,7 @@ use crate::batch::Entries;
 use crate::checkpoint::StoreDone;
 use crate::client::protocol::{GroupInfoV1, ReplyV1};
 use crate::groups::{GroupChange, MadeGroup};
+use crate::large::LargePermit;
 use crate::limits::MAILBOX_MAX;
 use crate::membership::{Membership, MembershipChange};
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
@@ -59,12 +60,24 @@ pub(crate) enum Mail {
         /// Only at this epoch, and only while the handle was never refused.
         handle: Option<(u64, Epoch)>,
         submitted_ns: u64,
+        /// Of a large entry.
+        permit: Option<LargePermit>,
         reply: OutcomeReply,
     },
     /// Open or close a session.
     Session { group: GroupId, ask: Ask, submitted_ns: u64, reply: OutcomeReply },
     /// Read committed entries.
-    Read { group: GroupId, from_index: u64, bytes_max: usize, wait_ms: u64, reply: EntriesReply },
+    Read {
+        group: GroupId,
+        from_index: u64,
+        bytes_max: usize,
+        wait_ms: u64,
+        /// A large entry comes whole, or it is only said that there is one.
+        whole: bool,
+        reply: EntriesReply,
+    },
+    /// Read one part of the large entry at an index.
+    ReadPart { group: GroupId, index: u64, part: u32, reply: Box<dyn FnOnce(ReplyV1) + Send> },
     /// Up to where this node has applied a group, and what its state machine says there.
     ReadPoint { group: GroupId, consistency: Consistency, wait_ns: u64, reply: PointAnswer },
     /// Hand a group over to a node.

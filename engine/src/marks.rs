@@ -25,6 +25,24 @@ synod_core::marks!(
         MachineFromLog,
         /// A state machine that starts behind is fed out of memory.
         MachineFromMemory,
+        /// An entry is to be cut into parts.
+        LargeEntry,
+        /// A part waits, so that others find room beside it.
+        PartWaits,
+        /// A large entry is given up after some of its parts were proposed.
+        LargeCutShort,
+        /// The last part of a large entry never came.
+        LargeUnfinished,
+        /// A state is saved while a large entry is unfinished: without its parts.
+        SettledState,
+        /// Parts of a large entry are read back, to be put together.
+        LargeFromLog,
+        /// A large entry is put together for a reader.
+        LargeRead,
+        /// A large entry is handed to a state machine.
+        LargeHandedOver,
+        /// An outcome waits for the state machine.
+        OutcomeHeld,
         /// Values leave memory.
         CacheReleased,
         /// A segment may go.

@@ -18,6 +18,7 @@ use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, SyncMode, UringDisk, flush
 
 use crate::config::{Config, ConfigError, DiskBackend, Sync};
 use crate::handle::Handle;
+use crate::large::LargeBudget;
 use crate::limits::MIB;
 use crate::machine::{MachineError, StateMachine};
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post, mailbox};
@@ -214,8 +215,9 @@ impl Node {
         let failed = |error| StartError::Listen { address, error };
         let listener = Listener::bind(address).map_err(failed)?;
 
+        let large = LargeBudget::default();
         let mut node = Self {
-            handle: Handle::new(posts.clone(), config.node),
+            handle: Handle::new(posts.clone(), config.node, large.clone()),
             posts,
             listener: None,
             threads: Vec::new(),
@@ -227,7 +229,7 @@ impl Node {
         node.dialers = node.start_dialers();
         // The shards need their clock to open their logs.
         node.start_ticker();
-        node.start_shards(mailboxes, &options)?;
+        node.start_shards(mailboxes, &options, &large)?;
         // Nobody is let in before the shards have recovered.
         let posts = node.posts.clone();
         let serving = listener.serve(move |hello, stream| shared.welcome(&hello, stream, &posts)).map_err(failed)?;
@@ -251,18 +253,25 @@ impl Node {
         Arc::new(dialers)
     }
 
-    fn start_shards(&mut self, mailboxes: Vec<Mailbox>, options: &Options) -> Result<(), StartError> {
+    fn start_shards(
+        &mut self,
+        mailboxes: Vec<Mailbox>,
+        options: &Options,
+        large: &LargeBudget,
+    ) -> Result<(), StartError> {
         let cpus = self.cpus();
         let mut ready = Vec::new();
         for (shard, mailbox) in mailboxes.into_iter().enumerate() {
             let (tell, told) = mpsc::channel();
             let (shared, options, dialers) = (Arc::clone(&self.shared), options.clone(), Arc::clone(&self.dialers));
             let on_fatal = options.on_fatal.clone();
+            let large = large.clone();
             let setup = Setup {
                 cpu: cpus.get(shard).copied(),
                 build: Box::new(move || {
                     let (mut built, disk, spares, store) = build_shard(&shared, shard, options.machines.as_ref())?;
                     built.events = options.events;
+                    built.large.budget = large;
                     Ok((built, disk, spares, store))
                 }),
                 opened: {

@@ -11,6 +11,7 @@ use crate::checkpoint::files::SystemFiles;
 use crate::checkpoint::message::PULL_BYTES_MAX;
 use crate::checkpoint::store::Store;
 use crate::config::Config;
+use crate::large::Cutting;
 use crate::limits::MIB;
 use crate::meta::{self, Directory};
 use crate::node::MachineFactory;
@@ -112,6 +113,7 @@ impl Opening<'_> {
             replica: self.directory.log_ids(shard).replica,
             segment_bytes: self.config.segment_mib * MIB,
             memory: Memory::new(self.config.cache_mib << 20),
+            cutting: Cutting::default(),
             seed: random_u128() as u64,
             genesis: self.peers.genesis(shard),
             seen: Arc::clone(self.seen),

@@ -27,7 +27,7 @@ impl std::fmt::Display for Epoch {
 /// Where entries were committed: durably, on a quorum, in this order for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Committed {
-    /// The slot that holds them.
+    /// The slot that holds them; the last one of an entry that is cut into parts.
     pub slot: u64,
     /// The index of the first of them; the others follow without a gap.
     pub first_index: u64,
@@ -57,11 +57,13 @@ pub enum Overload {
     Session,
     /// The state machine, which prepares proposals and is being restored.
     Machine,
+    /// As many large entries wait to be proposed as may, of the shard or the node.
+    Large,
 }
 
 impl Overload {
     /// All of them; an archive has their places here.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Shard,
         Self::Group,
         Self::Memory,
@@ -71,6 +73,7 @@ impl Overload {
         Self::Wait,
         Self::Session,
         Self::Machine,
+        Self::Large,
     ];
 
     /// When it is worth to try again, where nothing is measured.
@@ -78,6 +81,7 @@ impl Overload {
         match self {
             // The next tick.
             Self::Shard | Self::Group | Self::Memory | Self::Wait | Self::Session => 5,
+            Self::Large => 100,
             Self::Log | Self::Index | Self::Machine => 500,
             Self::Disk => 1000,
         }
@@ -104,6 +108,7 @@ impl std::fmt::Display for Overload {
             Self::Wait => "it has waited longer than queue_ms_max",
             Self::Session => "the session has too many unsettled batches",
             Self::Machine => "the state machine prepares proposals, and is being restored",
+            Self::Large => "too many entries of more than 1 MiB wait to be proposed",
         })
     }
 }
@@ -126,7 +131,7 @@ pub enum Rejection {
         retry_after_ms: u32,
     },
     /// An entry or a batch is over its limit.
-    #[error("an entry or a batch is larger than 1 MiB")]
+    #[error("an entry is larger than 64 MiB, or a batch of several larger than 512 KiB")]
     TooLarge,
     /// There is no such group.
     #[error("there is no such group on this node")]

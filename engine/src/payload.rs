@@ -10,6 +10,7 @@ use std::rc::Rc;
 use synod_wal::frame::{RecordSpan, SharedFrame};
 
 use crate::batch::Entries;
+use crate::large::PartOf;
 
 /// Where the bytes of a batch are.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) enum Place {
     Received(Range<usize>),
     /// In a batch that was just closed.
     Closed(Entries),
+    /// A part of a large entry that is being proposed.
+    Part(Rc<Vec<u8>>, Range<usize>),
     /// In a frame of the write-ahead log.
     Framed(Rc<SharedFrame>, RecordSpan),
     /// In memory of its own: read back from the log, or reported in phase 1.
@@ -34,6 +37,15 @@ pub(crate) struct BatchHeader {
     pub(crate) client: u64,
     /// The first sequence number of the batch in its session.
     pub(crate) sequence: u64,
+    /// It holds no entries but a part of one.
+    pub(crate) part: Option<PartOf>,
+}
+
+impl BatchHeader {
+    /// How many slots the entries take up that end in this one.
+    pub(crate) fn slots(&self) -> u64 {
+        self.part.map_or(1, |part| u64::from(part.count))
+    }
 }
 
 #[derive(Debug)]
@@ -68,6 +80,7 @@ impl Payload {
         match &*self.0.place.borrow() {
             Place::Received(range) => f(&[&received[range.clone()]]),
             Place::Closed(entries) => f(&entries.parts(&mut Vec::new())),
+            Place::Part(entry, range) => f(&[&entry[range.clone()]]),
             Place::Framed(frame, span) => {
                 frame.with_bytes(|bytes| f(&[&bytes[span.body_start as usize..span.body_end as usize]]))
             }
@@ -80,6 +93,7 @@ impl Payload {
         match &*self.0.place.borrow() {
             Place::Received(_) => unreachable!("a received batch is placed before it is used"),
             Place::Closed(entries) => f(&entries.parts(&mut Vec::new()).concat()),
+            Place::Part(entry, range) => f(&entry[range.clone()]),
             Place::Framed(frame, span) => {
                 frame.with_bytes(|bytes| f(&bytes[span.body_start as usize..span.body_end as usize]))
             }

@@ -4,7 +4,7 @@
 //! records bear, as far as the values are there; its apply state starts at a summary and takes in the headers of the
 //! chosen values behind it. Only what is accepted and not chosen is held in memory.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 use synod_core::planted::{Bug, is};
 use synod_core::{Ballot, Body, Recovered, Slot, Value};
@@ -14,9 +14,10 @@ use synod_wal::record::RecordHeader;
 
 use crate::apply::{ApplyState, Effect};
 use crate::batch::Batch;
+use crate::indexes::Indexes;
 use crate::payload::{Payload, Place};
 use crate::persist::Summary;
-use crate::wire::{RECORD_VERSION, kind, value_with};
+use crate::wire::{PART, RECORD_VERSION, kind, value_with};
 
 /// What the log says of one group.
 #[derive(Default)]
@@ -26,7 +27,7 @@ pub(crate) struct RecoveredGroup {
     pub(crate) apply: ApplyState,
     /// Values above the apply state, each with the ballot of its vote.
     values: BTreeMap<Slot, (Ballot, Value<Payload>)>,
-    pub(crate) indexes: VecDeque<(Slot, u64)>,
+    pub(crate) indexes: Indexes,
     /// Up to here slots may be gone from the log.
     pub(crate) gone: Slot,
 }
@@ -141,7 +142,8 @@ impl RecoveredGroup {
             kind::PROMISE => self.promised = self.promised.max(ballot),
             kind::CHOSEN => {}
             kind::ACCEPT | kind::LEARNED => {
-                if header.entries > 0 && Batch::decode(body).ok()?.len() != header.entries as usize {
+                let is_batch = header.entries > 0 && header.flags != PART;
+                if is_batch && Batch::decode(body).ok()?.len() != header.entries as usize {
                     return None;
                 }
                 self.promised = self.promised.max(ballot);
@@ -187,8 +189,9 @@ impl RecoveredGroup {
         {
             let slot = self.apply.slot.next();
             let before = is(Bug::EndedSessionsComeBack).then(|| self.apply.sessions.clone());
-            if let (Effect::Entries { first_index }, Body::Batch(_)) = (self.apply.apply(slot, &value), &value.body) {
-                self.indexes.push_back((slot, first_index));
+            if let (Effect::Entries { first_index }, Body::Batch(batch)) = (self.apply.apply(slot, &value), &value.body)
+            {
+                self.indexes.push(slot, batch.header().slots(), first_index);
             } else if let Some(before) = before.filter(|before| before.len() > self.apply.sessions.len()) {
                 self.apply.sessions = before;
             }
@@ -203,6 +206,7 @@ mod tests {
 
     use super::*;
     use crate::batch::Entries;
+    use crate::large::PartOf;
     use crate::payload::BatchHeader;
     use crate::persist::record_header;
     use crate::sessions::command::Command;
@@ -214,7 +218,8 @@ mod tests {
     fn batch(origin: Ballot, entry: &[u8]) -> Value<Payload> {
         let entries = Entries::one(entry).unwrap();
         let crc = body_crc(&entries.parts(&mut Vec::new()));
-        let header = BatchHeader { entries: 1, bytes: entries.body_bytes() as u32, crc, client: 0, sequence: 0 };
+        let header =
+            BatchHeader { entries: 1, bytes: entries.body_bytes() as u32, crc, client: 0, sequence: 0, part: None };
         Value { origin, body: Body::Batch(Payload::new(header, Place::Closed(entries))) }
     }
 
@@ -283,14 +288,14 @@ mod tests {
         feed(&mut recoverer, 3, &Record::Chosen);
         let (recovered, group) = recoverer.finish(1, 7).unwrap();
         assert_eq!(recovered.promised, ballot(4));
-        assert_eq!(group.indexes, [(Slot(3), 2)]);
+        assert_eq!(*group.indexes, [(Slot(3), 2)]);
     }
 
     /// A batch of one entry in a session; a command when the session is a command's.
     fn in_session(client: u64, sequence: u64) -> Value<Payload> {
         let entries = Entries::one(b"").unwrap();
         let crc = body_crc(&entries.parts(&mut Vec::new()));
-        let header = BatchHeader { entries: 1, bytes: entries.body_bytes() as u32, crc, client, sequence };
+        let header = BatchHeader { entries: 1, bytes: entries.body_bytes() as u32, crc, client, sequence, part: None };
         Value { origin: ballot(1), body: Body::Batch(Payload::new(header, Place::Closed(entries))) }
     }
 
@@ -322,6 +327,33 @@ mod tests {
             effects,
             [Effect::Duplicate(Some((Slot(4), 1))), Effect::Duplicate(Some((Slot(5), 2))), Effect::UnknownSession]
         );
+    }
+
+    fn part(number: u16) -> Value<Payload> {
+        let (bytes, crc, part) = (2, body_crc(&[b"xy"]), Some(PartOf { number, count: 3 }));
+        let header = BatchHeader { entries: 1, bytes, crc, client: 0, sequence: 0, part };
+        Value { origin: ballot(1), body: Body::Batch(Payload::new(header, Place::Owned((*b"xy").into()))) }
+    }
+
+    /// The summary was written while an entry was unfinished: what is before it may be gone, and the parts are not.
+    #[test]
+    fn the_parts_behind_a_summary_are_read_again() {
+        let mut apply = ApplyState::default();
+        apply.apply(Slot(1), &epoch_start(1));
+        apply.apply(Slot(2), &batch(ballot(1), b"gone"));
+        apply.apply(Slot(3), &part(0));
+        let summary = Summary { promised: ballot(1), chosen: Slot(3), apply: apply.settled(), accepted: vec![] };
+        let (header, body) = summary.encode(7);
+        let mut recoverer = Recoverer::default();
+        feed(&mut recoverer, 2, &accept(3, 1, part(0)));
+        recoverer.record(RecordPlace { generation: 2, offset: 0, bytes: 96 }, &header, &body);
+        feed(&mut recoverer, 5, &accept(4, 1, part(1)));
+        feed(&mut recoverer, 5, &accept(5, 1, part(2)));
+        feed(&mut recoverer, 5, &Record::Chosen);
+        let (recovered, group) = recoverer.finish(1, 7).unwrap();
+        assert_eq!((recovered.floor, group.apply.next_index), (Slot(5), 3));
+        assert_eq!((&*group.indexes, group.indexes.slots(Slot(3))), (&[(Slot(3), 2)].into(), 3));
+        assert!((3..=5).all(|slot| recoverer.index.get(7, slot).is_some()));
     }
 
     /// A replica had accepted what was never chosen, took over from others what was, and started again.

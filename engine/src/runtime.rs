@@ -549,14 +549,23 @@ impl Driver {
             }
         };
         let mail = match decoded {
-            Request::Append { group, session, entries } => Mail::Propose {
-                group,
-                entries,
-                session,
-                handle: None,
-                submitted_ns: now_ns(),
-                reply: Box::new(move |outcome| reply(outcome.into())),
-            },
+            Request::Append { group, session, entries } => {
+                let permit = match self.shard.borrow().large.budget.admit(&entries) {
+                    Ok(permit) => permit,
+                    Err(rejection) => return reply(rejected(rejection)),
+                };
+                Mail::Propose {
+                    group,
+                    entries,
+                    session,
+                    handle: None,
+                    submitted_ns: now_ns(),
+                    permit,
+                    reply: Box::new(move |outcome| reply(outcome.into())),
+                }
+            }
+            Request::AppendPart { .. } => unreachable!("parts are gathered where they come in"),
+            Request::ReadPart { group, index, part } => Mail::ReadPart { group, index, part, reply: Box::new(reply) },
             Request::OpenSession { .. } | Request::CloseSession { .. } => {
                 let (group, ask) = decoded.session_ask().expect("it is one");
                 let reply = Box::new(move |outcome: crate::outcome::Outcome| reply(outcome.into()));
@@ -567,6 +576,7 @@ impl Driver {
                 from_index,
                 bytes_max: bytes_max as usize,
                 wait_ms: u64::from(wait_ms),
+                whole: false,
                 reply: Box::new(move |answer| reply(read_reply(answer))),
             },
             Request::ReadPoint { group, consistency, wait_ms } => Mail::ReadPoint {

@@ -24,6 +24,7 @@ use crate::apply::Effect;
 use crate::batch::Entries;
 use crate::client::protocol::Request;
 use crate::configuration;
+use crate::large::Cutting;
 use crate::limits::*;
 use crate::mailbox::PeerHello;
 use crate::marks::{Mark, mark};
@@ -32,7 +33,6 @@ use crate::outcome::{Committed, Epoch, GroupId, Outcome, ProposeError, Rejection
 use crate::payload::{BatchHeader, Payload, Place};
 use crate::persist::record_header;
 use crate::seen::Seen;
-use crate::sessions::command::is_session;
 use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming, RECORDS, kind};
 
 pub(crate) mod admission;
@@ -45,6 +45,7 @@ pub(crate) mod events;
 pub(crate) mod frames;
 pub(crate) mod group;
 mod identity;
+pub(crate) mod large;
 pub(crate) mod links;
 pub(crate) mod made;
 mod mail;
@@ -67,6 +68,7 @@ use clients::Clients;
 use events::OnEvent;
 use frames::{Flying, Frames, Held};
 use group::{Group, GroupKind, OpenBatch, Pending, Reply, Run};
+use large::Large;
 use links::{Part, Peer};
 use made::{MadeGroups, Maker};
 use memory::Memory;
@@ -121,6 +123,7 @@ pub(crate) struct Parts {
     pub(crate) index: Index,
     pub(crate) seed: u64,
     pub(crate) memory: Memory,
+    pub(crate) cutting: Cutting,
     pub(crate) retain_bytes: u64,
     pub(crate) index_bytes_max: usize,
     pub(crate) expiry: Expiry,
@@ -191,6 +194,7 @@ pub(crate) struct Shard {
     /// Durable frames whose values may still be in memory, oldest first: (group, last slot).
     cached: VecDeque<Vec<(u32, Slot)>>,
     memory: Memory,
+    pub(crate) large: Large,
     pacing: Pacing,
     retain_bytes: u64,
     index_bytes_max: usize,
@@ -282,6 +286,7 @@ impl Shard {
             spare_entries: Vec::new(),
             cached: VecDeque::new(),
             memory: parts.memory,
+            large: Large::new(parts.cutting),
             pacing: parts.pacing,
             retain_bytes: parts.retain_bytes,
             index_bytes_max: parts.index_bytes_max,
@@ -567,8 +572,7 @@ impl Shard {
 
     /// Tells all proposers of a group that led until now: what was proposed is unknown, what was not is rejected.
     fn fail_in_flight(&mut self, at: u32) {
-        let group = &mut self.groups[at as usize];
-        for pending in group.pending.drain(..) {
+        for pending in std::mem::take(&mut self.groups[at as usize].pending) {
             self.in_pipe.slots -= 1;
             self.in_pipe.bytes -= pending.bytes;
             mark(Mark::FlightUnknown);
@@ -577,8 +581,7 @@ impl Shard {
             } else {
                 ProposeError::Unknown
             };
-            let failed = pending.runs.into_iter().map(|run| (run, at, Err(error)));
-            self.completions.extend(failed);
+            pending.runs.into_iter().for_each(|run| self.note_failure(at, run, error));
         }
         let ending = self.groups[at as usize].ending;
         let leader = self.leader_of(at);
@@ -853,6 +856,7 @@ impl Shard {
         }
         self.expire_queues();
         self.expire_reads();
+        self.expire_uploads();
         self.follow_changes();
         self.end_groups();
         self.follow_orders();
@@ -990,7 +994,7 @@ impl Shard {
 
     // ---- proposals ----
 
-    /// Takes a run of entries of one proposer into the group's open batch.
+    /// Takes a run of entries of one proposer into the group's open batch; none of them is so large that it must be cut.
     pub(crate) fn propose(
         &mut self,
         at: u32,
@@ -1001,16 +1005,7 @@ impl Shard {
         if let Err(rejection) = self.admit(at, entries.body_bytes(), run.submitted_ns) {
             return Err((run, rejection));
         }
-        let entries = match self.prepare(at, entries) {
-            Ok(entries) => entries,
-            Err(rejection) => return Err((run, rejection)),
-        };
-        let entries = &*entries;
-        let session = session.map(|(id, sequence)| {
-            // Another's id becomes one that no session here has.
-            let mark = if is_session(id) { self.groups[at as usize].kind.session_mark() } else { 0 };
-            (id ^ mark, sequence)
-        });
+        let session = self.session_here(at, session);
         let (now_ns, bytes) = (self.now_ns, entries.body_bytes() - 4);
         self.phases.queue.record_weighted(now_ns.saturating_sub(run.submitted_ns), u64::from(run.count));
         let spare = &mut self.spare_entries;
@@ -1028,14 +1023,15 @@ impl Shard {
 
     /// Takes one entry of a producer on this shard.
     pub(crate) fn propose_one(&mut self, at: u32, entry: &[u8], producer: u32, tag: u64) -> Result<(), Rejection> {
-        if entry.len() > ENTRY_BYTES_MAX {
-            return Err(Rejection::TooLarge);
-        }
         let now_ns = self.now_ns;
-        self.admit(at, entry.len() + 4, now_ns)?;
+        let Cutting { entry_bytes_max, part_bytes } = self.large.cutting;
+        self.admit(at, if entry.len() > entry_bytes_max { part_bytes } else { entry.len() + 4 }, now_ns)?;
         let entry = &*self.prepare_one(at, entry)?;
-        if entry.len() > ENTRY_BYTES_MAX {
-            return Err(Rejection::TooLarge);
+        if entry.len() > entry_bytes_max {
+            let entries = Entries::one(entry).map_err(|_| Rejection::TooLarge)?;
+            let permit = self.large.budget.admit(&entries)?;
+            let run = Run { reply: Reply::Local(producer), tag, count: 1, submitted_ns: now_ns, handle: None };
+            return self.propose_large(at, entries, None, run, permit).map_err(|(_, rejection)| rejection);
         }
         let spare = &mut self.spare_entries;
         let batch = self.groups[at as usize].batch_for_one(entry.len(), now_ns);
@@ -1107,7 +1103,7 @@ impl Shard {
 
     /// Whether no proposal is in flight.
     pub(crate) fn is_idle(&self) -> bool {
-        self.groups.iter().all(|g| g.pending.is_empty() && g.open.is_empty())
+        self.groups.iter().all(|g| g.pending.is_empty() && g.open.is_empty() && g.held.is_empty())
     }
 
     /// Gives up all leadership: the node stops. What waits is answered.
@@ -1125,6 +1121,7 @@ impl Shard {
     pub(crate) fn abandon(&mut self) {
         self.completions.clear();
         self.reads.clear();
+        self.large.abandon();
         self.groups.clear();
     }
 
@@ -1148,6 +1145,9 @@ impl Shard {
     /// The reason why this shard must stop: a state machine has failed.
     pub(crate) fn complete(&mut self) -> Result<(), String> {
         self.apply_chosen();
+        self.step_gathers();
+        self.release_held();
+        self.cut_short();
         self.follow_directory();
         if let Some(fatal) = &self.fatal {
             return Err(fatal.clone());
@@ -1248,14 +1248,16 @@ impl Shard {
     fn close_batches(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
         let mut again = Vec::new();
+        let mut parts = 0;
         dirty.retain(|at| {
+            let part_waits = parts >= PARTS_PER_FRAME_MAX || self.part_waits(*at);
             let group = &mut self.groups[*at as usize];
             let Some(batch) = group.open.front() else {
                 group.dirty = false;
                 return false;
             };
-            let bytes = batch.entries.body_bytes();
-            if group.transfer.is_some() {
+            let (bytes, is_large) = (batch.next_bytes(), batch.large.is_some());
+            if group.transfer.is_some() && !batch.has_begun() {
                 return true;
             }
             if !group.replica.can_propose() || !self.frames.fits(bytes) {
@@ -1268,13 +1270,23 @@ impl Shard {
                 mark(Mark::ShardWindowFull);
                 return true;
             }
-            let batch = group.open.pop_front().expect("it is the front");
+            if is_large {
+                if part_waits {
+                    mark(Mark::PartWaits);
+                    return true;
+                }
+                parts += 1;
+                self.close_part(*at);
+            } else {
+                let batch = group.open.pop_front().expect("it is the front");
+                self.close_batch(*at, batch);
+            }
+            let group = &mut self.groups[*at as usize];
             group.dirty = !group.open.is_empty();
             if group.dirty {
                 // Behind the groups that have had no turn.
                 again.push(*at);
             }
-            self.close_batch(*at, batch);
             false
         });
         dirty.append(&mut again);
@@ -1283,7 +1295,7 @@ impl Shard {
     }
 
     fn close_batch(&mut self, at: u32, batch: OpenBatch) {
-        let OpenBatch { entries, runs, session, opened_ns } = batch;
+        let OpenBatch { entries, runs, session, opened_ns, large: _ } = batch;
         let group = &mut self.groups[at as usize];
         group.open_bytes -= entries.body_bytes() - 4;
         self.dirty_bytes -= entries.body_bytes() - 4;
@@ -1291,7 +1303,8 @@ impl Shard {
         let mut scratch = Vec::new();
         let crc = body_crc(&entries.parts(&mut scratch));
         let count = entries.len() as u32;
-        let header = BatchHeader { entries: count, bytes: entries.body_bytes() as u32, crc, client, sequence };
+        let header =
+            BatchHeader { entries: count, bytes: entries.body_bytes() as u32, crc, client, sequence, part: None };
         let local: u64 = runs.iter().filter(|r| matches!(r.reply, Reply::Local(_))).map(|r| u64::from(r.count)).sum();
         if local > 0 {
             // A producer on the shard puts its entries into the batch itself.
@@ -1340,16 +1353,23 @@ impl Shard {
             _ => {}
         }
         if let (Effect::Entries { first_index }, Body::Batch(payload)) = (effect, &value.body) {
-            group.indexes.push_back((slot, first_index));
-            if let Err(reason) = payload.with_body(|body| group.feed_machine(slot, first_index, body)) {
+            let header = payload.header();
+            group.indexes.push(slot, header.slots(), first_index);
+            if header.part.is_some() {
+                if group.machine_next == first_index {
+                    self.feed_machine(at);
+                }
+            } else if let Err(reason) = payload.with_body(|body| group.feed_machine(slot, first_index, body)) {
                 self.fatal = Some(reason);
                 return;
             }
-            let header = payload.header();
             self.note_applied(at, u64::from(header.entries), u64::from(header.bytes));
+        } else if let (Effect::Part, Body::Batch(payload)) = (effect, &value.body) {
+            self.note_applied(at, 0, u64::from(payload.header().bytes));
         }
         let group = &mut self.groups[at as usize];
         let session_mark = group.kind.session_mark();
+        let mut told = Vec::new();
         while let Some(pending) = group.pending.front()
             && pending.slot <= slot
         {
@@ -1374,11 +1394,14 @@ impl Shard {
                     Effect::UnknownSession => Err(ProposeError::SessionExpired),
                     // The slot is the session's id.
                     Effect::Sessions => Ok(Committed { slot: slot.0 ^ session_mark, first_index: 0, count: 0 }),
-                    Effect::Void | Effect::Nothing => Err(ProposeError::Superseded),
+                    Effect::Void | Effect::Part | Effect::Nothing => Err(ProposeError::Superseded),
                 };
                 first += u64::from(count);
-                self.completions.push((run, at, outcome));
+                told.push((run, outcome));
             }
+        }
+        for (run, outcome) in told {
+            self.note_outcome(at, run, outcome);
         }
     }
 
@@ -1409,7 +1432,7 @@ impl Shard {
         let mut slots = Vec::with_capacity(self.groups.len());
         for at in 0..self.groups.len() {
             let group = &self.groups[at];
-            slots.push(group.apply.slot);
+            slots.push(group.apply.settled_slot());
             if group.kind == GroupKind::Gone {
                 continue;
             }
@@ -1452,10 +1475,7 @@ impl Shard {
                 let (at, group) = (*at, &mut self.groups[*at as usize]);
                 let first_before = group.first_index();
                 group.gone = group.gone.max(Slot(slot));
-                let indexes = &mut group.indexes;
-                while indexes.front().is_some_and(|(of, _)| of.0 <= slot) {
-                    indexes.pop_front();
-                }
+                group.indexes.trim(Slot(slot));
                 self.check_pins(at, first_before);
             }
             self.index.forget(oldest.generation);

@@ -20,6 +20,7 @@ use crate::client::protocol::GroupInfoV1;
 use crate::config::Config;
 use crate::configuration;
 use crate::groups::{GroupChange, GroupOutcome, MadeGroup};
+use crate::large::Cutting;
 use crate::mailbox::{Mail, PeerHello};
 use crate::membership::{MembershipChange, MembershipOutcome};
 use crate::node::MachineFactory;
@@ -29,7 +30,7 @@ use crate::shard::made::GroupReply;
 use crate::shard::membership::MembershipReply;
 use crate::shard::memory::Memory;
 use crate::shard::points::{AtPoint, Consistency, ReadPoint};
-use crate::shard::reads::ReadError;
+use crate::shard::reads::{CommittedEntries, ReadError};
 use crate::shard::sessions::Ask;
 use crate::shard::transfer::TransferError;
 use crate::shard::trim_orders::TrimReply;
@@ -194,6 +195,8 @@ pub struct SimPlace {
     pub segment_bytes: u64,
     /// Whether its memory is an eighth of what it is otherwise or less, besides the cache.
     pub tight_memory: bool,
+    /// Entries of more than twice as many bytes are cut into parts of so many; 0: as usual.
+    pub part_bytes: usize,
     /// For the choice of timeouts.
     pub seed: u64,
     /// Bytes of a checkpoint that a peer is asked for at once.
@@ -243,12 +246,14 @@ impl SimShard {
         store: &mut SimStore,
         machines: Option<&MachineFactory>,
     ) -> Result<(Self, Recovery), NoShard> {
-        let SimPlace { shard, replica, founders, segment_bytes, tight_memory, seed, pull_bytes } = place;
+        let SimPlace { shard, replica, founders, segment_bytes, tight_memory, part_bytes, seed, pull_bytes } = place;
         let memory = Memory::new(config.cache_mib << 20);
         let memory = if tight_memory { memory.tight() } else { memory };
+        let cutting = if part_bytes > 0 { Cutting::into(part_bytes) } else { Cutting::default() };
         let seen: Arc<Seen> = Arc::default();
         let (genesis, seen_here) = (founders, Arc::clone(&seen));
-        let place = ShardPlace { shard, replica, segment_bytes, memory, seed, genesis, seen: seen_here, pull_bytes };
+        let place =
+            ShardPlace { shard, replica, segment_bytes, memory, cutting, seed, genesis, seen: seen_here, pull_bytes };
         let assembled = assemble(config, &place, source, &mut store.0, machines);
         let (shard, recovery) = assembled.map_err(|error| match error {
             AssembleError::Damaged(reason) => NoShard::Damaged(reason),
@@ -328,7 +333,7 @@ impl SimShard {
     ) {
         let submitted_ns = self.shard.now_ns;
         let reply = Box::new(reply);
-        self.shard.on_mail(Mail::Propose { group, entries, session, handle, submitted_ns, reply });
+        self.shard.on_mail(Mail::Propose { group, entries, session, handle, submitted_ns, permit: None, reply });
     }
 
     /// Opens a session; the slot of a good answer is its id.
@@ -353,6 +358,17 @@ impl SimShard {
     ) {
         let reply = Box::new(|answer: AtPoint<'_>| reply(answer.map(|(point, _)| point)));
         self.shard.on_mail(Mail::ReadPoint { group, consistency, wait_ns, reply });
+    }
+
+    /// Reads committed entries from an index on; a large one comes whole.
+    pub fn read(
+        &mut self,
+        group: GroupId,
+        from_index: u64,
+        reply: impl FnOnce(Result<CommittedEntries, ReadError>) + Send + 'static,
+    ) {
+        let (bytes_max, reply) = (1 << 10, Box::new(reply));
+        self.shard.on_mail(Mail::Read { group, from_index, bytes_max, wait_ms: 0, whole: true, reply });
     }
 
     /// Hands a group over to another node.
@@ -523,7 +539,7 @@ impl SimShard {
     }
 
     /// How full its queues are, after a turn.
-    pub fn census(&self) -> [Bound; 16] {
+    pub fn census(&self) -> [Bound; 18] {
         self.shard.census()
     }
 

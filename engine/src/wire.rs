@@ -11,6 +11,7 @@ use crate::apply::ApplyState;
 use crate::batch::Batch;
 use crate::checkpoint::message::{self, CheckpointMessage};
 use crate::configuration;
+use crate::large::PartOf;
 use crate::payload::{BatchHeader, Payload, Place};
 
 pub(crate) mod points;
@@ -57,6 +58,8 @@ const NOOP: u8 = 0;
 const EPOCH_START: u8 = 1;
 const BATCH: u8 = 2;
 pub(crate) const CONFIGURATION: u8 = 3;
+/// A part of a large entry; `entries` says which.
+pub(crate) const PART: u8 = 4;
 
 /// Bytes that are no legal message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -77,7 +80,13 @@ pub(crate) fn value_header(kind: u8, uid: u128, fields: &ValueFields, value: &Va
     let (flags, batch) = match &value.body {
         Body::Noop => (NOOP, BatchHeader::default()),
         Body::EpochStart => (EPOCH_START, BatchHeader::default()),
-        Body::Batch(payload) => (BATCH, payload.header()),
+        Body::Batch(payload) => {
+            let batch = payload.header();
+            match batch.part {
+                Some(part) => (PART, BatchHeader { entries: part.pack(), ..batch }),
+                None => (BATCH, batch),
+            }
+        }
         Body::Configuration(configuration) => {
             let bytes = configuration::encode(configuration);
             let (len, crc) = (bytes.len() as u32, body_crc(&[&bytes]));
@@ -117,7 +126,13 @@ pub(crate) fn value_with(header: &RecordHeader, body: &[u8], place: Place) -> Re
         EPOCH_START if header.body_len == 0 => Body::EpochStart,
         BATCH if header.entries > 0 => {
             let (entries, bytes, crc) = (header.entries, header.body_len, header.body_crc);
-            Body::Batch(Payload::new(BatchHeader { entries, bytes, crc, client, sequence }, place))
+            Body::Batch(Payload::new(BatchHeader { entries, bytes, crc, client, sequence, part: None }, place))
+        }
+        PART => {
+            let (bytes, crc) = (header.body_len, header.body_crc);
+            let part = PartOf::unpack(header.entries, bytes).ok_or(Malformed("the part of an entry"))?;
+            let batch = BatchHeader { entries: 1, bytes, crc, client, sequence, part: Some(part) };
+            Body::Batch(Payload::new(batch, place))
         }
         CONFIGURATION => {
             let configuration = configuration::decode(body).ok_or(Malformed("the configuration"))?;
@@ -245,7 +260,9 @@ pub(crate) fn decode_record(
     let attempt = |n: u64| u32::try_from(n).map_err(|_| Malformed("the attempt"));
     let checked_value = |place: Place| {
         let value = value_with(header, &buffer[body.clone()], place)?;
-        if let Body::Batch(payload) = &value.body {
+        if let Body::Batch(payload) = &value.body
+            && payload.header().part.is_none()
+        {
             let batch = Batch::decode(&buffer[body.clone()]).map_err(|_| Malformed("the batch"))?;
             if batch.len() != payload.header().entries as usize {
                 return Err(Malformed("the number of entries"));
@@ -401,8 +418,30 @@ mod tests {
             crc: body_crc(&parts),
             client: 9,
             sequence: 4,
+            part: None,
         };
         Value { origin: ballot(2), body: Body::Batch(Payload::new(header, Place::Closed(entries.clone()))) }
+    }
+
+    fn part(part: PartOf) -> Value<Payload> {
+        let (bytes, crc) = (5, body_crc(&[b"hello"]));
+        let header = BatchHeader { entries: 1, bytes, crc, client: 9, sequence: 4, part: Some(part) };
+        let entry = std::rc::Rc::new(b"say hello".to_vec());
+        Value { origin: ballot(2), body: Body::Batch(Payload::new(header, Place::Part(entry, 4..9))) }
+    }
+
+    #[test]
+    fn parts_come_back() {
+        let sent = PartOf { number: 3, count: 200 };
+        let message =
+            Message::Accept { ballot: ballot(2), first: Slot(1), slot: Slot(5), chosen: Slot(3), value: part(sent) };
+        let mut bytes = Vec::new();
+        append_message(&mut bytes, 77, &message);
+        let Incoming::Message(Message::Accept { value, .. }) = decode(&bytes) else { panic!("an Accept") };
+        let Body::Batch(payload) = &value.body else { panic!("a batch") };
+        let header = payload.header();
+        assert_eq!((header.part, header.bytes, header.client, header.sequence), (Some(sent), 5, 9, 4));
+        payload.with_parts(&bytes, |parts| assert_eq!(parts.concat(), b"hello"));
     }
 
     fn decode(bytes: &[u8]) -> Incoming {
@@ -493,7 +532,7 @@ mod tests {
     proptest! {
         #[test]
         fn random_records_never_panic(
-            kind in 0u8..48, flags in 0u8..4, numbers in any::<[u64; 7]>(), entries in 0u32..5,
+            kind in 0u8..48, flags in 0u8..6, numbers in any::<[u64; 7]>(), entries in prop_oneof![0u32..5, 0x20000u32..0x50005],
             body in prop::collection::vec(any::<u8>(), 0..64),
         ) {
             let header = RecordHeader {

@@ -107,6 +107,7 @@ impl World {
             founders: founds.then(|| (1..=3).map(|node| (node, u128::from(node))).collect()),
             segment_bytes: SEGMENT_BYTES,
             tight_memory: false,
+            part_bytes: 0,
             pull_bytes: 1 << 20,
             seed: 77 + at as u64 + 10 * node.boot,
         };

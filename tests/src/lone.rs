@@ -48,6 +48,7 @@ impl Lone {
             founders: Some(vec![(1, 1)]),
             segment_bytes: SEGMENT_BYTES,
             tight_memory: false,
+            part_bytes: 0,
             pull_bytes: 1 << 20,
             seed: 1000 * self.seed + self.boots,
         };

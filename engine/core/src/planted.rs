@@ -124,6 +124,8 @@ bugs! {
     GroupsAreNotRecorded,
     /// A group that is made again under a number has the uid of the one before.
     UidsAreUsedAgain,
+    /// A state is saved as if it stood behind a large entry of which only the first parts are there.
+    HalfEntriesAreSaved,
 }
 
 #[cfg(feature = "planted")]

@@ -12,6 +12,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::batch::{Batch, Entries};
 use crate::groups::{GroupError, GroupOutcome, MadeGroup};
+use crate::limits::{APPEND_PART_BYTES_MAX, ENTRY_BYTES_MAX};
 use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 use crate::outcome::{Committed, GroupId, NodeId, Outcome, ProposeError, Rejection};
 use crate::sessions::command::is_session;
@@ -33,6 +34,8 @@ const CREATE_GROUP: u8 = 80;
 const DROP_GROUP: u8 = 81;
 const GROUPS: u8 = 82;
 const TRIM: u8 = 90;
+const APPEND_PART: u8 = 91;
+const READ_PART: u8 = 92;
 
 /// What a client asks.
 #[derive(Clone, Debug)]
@@ -45,6 +48,30 @@ pub enum Request {
         session: Option<(u64, u64)>,
         /// The entries.
         entries: Entries,
+    },
+    /// Append one entry that no frame holds, in a session or not. The requests for its parts follow each other, in order, on
+    /// one connection; each is answered [`ReplyV1::Done`] but the last, whose answer is that of an append. A part at offset
+    /// 0 begins another entry.
+    AppendPart {
+        /// The group.
+        group: GroupId,
+        /// As of [`Request::Append`].
+        session: Option<(u64, u64)>,
+        /// Bytes of the entry.
+        total: u32,
+        /// Where this part begins in it.
+        offset: u32,
+        /// The part, of 1 MiB at most.
+        bytes: Vec<u8>,
+    },
+    /// Read one part of an entry that was answered [`ReplyV1::InParts`].
+    ReadPart {
+        /// The group.
+        group: GroupId,
+        /// The entry's index.
+        index: u64,
+        /// Which part, from 0.
+        part: u32,
     },
     /// Read committed entries.
     Read {
@@ -150,6 +177,7 @@ impl Request {
     pub fn group(&self) -> GroupId {
         match self {
             Self::Append { group, .. } | Self::Read { group, .. } | Self::Info { group } => *group,
+            Self::AppendPart { group, .. } | Self::ReadPart { group, .. } => *group,
             Self::ReadPoint { group, .. } | Self::Transfer { group, .. } | Self::Trim { group, .. } => *group,
             Self::Membership { group } | Self::ChangeMembership { group, .. } => *group,
             Self::OpenSession { group } | Self::CloseSession { group, .. } => *group,
@@ -163,6 +191,7 @@ impl Request {
             Self::OpenSession { group } => Some((*group, Ask::Open)),
             Self::CloseSession { group, session } => Some((*group, Ask::Close(*session))),
             Self::Append { .. } | Self::Read { .. } | Self::Info { .. } => None,
+            Self::AppendPart { .. } | Self::ReadPart { .. } => None,
             Self::ReadPoint { .. } | Self::Transfer { .. } | Self::Trim { .. } => None,
             Self::Membership { .. } | Self::ChangeMembership { .. } => None,
             Self::CreateGroup { .. } | Self::DropGroup { .. } | Self::Groups { .. } => None,
@@ -180,6 +209,20 @@ impl Request {
                 out.extend_from_slice(&client.to_le_bytes());
                 out.extend_from_slice(&sequence.to_le_bytes());
                 entries.parts(&mut Vec::new()).iter().for_each(|part| out.extend_from_slice(part));
+            }
+            Self::AppendPart { session, total, offset, bytes, .. } => {
+                out[0] = APPEND_PART;
+                let (client, sequence) = session.unwrap_or((0, 0));
+                out.extend_from_slice(&client.to_le_bytes());
+                out.extend_from_slice(&sequence.to_le_bytes());
+                out.extend_from_slice(&total.to_le_bytes());
+                out.extend_from_slice(&offset.to_le_bytes());
+                out.extend_from_slice(bytes);
+            }
+            Self::ReadPart { index, part, .. } => {
+                out[0] = READ_PART;
+                out.extend_from_slice(&index.to_le_bytes());
+                out.extend_from_slice(&u64::from(*part).to_le_bytes());
             }
             Self::Read { from_index, bytes_max, wait_ms, .. } => {
                 out[0] = READ;
@@ -250,21 +293,36 @@ impl Request {
         let group = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));
         match head[0] {
             APPEND => {
-                let (head, body) = rest.split_first_chunk::<16>().ok_or(MalformedRequest("too short"))?;
-                let client = u64::from_le_bytes(head[..8].try_into().expect("eight bytes"));
-                let sequence = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));
-                if (client == 0) != (sequence == 0) {
-                    return Err(MalformedRequest("half a session"));
-                }
-                if client != 0 && !is_session(client) {
-                    return Err(MalformedRequest("the session's id"));
-                }
+                let (session, body) = take_session(rest)?;
                 let batch = Batch::decode(body).map_err(|_| MalformedRequest("the entries"))?;
                 let mut entries = Entries::new();
                 for entry in batch.iter() {
+                    if entry.len() > ENTRY_BYTES_MAX {
+                        return Err(MalformedRequest("a large entry that does not come in parts"));
+                    }
                     entries.push(entry).map_err(|_| MalformedRequest("an entry or a batch over its limit"))?;
                 }
-                Ok(Self::Append { group, session: (client != 0).then_some((client, sequence)), entries })
+                Ok(Self::Append { group, session, entries })
+            }
+            APPEND_PART => {
+                let (session, rest) = take_session(rest)?;
+                let (place, bytes) = rest.split_first_chunk::<8>().ok_or(MalformedRequest("too short"))?;
+                let total = u32::from_le_bytes(place[..4].try_into().expect("four bytes"));
+                let offset = u32::from_le_bytes(place[4..].try_into().expect("four bytes"));
+                let end = (offset as usize).saturating_add(bytes.len());
+                if bytes.is_empty() || bytes.len() > APPEND_PART_BYTES_MAX || end > total as usize {
+                    return Err(MalformedRequest("the place of a part"));
+                }
+                Ok(Self::AppendPart { group, session, total, offset, bytes: bytes.to_vec() })
+            }
+            READ_PART => {
+                let rest: &[u8; 16] = rest.try_into().map_err(|_| MalformedRequest("the length of a read"))?;
+                let part = u64::from_le_bytes(rest[8..].try_into().expect("eight bytes"));
+                Ok(Self::ReadPart {
+                    group,
+                    index: u64::from_le_bytes(rest[..8].try_into().expect("eight bytes")),
+                    part: u32::try_from(part).map_err(|_| MalformedRequest("the number of a part"))?,
+                })
             }
             READ => {
                 let rest: &[u8; 16] = rest.try_into().map_err(|_| MalformedRequest("the length of a read"))?;
@@ -343,6 +401,23 @@ impl Request {
             _ => Err(MalformedRequest("the operation")),
         }
     }
+}
+
+/// A session and the sequence of the first entry.
+type InSession = (u64, u64);
+
+/// The session that a request is in, if it is in one, and what follows.
+fn take_session(rest: &[u8]) -> Result<(Option<InSession>, &[u8]), MalformedRequest> {
+    let (head, rest) = rest.split_first_chunk::<16>().ok_or(MalformedRequest("too short"))?;
+    let client = u64::from_le_bytes(head[..8].try_into().expect("eight bytes"));
+    let sequence = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));
+    if (client == 0) != (sequence == 0) {
+        return Err(MalformedRequest("half a session"));
+    }
+    if client != 0 && !is_session(client) {
+        return Err(MalformedRequest("the session's id"));
+    }
+    Ok(((client != 0).then_some((client, sequence)), rest))
 }
 
 /// What one group looks like from one node.
@@ -471,6 +546,28 @@ pub enum ReplyV1 {
     },
     /// It is done.
     Done,
+    /// The entry at this index is so large that it must be read part by part, with [`Request::ReadPart`].
+    InParts {
+        /// The index.
+        index: u64,
+        /// How many parts.
+        parts: u32,
+        /// The index that the next committed entry gets.
+        next_index: u64,
+    },
+    /// One part of an entry.
+    Part {
+        /// The entry's index.
+        index: u64,
+        /// Which part, from 0.
+        part: u32,
+        /// How many parts.
+        parts: u32,
+        /// The index that the next committed entry gets.
+        next_index: u64,
+        /// The part's bytes.
+        bytes: Vec<u8>,
+    },
     /// A group was made or dropped, or these are the groups of the shard that were made at run time.
     Groups {
         /// The groups.
@@ -614,6 +711,9 @@ mod tests {
         for request in [
             Request::Append { group: 3, session: Some((7, 1)), entries: entries.clone() },
             Request::Append { group: 3, session: None, entries },
+            Request::AppendPart { group: 3, session: Some((7, 1)), total: 9, offset: 4, bytes: b"hello".to_vec() },
+            Request::AppendPart { group: 3, session: None, total: 1, offset: 0, bytes: vec![7] },
+            Request::ReadPart { group: 4, index: 9, part: 3 },
             Request::Read { group: 4, from_index: 9, bytes_max: 100, wait_ms: 5 },
             Request::Info { group: 1 },
             Request::Membership { group: 5 },
@@ -645,6 +745,19 @@ mod tests {
     }
 
     #[test]
+    fn parts_that_are_none_are_refused() {
+        let part = |total, offset, len| {
+            let bytes = vec![1; len];
+            Request::decode(&Request::AppendPart { group: 1, session: None, total, offset, bytes }.encode()).is_ok()
+        };
+        assert!(part(10, 5, 5) && part(u32::MAX, 0, APPEND_PART_BYTES_MAX));
+        assert!(!part(10, 5, 6) && !part(10, 5, 0) && !part(u32::MAX, 0, APPEND_PART_BYTES_MAX + 1));
+        let large =
+            Request::Append { group: 1, session: None, entries: Entries::one(&[0; ENTRY_BYTES_MAX + 1]).unwrap() };
+        assert!(Request::decode(&large.encode()).is_err());
+    }
+
+    #[test]
     fn replies_come_back() {
         for reply in [
             ReplyV1::Committed { slot: 1, first_index: 2, count: 3 },
@@ -659,6 +772,8 @@ mod tests {
                 learners: vec![3],
             },
             ReplyV1::Failed { text: "why".into() },
+            ReplyV1::InParts { index: 5, parts: 6, next_index: 7 },
+            ReplyV1::Part { index: 5, part: 2, parts: 6, next_index: 7, bytes: b"part".to_vec() },
             ReplyV1::Point { index: 5, epoch: 6 },
             ReplyV1::Groups { groups: vec![MadeGroupV1 { group: 9, uid: u128::MAX - 2, ending: true }] },
         ] {

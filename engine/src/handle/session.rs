@@ -110,6 +110,10 @@ impl Session {
     }
 
     fn send(&self, sequence: u64, entries: Entries) -> Pending<Outcome> {
+        let permit = match self.handle.large.admit(&entries) {
+            Ok(permit) => permit,
+            Err(rejection) => return refused(rejection),
+        };
         let (completer, pending) = pending(Err(ProposeError::Unknown));
         let unsettled = Arc::clone(&self.unsettled);
         let reply = move |outcome: Outcome| {
@@ -124,6 +128,7 @@ impl Session {
             session: Some((self.id, sequence)),
             handle: None,
             submitted_ns: now_ns(),
+            permit,
             reply: Box::new(reply),
         };
         match self.handle.post(self.group).send(mail) {

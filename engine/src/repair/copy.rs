@@ -131,7 +131,7 @@ impl ShardWriter {
             while std::mem::take(&mut self.log.rolled) {
                 for group in &self.groups {
                     let Written { uid, promised, state } = group;
-                    let (chosen, apply) = (state.slot, state.clone());
+                    let (chosen, apply) = (state.slot, state.settled());
                     let (header, body) =
                         Summary { promised: *promised, chosen, apply, accepted: Vec::new() }.encode(*uid);
                     self.log.push(&header, &body)?;

@@ -21,7 +21,8 @@ fn ballot(round: u64) -> Ballot {
 fn batch(round: u64, bytes: &[u8]) -> Value<Payload> {
     let entries = Entries::one(bytes).unwrap();
     let crc = body_crc(&entries.parts(&mut Vec::new()));
-    let header = BatchHeader { entries: 1, bytes: entries.body_bytes() as u32, crc, client: 0, sequence: 0 };
+    let header =
+        BatchHeader { entries: 1, bytes: entries.body_bytes() as u32, crc, client: 0, sequence: 0, part: None };
     Value { origin: ballot(round), body: Body::Batch(Payload::new(header, Place::Closed(entries))) }
 }
 

@@ -3,7 +3,7 @@
 //! Invariants: what is refused was never proposed; when a proposal of an ordered handle is refused, the handle is closed.
 
 use super::Shard;
-use super::group::Run;
+use super::group::OpenBatch;
 use crate::limits::GROUP_QUEUE_BYTES_MAX;
 use crate::marks::{Mark, mark};
 use crate::outcome::{Overload, ProposeError, Rejection};
@@ -71,7 +71,7 @@ impl Shard {
     }
 
     /// A refusal with a hint: for queues the time that their slots take just now, else how often it is looked for room.
-    fn overloaded(&self, what: Overload) -> Rejection {
+    pub(super) fn overloaded(&self, what: Overload) -> Rejection {
         let retry_after_ms = match what {
             Overload::Group | Overload::Memory | Overload::Wait => {
                 self.pacing.slot_ns.div_ceil(1_000_000).clamp(1, RETRY_MS_MAX) as u32
@@ -84,29 +84,44 @@ impl Shard {
     /// Refuses what has waited too long for a slot, with all that waits behind it in its group.
     pub(super) fn expire_queues(&mut self) {
         let late = |at: &u32| {
-            let oldest = self.groups[*at as usize].open.front();
-            oldest.is_some_and(|batch| self.pacing.is_late(batch.opened_ns, self.now_ns))
+            // One that has begun has its slots.
+            let mut open = self.groups[*at as usize].open.iter();
+            open.find(|batch| !batch.has_begun()).is_some_and(|batch| self.pacing.is_late(batch.opened_ns, self.now_ns))
         };
         let late: Vec<u32> = self.dirty.iter().copied().filter(late).collect();
         for at in late {
             mark(Mark::QueueExpired);
             let rejection = self.overloaded(Overload::Wait);
-            self.reject_open(at, rejection);
+            let begun = self.groups[at as usize].open.front().is_some_and(OpenBatch::has_begun);
+            self.reject_from(at, usize::from(begun), rejection);
         }
     }
 
-    /// Refuses all that waits for a slot in a group.
+    /// Refuses all that waits for a slot in a group. A large entry whose last part has none never takes effect either.
     pub(super) fn reject_open(&mut self, at: u32, rejection: Rejection) {
+        self.reject_from(at, 0, rejection);
+    }
+
+    fn reject_from(&mut self, at: u32, from: usize, rejection: Rejection) {
         let group = &mut self.groups[at as usize];
-        self.dirty_bytes -= group.open_bytes;
-        group.open_bytes = 0;
-        let runs: Vec<Run> = group.open.drain(..).flat_map(|batch| batch.runs).collect();
-        for run in runs {
-            mark(Mark::OpenRejected);
-            if let Some(handle) = run.handle {
-                self.close_handle(handle);
+        let refused: Vec<OpenBatch> = group.open.drain(from..).collect();
+        let weight: usize = refused.iter().map(OpenBatch::weight).sum();
+        group.open_bytes -= weight;
+        self.dirty_bytes -= weight;
+        for batch in refused {
+            let error = if batch.has_begun() {
+                mark(Mark::LargeCutShort);
+                ProposeError::Superseded
+            } else {
+                mark(Mark::OpenRejected);
+                ProposeError::Rejected(rejection)
+            };
+            for run in batch.runs {
+                if let Some(handle) = run.handle {
+                    self.close_handle(handle);
+                }
+                self.note_failure(at, run, error);
             }
-            self.completions.push((run, at, Err(ProposeError::Rejected(rejection))));
         }
     }
 }

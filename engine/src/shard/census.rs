@@ -11,7 +11,7 @@ const ADOPTED_SLOTS_MAX: u64 = 64;
 
 impl Shard {
     /// The census, after a turn.
-    pub(crate) fn census(&self) -> [Bound; 16] {
+    pub(crate) fn census(&self) -> [Bound; 18] {
         let bound = |name, value: usize, max: usize| Bound { name, value: value as u64, max: max as u64 };
         let most = |of: &dyn Fn(&super::Group) -> usize| self.groups.iter().map(of).max().unwrap_or(0);
         let unchosen = |group: &super::Group| {
@@ -33,6 +33,8 @@ impl Shard {
             bound("unchosen slots", most(&unchosen), (WINDOW_SLOTS + ADOPTED_SLOTS_MAX) as usize),
             bound("slots in flight", most(&|group| group.pending.len()), WINDOW_SLOTS as usize),
             bound("open batch bytes", most(&|group| group.open_bytes), GROUP_QUEUE_BYTES_MAX),
+            bound("large entries that wait", self.large.waiting(), LARGE_ENTRIES_MAX),
+            bound("entries being put together", self.large.gathers(), self.groups.len() + LARGE_READS_MAX),
             bound("timers", self.timers.len(), self.groups.len()),
             bound("refused handles", self.closed_handles.len(), CLOSED_HANDLES_MAX),
             bound("reads of the disk", self.reads.len(), READS_MAX),

@@ -239,17 +239,17 @@ impl Shard {
             mark(Mark::CheckpointPutOff);
             return;
         };
-        if of.slot() >= group.apply.slot {
+        let slot = group.apply.settled_slot();
+        if of.slot() >= slot {
             let index = of.index();
             of.waiters.drain(..).for_each(|reply| reply(Ok(index)));
             return;
         }
-        let slot = group.apply.slot;
         match machine.checkpoint() {
             Ok(view) => {
                 of.writing = true;
                 (of.entries, of.bytes, of.taken_ns) = (0, 0, self.now_ns);
-                let (uid, state) = (group.names.uid, group.apply.clone());
+                let (uid, state) = (group.names.uid, group.apply.settled());
                 self.checkpoints.writing += 1;
                 self.checkpoints.ops.push(StoreOp::Write { group: at, uid, state, view });
                 tracing::debug!(group = group.names.id, %slot, "a checkpoint is taken");

@@ -7,6 +7,7 @@ use synod_core::{Ballot, RecordSeq, Replica, Slot, Timer};
 use synod_wal::record::RecordHeader;
 
 use super::checkpoints::GroupCheckpoints;
+use super::large::LargeEntry;
 use super::membership::PendingChange;
 use super::points::PointRead;
 use super::reads::ReadRequest;
@@ -14,6 +15,7 @@ use super::support::{Binding, Tenure};
 use super::transfer::Transfer;
 use crate::apply::ApplyState;
 use crate::batch::{Batch, Entries};
+use crate::indexes::Indexes;
 use crate::limits::BATCH_ENTRIES_MAX;
 use crate::machine::{CommittedBatch, StateMachine};
 use crate::metrics::SlotTimes;
@@ -49,6 +51,25 @@ pub(crate) struct OpenBatch {
     /// A batch of a session has no other entries.
     pub(crate) session: Option<(u64, u64)>,
     pub(crate) opened_ns: u64,
+    /// A large entry, which is alone.
+    pub(crate) large: Option<LargeEntry>,
+}
+
+impl OpenBatch {
+    /// What it counts for in the queue, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        self.large.as_ref().map_or(self.entries.body_bytes() - 4, LargeEntry::weight)
+    }
+
+    /// Bytes of the body that goes into the next slot, at most.
+    pub(crate) fn next_bytes(&self) -> usize {
+        self.large.as_ref().map_or(self.entries.body_bytes(), LargeEntry::weight)
+    }
+
+    /// Whether a part of it is in a slot already.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.large.as_ref().is_some_and(LargeEntry::has_begun)
+    }
 }
 
 /// A batch that this leader has proposed and that is not applied yet.
@@ -125,6 +146,10 @@ pub(crate) struct Group {
     pub(crate) lacking: Lacking,
     /// A read for the machine is under way.
     pub(crate) feeding: bool,
+    /// The first slot of a large entry that is being put together for it.
+    pub(crate) gathers_from: Option<Slot>,
+    /// Outcomes that are told when the machine stands behind their indexes.
+    pub(crate) held: VecDeque<(u64, Run, Outcome)>,
     /// The last slot with a record.
     pub(crate) last_recorded: Slot,
     /// The lowest slot that got another record in a frame that may not be durable, and the last such frame: until it is,
@@ -143,8 +168,8 @@ pub(crate) struct Group {
     /// The peer whose leadership this replica follows.
     pub(crate) follows: Option<usize>,
     pub(crate) waiters: Vec<ReadRequest>,
-    /// The slots whose batches took effect and are still in the log: (slot, index of its first entry).
-    pub(crate) indexes: VecDeque<(Slot, u64)>,
+    /// What took effect and is still in the log.
+    pub(crate) indexes: Indexes,
     /// Up to here slots may be gone from the log.
     pub(crate) gone: Slot,
     /// In the shard's list of groups with open batches.
@@ -176,7 +201,7 @@ impl Group {
         names: GroupNames,
         replica: Replica<Payload>,
         apply: ApplyState,
-        (indexes, gone): (VecDeque<(Slot, u64)>, Slot),
+        (indexes, gone): (Indexes, Slot),
         machine: Option<Box<dyn StateMachine>>,
         checkpoints: GroupCheckpoints,
         restored: u64,
@@ -193,6 +218,8 @@ impl Group {
             machine,
             machine_next,
             feeding: false,
+            gathers_from: None,
+            held: VecDeque::new(),
             last_recorded,
             recorded_again: None,
             lacking: Lacking::default(),
@@ -232,7 +259,7 @@ impl Group {
         let summary = Summary {
             promised: if is(Bug::SummariesForgetPromises) { Ballot::ZERO } else { self.replica.promised() },
             chosen: log.chosen(),
-            apply: self.apply.clone(),
+            apply: self.apply.settled(),
             accepted: accepted.collect(),
         };
         summary.encode(self.names.uid)
@@ -261,6 +288,29 @@ impl Group {
                 }
             }
         }
+    }
+
+    /// Up to here values may leave memory when it holds more than it should: those behind it are soon put together.
+    pub(crate) fn spare(&self) -> Slot {
+        let settled = self.apply.settled_slot();
+        self.gathers_from.map_or(settled, |first| settled.min(first.prev()))
+    }
+
+    /// Hands the machine a large entry whose last part is in `slot`, if it is the next one.
+    ///
+    /// # Errors
+    /// Why the machine cannot go on.
+    pub(crate) fn feed_large(&mut self, slot: Slot, index: u64, entry: &[u8]) -> Result<(), String> {
+        let Some(machine) = &mut self.machine else { return Ok(()) };
+        if self.machine_next == index {
+            let end = (entry.len() as u32).to_le_bytes();
+            let batch = CommittedBatch { slot: slot.0, first_index: index, entries: Batch::of_one(&end, entry) };
+            machine.apply(&batch).map_err(|error| {
+                format!("the state machine of group {} failed at slot {slot}: {error}", self.names.id)
+            })?;
+            self.machine_next = index + 1;
+        }
+        Ok(())
     }
 
     /// Hands the machine the batch in `slot`, whose entries have the indexes from `first` on, if it is the next one.
@@ -294,7 +344,9 @@ impl Group {
 
     /// The batch that takes `entries` more, in a session or not; a new one when the last has no room.
     pub(crate) fn batch_for(&mut self, entries: &Entries, session: Option<(u64, u64)>, now_ns: u64) -> &mut OpenBatch {
-        let fits = |batch: &OpenBatch| session.is_none() && batch.session.is_none() && batch.entries.has_room(entries);
+        let fits = |batch: &OpenBatch| {
+            session.is_none() && batch.session.is_none() && batch.large.is_none() && batch.entries.has_room(entries)
+        };
         if !self.open.back().is_some_and(fits) {
             self.open.push_back(OpenBatch { session, opened_ns: now_ns, ..OpenBatch::default() });
         }
@@ -305,6 +357,7 @@ impl Group {
     pub(crate) fn batch_for_one(&mut self, bytes: usize, now_ns: u64) -> &mut OpenBatch {
         let fits = |batch: &OpenBatch| {
             batch.session.is_none()
+                && batch.large.is_none()
                 && batch.entries.len() < BATCH_ENTRIES_MAX
                 && batch.entries.body_bytes() + 4 + bytes <= crate::limits::BATCH_BYTES_MAX
         };

@@ -92,7 +92,7 @@ impl Shard {
     pub(super) fn send_state(&mut self, at: u32, peer: u8) {
         let group = &self.groups[at as usize];
         let mut record = Vec::new();
-        wire::append_state(&mut record, group.names.uid, &group.apply);
+        wire::append_state(&mut record, group.names.uid, &group.apply.settled());
         let now_us = self.now_us();
         self.peers[peer as usize].push_bulk(Part::Owned(record), now_us);
     }

@@ -299,6 +299,7 @@ impl Shard {
             self.timers.remove(&(deadline, at));
         }
         self.fail_in_flight(at);
+        self.forget_large(at);
         let group = &mut self.groups[at as usize];
         let (change, waiters) = (group.change.take(), std::mem::take(&mut group.waiters));
         let kept = std::mem::take(&mut group.checkpoints);

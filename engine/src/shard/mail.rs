@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::group::{Reply, Run};
+use super::large::PartReply;
 use super::points::{PointRead, PointReply};
 use super::producers::LocalShard;
 use super::reads::{ReadReply, ReadRequest};
@@ -15,7 +16,7 @@ impl Shard {
     /// At mail that the driver takes.
     pub(crate) fn on_mail(&mut self, mail: Mail) {
         match mail {
-            Mail::Propose { group, entries, session, handle, submitted_ns, reply } => {
+            Mail::Propose { group, entries, session, handle, submitted_ns, permit, reply } => {
                 let count = entries.len() as u32;
                 let number = handle.map(|(number, _)| number);
                 let run = Run { reply: Reply::Callback(reply), tag: 0, count, submitted_ns, handle: number };
@@ -26,7 +27,7 @@ impl Shard {
                             Some((run, Rejection::HandleClosed))
                         }
                         _ => {
-                            let refused = self.propose(at, &entries, session, run).err();
+                            let refused = self.propose_any(at, entries, session, run, permit).err();
                             if let (Some(_), Some((handle, _))) = (&refused, handle) {
                                 self.close_handle(handle);
                             }
@@ -44,10 +45,13 @@ impl Shard {
                 let run = Run { reply: Reply::Callback(reply), tag: 0, count: 0, submitted_ns, handle: None };
                 self.ask_by_mail(group, ask, run);
             }
-            Mail::Read { group, from_index, bytes_max, wait_ms, reply } => {
+            Mail::Read { group, from_index, bytes_max, wait_ms, whole, reply } => {
                 let wait_until_ns = if wait_ms == 0 { 0 } else { self.now_ns + wait_ms * 1_000_000 };
                 let reply = ReadReply::Callback(reply);
-                self.read(group, ReadRequest { from_index, bytes_max, wait_until_ns, reply });
+                self.read(group, ReadRequest { from_index, bytes_max, wait_until_ns, whole, reply });
+            }
+            Mail::ReadPart { group, index, part, reply } => {
+                self.read_part(group, index, part, PartReply::Callback(reply));
             }
             Mail::ReadPoint { group, consistency, wait_ns, reply } => {
                 let read =

@@ -81,7 +81,8 @@ impl Shard {
         while self.frames.bytes_in_use() > self.memory.cache_bytes
             && let Some(oldest) = self.cached.front()
         {
-            let applied = |(at, slot): &(u32, Slot)| *slot <= self.groups[*at as usize].apply.slot;
+            // The parts of a large entry stay until it was put together, while there is room.
+            let applied = |(at, slot): &(u32, Slot)| *slot <= self.groups[*at as usize].spare();
             // What sits in frames that are not durable yet stays, and so does what is not applied.
             let durable = self.cached.len() > self.frames.flying.len() || is(Bug::ValuesLeaveEarly);
             if !durable || !oldest.iter().all(applied) {

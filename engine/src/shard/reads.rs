@@ -2,7 +2,9 @@
 
 use synod_core::Slot;
 
+use super::large::PartReply;
 use crate::batch::Entries;
+use crate::client::protocol::ReplyV1;
 use crate::outcome::GroupId;
 
 /// Committed entries, in order, without a gap.
@@ -14,6 +16,8 @@ pub struct CommittedEntries {
     pub entries: Entries,
     /// The index that the next committed entry of the group will get on this node.
     pub next_index: u64,
+    /// The first entry comes in so many parts, and is not among these; 0 when it does not.
+    pub(crate) parts: u32,
 }
 
 /// Why entries cannot be read.
@@ -65,6 +69,8 @@ pub(crate) struct ReadRequest {
     pub(crate) bytes_max: usize,
     /// Wait until there is something, or until this instant; 0: do not wait.
     pub(crate) wait_until_ns: u64,
+    /// A large entry comes whole, or it is only said that there is one.
+    pub(crate) whole: bool,
     pub(crate) reply: ReadReply,
 }
 
@@ -76,4 +82,8 @@ pub(crate) enum Purpose {
     Entries { group: u32, request: ReadRequest, firsts: Vec<u64> },
     /// Entries for the group's machine.
     Machine { group: u32, slots: Vec<(Slot, u64)> },
+    /// Parts of a large entry that is being put together.
+    Gather { group: u32, number: u64 },
+    /// One part: its slot, and the answer without it.
+    Part { group: u32, slot: Slot, answer: ReplyV1, reply: PartReply },
 }

@@ -65,7 +65,7 @@ impl Shard {
         self.peers[peer as usize].push_bulk(Part::Owned(records), now_us);
     }
 
-    fn read_disk(&mut self, places: Vec<RecordPlace>, purpose: Purpose) {
+    pub(super) fn read_disk(&mut self, places: Vec<RecordPlace>, purpose: Purpose) {
         let request = self.next_read;
         self.next_read += 1;
         self.reads.insert(request, purpose);
@@ -81,6 +81,8 @@ impl Shard {
                 self.answer(request.reply, answer);
             }
             Purpose::Machine { group, slots } => self.on_machine_read(group, &slots, result),
+            Purpose::Gather { number, .. } => self.on_gather_read(number, result),
+            Purpose::Part { slot, answer, reply, .. } => self.on_part_read(slot, answer, reply, result),
         }
     }
 
@@ -129,7 +131,8 @@ impl Shard {
                 self.waiting.push(at);
             } else {
                 let first_index = request.from_index;
-                self.answer(request.reply, Ok(CommittedEntries { first_index, entries: Entries::new(), next_index }));
+                let none = CommittedEntries { first_index, next_index, ..CommittedEntries::default() };
+                self.answer(request.reply, Ok(none));
             }
             return;
         }
@@ -139,7 +142,17 @@ impl Shard {
             return;
         }
         let start = group.indexes.partition_point(|(_, first)| *first <= request.from_index) - 1;
-        if group.indexes[start].0 > group.replica.log().floor() {
+        let (slot, index) = group.indexes[start];
+        let slots = group.indexes.slots(slot);
+        if slots > 1 && request.whole {
+            return self.gather_for_reader(at, start, request);
+        }
+        if slots > 1 {
+            let parts = slots as u32;
+            let large = CommittedEntries { first_index: index, next_index, parts, ..CommittedEntries::default() };
+            return self.answer(request.reply, Ok(large));
+        }
+        if slot > group.replica.log().floor() {
             let answer = read_memory(group, start, &request);
             self.answer(request.reply, Ok(answer));
             return;
@@ -157,7 +170,7 @@ impl Shard {
         let mut slots = Vec::new();
         let mut places = Vec::new();
         for (slot, first) in group.indexes.range(start..) {
-            if *slot > group.replica.log().floor() {
+            if *slot > group.replica.log().floor() || group.indexes.slots(*slot) > 1 {
                 break;
             }
             let Some(place) = self.index.get(group.names.uid, slot.0) else { break };
@@ -184,13 +197,22 @@ impl Shard {
         let id = self.groups[at as usize].names.id;
         let of = |purpose: &Purpose| match purpose {
             Purpose::Learn { group, .. } | Purpose::Entries { group, .. } | Purpose::Machine { group, .. } => *group,
+            Purpose::Gather { group, .. } | Purpose::Part { group, .. } => *group,
         };
         let over = self.reads.extract_if(|_, purpose| of(purpose) == at).map(|(_, purpose)| purpose);
+        let mut parts = Vec::new();
         let over = over.filter_map(|purpose| match purpose {
             Purpose::Entries { request, .. } => Some(request),
-            Purpose::Learn { .. } | Purpose::Machine { .. } => None,
+            Purpose::Part { reply, .. } => {
+                parts.push(reply);
+                None
+            }
+            Purpose::Learn { .. } | Purpose::Machine { .. } | Purpose::Gather { .. } => None,
         });
         let over: Vec<ReadRequest> = over.chain(waiters).collect();
+        for reply in parts {
+            self.answer_part(reply, ReplyV1::Failed { text: ReadError::UnknownGroup(id).to_string() });
+        }
         over.into_iter().for_each(|request| self.answer(request.reply, Err(ReadError::UnknownGroup(id))));
     }
 
@@ -210,7 +232,7 @@ impl Shard {
         }
     }
 
-    fn answer(&mut self, reply: ReadReply, answer: Result<CommittedEntries, ReadError>) {
+    pub(super) fn answer(&mut self, reply: ReadReply, answer: Result<CommittedEntries, ReadError>) {
         match reply {
             ReadReply::Callback(reply) => reply(answer),
             ReadReply::Client(connection, request) => self.reply(connection, request, &read_reply(answer)),
@@ -248,7 +270,11 @@ impl Shard {
             return;
         }
         let start = group.indexes.partition_point(|(_, first)| *first <= group.machine_next) - 1;
-        if group.indexes[start].0 > group.replica.log().floor() {
+        let (slot, _) = group.indexes[start];
+        if group.indexes.slots(slot) > 1 {
+            return self.gather_for_machine(at, start);
+        }
+        if slot > group.replica.log().floor() {
             mark(Mark::MachineFromMemory);
             self.feed_from_memory(at, start);
             return;
@@ -263,6 +289,9 @@ impl Shard {
         let group = &mut self.groups[at as usize];
         for place in start..group.indexes.len() {
             let (slot, first) = group.indexes[place];
+            if group.indexes.slots(slot) > 1 {
+                return self.gather_for_machine(at, place);
+            }
             let value = group.replica.log().get(slot).expect("it is above the floor").value.clone();
             let Body::Batch(payload) = &value.body else { unreachable!("only batches have indexes") };
             if let Err(reason) = payload.with_body(|body| group.feed_machine(slot, first, body)) {
@@ -328,7 +357,7 @@ fn value_bytes(body: &Body<crate::payload::Payload>) -> usize {
 /// Entries from position `start` of the group's indexes on, whose values are in memory.
 fn read_memory(group: &Group, start: usize, request: &ReadRequest) -> CommittedEntries {
     let mut entries = Entries::new();
-    for (slot, first) in group.indexes.range(start..) {
+    for (slot, first) in group.indexes.range(start..).take_while(|(slot, _)| group.indexes.slots(*slot) == 1) {
         let Some(entry) = group.replica.log().get(*slot) else { break };
         let Body::Batch(payload) = &entry.value.body else { unreachable!("only batches have indexes") };
         let skip = request.from_index.saturating_sub(*first) as usize;
@@ -340,7 +369,7 @@ fn read_memory(group: &Group, start: usize, request: &ReadRequest) -> CommittedE
             break;
         }
     }
-    CommittedEntries { first_index: request.from_index, entries, next_index: group.apply.next_index }
+    CommittedEntries { first_index: request.from_index, entries, next_index: group.apply.next_index, parts: 0 }
 }
 
 /// Entries out of records that were read back.
@@ -358,13 +387,16 @@ fn collect(
         let skip = request.from_index.saturating_sub(*first) as usize;
         batch.iter().skip(skip).for_each(|entry| entries.append_one(entry));
     }
-    Ok(CommittedEntries { first_index: request.from_index, entries, next_index })
+    Ok(CommittedEntries { first_index: request.from_index, entries, next_index, parts: 0 })
 }
 
 /// The reply to a client's read.
 pub(crate) fn read_reply(answer: Result<CommittedEntries, ReadError>) -> ReplyV1 {
     match answer {
-        Ok(CommittedEntries { first_index, entries, next_index }) => {
+        Ok(CommittedEntries { first_index, next_index, parts, .. }) if parts > 0 => {
+            ReplyV1::InParts { index: first_index, parts, next_index }
+        }
+        Ok(CommittedEntries { first_index, entries, next_index, .. }) => {
             ReplyV1::Entries { first_index, next_index, ends: entries.ends, bytes: entries.bytes }
         }
         Err(ReadError::Trimmed { first_index }) => ReplyV1::Trimmed { first_index },

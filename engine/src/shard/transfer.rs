@@ -7,6 +7,7 @@
 use synod_core::Ballot;
 
 use super::Shard;
+use super::group::OpenBatch;
 use crate::client::protocol::{RejectionV1, ReplyV1};
 use crate::marks::{Mark, mark};
 use crate::outcome::{GroupId, NodeId};
@@ -184,7 +185,9 @@ impl Shard {
         }
         let member = self.address(at, peer);
         let due = ordered_ns.is_none_or(|since| since + ORDER_AGAIN_NS <= now_ns);
-        if due && group.replica.lags(member) == Some(0) {
+        // An entry of which parts are proposed comes to its end first.
+        let cuts = group.open.front().is_some_and(OpenBatch::has_begun);
+        if due && !cuts && group.replica.lags(member) == Some(0) {
             // From here on another may lead at any time.
             self.give_up_lease(at);
             self.act(at, &[], |r, out| r.order(member, out));

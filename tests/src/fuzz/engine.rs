@@ -8,7 +8,7 @@ use synod::fuzzing::{
     UID, ack_specimens, config_specimen, message_specimens, meta_specimen, recode_acks, recode_config,
     recode_heartbeat, recode_messages, recode_meta, recode_summary, record_specimens, replay,
 };
-use synod::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX};
+use synod::limits::{APPEND_PART_BYTES_MAX, BATCH_BYTES_MAX, ENTRY_BYTES_MAX};
 use synod::{Batch, Entries};
 use synod_wal::{RecordPlace, Records};
 
@@ -113,6 +113,8 @@ static REQUESTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         Request::Info { group: 1 },
         Request::OpenSession { group: 3 },
         Request::CloseSession { group: 3, session: 7 },
+        Request::AppendPart { group: 3, session: Some((7, 1)), total: 9, offset: 4, bytes: b"world".to_vec() },
+        Request::ReadPart { group: 3, index: 9, part: 2 },
     ];
     requests.iter().map(Request::encode).collect()
 });
@@ -146,6 +148,8 @@ static REPLIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         ReplyV1::Info { node: 1, process: 2, shards: 3, groups: vec![info(3), info(6)] },
         ReplyV1::Failed { text: "a text that is longer than what an archive keeps in place".into() },
         ReplyV1::Unknown,
+        ReplyV1::InParts { index: 9, parts: 5, next_index: 12 },
+        ReplyV1::Part { index: 9, part: 2, parts: 5, next_index: 12, bytes: vec![7; 30] },
     ];
     replies.iter().map(|reply| reply.encode().to_vec()).collect()
 });
@@ -235,6 +239,10 @@ fn request(body: &[u8]) -> bool {
     let again = request.encode();
     // All but the seven bytes behind the operation says something.
     assert_eq!((again[0], &again[8..]), (body[0], &body[8..]));
+    if let Request::AppendPart { total, offset, bytes, .. } = &request {
+        let end = *offset as usize + bytes.len();
+        assert!(!bytes.is_empty() && bytes.len() <= APPEND_PART_BYTES_MAX && end <= *total as usize);
+    }
     if let Request::Append { session, entries, .. } = &request {
         assert!(!entries.is_empty() && session.is_none_or(|(client, sequence)| client > 0 && sequence > 0));
         assert!(entries.iter().all(|entry| entry.len() <= ENTRY_BYTES_MAX));

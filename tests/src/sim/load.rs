@@ -6,7 +6,7 @@ use synod::limits::POSITIONS_MAX;
 use synod::simulation::SimShard;
 use synod::{Entries, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
 
-use super::observe::{Observer, payload};
+use super::observe::{Observer, entry_of, payload};
 use super::plan::{Plan, S};
 use super::reads::Reads;
 use crate::check::history::{self, AppendId};
@@ -14,6 +14,8 @@ use crate::disk::Dice;
 
 /// Settled batches of a session that its client remembers, to say them again: more than a group remembers.
 const SETTLED_MAX: usize = 10;
+/// About so many parts a large entry has at most.
+const PARTS: usize = 12;
 /// A client waits so long for an outcome when it can go on no further otherwise.
 const PATIENCE_NS: u64 = 3 * S;
 
@@ -219,8 +221,12 @@ impl Load {
             None => {
                 let payload = self.next_payload;
                 self.next_payload += 1;
-                let mut entry = payload.to_le_bytes().to_vec();
-                entry.resize(8 + dice.below(plan.entry_bytes_max), payload as u8);
+                let bytes = if plan.part_bytes > 0 && (dice.below(100) as u64) < plan.large_percent {
+                    2 * plan.part_bytes + 1 + dice.below(PARTS * plan.part_bytes)
+                } else {
+                    8 + dice.below(plan.entry_bytes_max)
+                };
+                let entry = entry_of(payload, bytes);
                 let named = handle.map(|(handle, _)| handle as u32);
                 let append = observer.history(group).append(now_ns, at as u32, named, payload);
                 let append = Some(append.map_err(|full| full.to_string())?);

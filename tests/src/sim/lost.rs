@@ -73,6 +73,7 @@ impl World {
             founders: (!state.logs[shard].knows_no_founders).then(|| founders.collect()),
             segment_bytes: self.plan.segment_bytes,
             tight_memory: self.plan.entry_bytes_max > 1000,
+            part_bytes: self.plan.part_bytes,
             seed,
             pull_bytes: PULL_BYTES,
         }

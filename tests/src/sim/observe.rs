@@ -11,6 +11,7 @@ use crate::check::history::{AppendId, History, Limits, Outcome};
 use crate::check::log;
 use crate::check::oracle::{Member, Oracle, Restarted, Vote, quorum_of};
 use crate::check::stream::Streams;
+use crate::disk::Dice;
 
 /// All that is known about the run from outside.
 pub struct Observer {
@@ -43,6 +44,17 @@ fn value(origin: u64, crc: u32) -> u64 {
 /// The payload that names an entry: its first eight bytes.
 pub fn payload(entry: &[u8]) -> u64 {
     entry.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// The entry of so many bytes that a payload names: no part of it is like another, nor like that of another length.
+pub fn entry_of(payload: u64, bytes: usize) -> Vec<u8> {
+    let mut entry = payload.to_le_bytes().to_vec();
+    let mut dice = Dice::new(payload ^ bytes as u64);
+    while entry.len() < bytes {
+        entry.extend_from_slice(&dice.roll().to_le_bytes());
+    }
+    entry.truncate(bytes);
+    entry
 }
 
 impl Observer {
@@ -216,6 +228,9 @@ impl Observer {
             let node = node as u64;
             match given {
                 Given::Entry(group, index, entry) => {
+                    if entry != entry_of(payload(&entry), entry.len()) {
+                        return Err(format!("group {group}: index {index} is not the entry that was proposed"));
+                    }
                     let told = self.streams.deliver(group, node, index, &entry, None);
                     told.map_err(|violation| violation.to_string())?;
                     let (log, hashes) = (&mut self.logs[group as usize - 1], &mut self.hashes[group as usize - 1]);
@@ -271,6 +286,11 @@ impl Observer {
             }
         }
         Ok(())
+    }
+
+    /// The payload at an index of the agreed log, if any machine was given it.
+    pub fn entry(&self, group: u64, index: u64) -> Option<u64> {
+        self.logs[group as usize - 1].get(index as usize - 1).copied()
     }
 
     /// Entries of a group in the agreed log.

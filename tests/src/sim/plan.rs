@@ -76,6 +76,10 @@ plan! {
     window: usize,
     /// The largest entry, in bytes.
     entry_bytes_max: usize,
+    /// Entries of more than twice as many bytes are cut into parts of so many; 0: as usual, and none is.
+    part_bytes: usize,
+    /// Of 100 entries, how many are so large.
+    large_percent: u64,
     /// A client's mean pause between operations.
     think_ns: u64,
     /// How long everything may fail.
@@ -274,6 +278,17 @@ impl Plan {
         .with_machines()
         .with_groups()
         .with_quorums()
+        .with_large_entries(large)
+    }
+
+    /// In two of five plans some entries are cut into parts. Dice of its own.
+    fn with_large_entries(mut self, large: bool) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0x1a26_e000);
+        if !large && dice.below(5) < 2 {
+            self.part_bytes = pick(&mut dice, &[16, 100, 1000]);
+            self.large_percent = pick(&mut dice, &[3, 10, 30]);
+        }
+        self
     }
 
     /// In some plans proposals may wait for a short while only.
@@ -407,6 +422,7 @@ impl Plan {
         .with_machines()
         .with_groups()
         .with_quorums()
+        .with_large_entries(false)
     }
 
     /// Which state machines there are, and when they take checkpoints; with dice of its own.

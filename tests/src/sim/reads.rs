@@ -6,14 +6,17 @@
 use std::sync::{Arc, Mutex};
 
 use synod::simulation::SimShard;
-use synod::{Consistency, GroupId, ReadError, ReadPoint};
+use synod::{CommittedEntries, Consistency, GroupId, ReadError, ReadPoint};
 
-use super::observe::Observer;
+use super::observe::{Observer, entry_of, payload};
 use super::plan::{MS, Plan, S, pick};
 use crate::disk::Dice;
 
 /// Answers as shards told them, by ticket.
 type Told = Arc<Mutex<Vec<(u64, Result<ReadPoint, ReadError>)>>>;
+
+/// What was read of logs: the group, the index that was asked for, and the answer.
+type Logs = Arc<Mutex<Vec<(GroupId, u64, Result<CommittedEntries, ReadError>)>>>;
 
 /// A read that waits.
 #[derive(Clone, Debug)]
@@ -31,6 +34,7 @@ struct Flying {
 pub struct Reads {
     flying: Vec<Flying>,
     told: Told,
+    logs: Logs,
     next_ticket: u64,
     /// Per group the highest index that anyone was told of.
     told_to: Vec<u64>,
@@ -39,7 +43,13 @@ pub struct Reads {
 impl Reads {
     /// No reads yet.
     pub fn new(groups: u64) -> Self {
-        Self { flying: Vec::new(), told: Told::default(), next_ticket: 1, told_to: vec![0; groups as usize] }
+        Self {
+            flying: Vec::new(),
+            told: Told::default(),
+            logs: Logs::default(),
+            next_ticket: 1,
+            told_to: vec![0; groups as usize],
+        }
     }
 
     /// Somebody was told that the entry with this index is committed.
@@ -72,6 +82,41 @@ impl Reads {
         });
     }
 
+    /// Reads the log of a group on a shard of a node, from somewhere on.
+    pub fn begin_log(&mut self, group: GroupId, dice: &mut Dice, shard: &mut SimShard) {
+        let Some(info) = shard.info(group) else { return };
+        let from = info.first_index + dice.below((info.next_index - info.first_index) as usize + 1) as u64;
+        let logs = Arc::clone(&self.logs);
+        shard.read(group, from, move |answer| logs.lock().expect("no holder panics").push((group, from, answer)));
+    }
+
+    /// Judges what was read of logs: the very entries that were proposed, as the state machines have them.
+    fn check_logs(&self, observer: &Observer) -> Result<Option<&'static str>, String> {
+        let read = std::mem::take(&mut *self.logs.lock().expect("no holder panics"));
+        let name = (!read.is_empty()).then_some("log read");
+        for (group, from, answer) in read {
+            let wrong =
+                |index: u64| Err(format!("group {group}: a reader of the log is given another entry at {index}"));
+            let entries = match answer {
+                Ok(entries) => entries,
+                Err(ReadError::Trimmed { .. } | ReadError::Disk(_) | ReadError::Overloaded) => continue,
+                Err(error) => return Err(format!("group {group}: a read of the log from {from} on failed: {error}")),
+            };
+            if entries.first_index != from {
+                return wrong(entries.first_index);
+            }
+            for (index, entry) in (from..).zip(entries.entries.iter()) {
+                let agreed = observer.entry(group, index);
+                if agreed.is_some_and(|agreed| agreed != payload(entry))
+                    || entry != entry_of(payload(entry), entry.len())
+                {
+                    return wrong(index);
+                }
+            }
+        }
+        Ok(name)
+    }
+
     /// A node has ended: its reads are answered no more.
     pub fn node_ended(&mut self, node: usize) {
         self.told.lock().expect("no holder panics").clear();
@@ -80,7 +125,7 @@ impl Reads {
 
     /// Judges what was answered since the last call, and gives a name for each answer.
     pub fn take_answers(&mut self, observer: &Observer) -> Result<Vec<&'static str>, String> {
-        let mut names = Vec::new();
+        let mut names: Vec<&'static str> = self.check_logs(observer)?.into_iter().collect();
         let told = std::mem::take(&mut *self.told.lock().expect("no holder panics"));
         for (ticket, answer) in told {
             let Some(at) = self.flying.iter().position(|read| read.ticket == ticket) else { continue };

@@ -475,6 +475,7 @@ impl World {
                 self.check_noticed(node, shard)?;
                 self.with_shard(node, shard, SimShard::tick);
                 self.pin(node, shard);
+                self.read_log(node, shard);
                 if let Some(process) = &mut self.nodes[node].process {
                     process.count_due[shard] = true;
                 }
@@ -579,6 +580,18 @@ impl World {
         if let Some(Some(pinned)) = pinned {
             assert!(pinned, "a reader is refused");
             self.mark(if lets_go { "reader gone" } else { "log pinned" });
+        }
+    }
+
+    /// Where there are large entries, somebody reads the log now and then.
+    fn read_log(&mut self, node: usize, shard: usize) {
+        if self.plan.part_bytes == 0 || self.dice.below(10) > 0 {
+            return;
+        }
+        let group = 1 + self.dice.below(self.plan.groups as usize) as u64;
+        let Some(process) = &mut self.nodes[node].process else { return };
+        if group as usize % self.plan.shards == shard {
+            self.load.reads.begin_log(group, &mut self.dice, &mut process.shards[shard]);
         }
     }
 
