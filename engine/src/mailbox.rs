@@ -231,6 +231,7 @@ pub(crate) fn mailbox() -> (Post, Mailbox) {
 mod tests {
     use super::*;
     use crate::Handle;
+    use crate::large::LargeBudget;
     use crate::outcome::{Committed, Overload, ProposeError};
 
     /// Whoever posts to a full mailbox is refused at once, and whoever was let in gets an answer, also when the shard ends
@@ -238,7 +239,7 @@ mod tests {
     #[test]
     fn mailbox_overflow_drops_completion() {
         let (post, mailbox) = mailbox();
-        let handle = Handle::new(vec![post], 1);
+        let handle = Handle::new(vec![post], 1, LargeBudget::default());
         let mut waiting: Vec<_> = (0..MAILBOX_MAX).map(|_| handle.propose(1, b"entry")).collect();
         for _ in 0..10 {
             assert_eq!(handle.propose(1, b"entry").wait(), Err(Overload::Shard.rejection().into()));

@@ -87,7 +87,11 @@ impl Opening<'_> {
         // That it is damaged is known.
         let _ = recover(&mut FileSource::new(&log), expect, visit);
         let (_, directory, _) = found.finish_up_to_hole(config.directory_uid(shard));
-        let made = directory.apply.directory.iter().map(|(slot, made)| (made.id, config.made_uid(shard, slot.0), made.genesis()));
+        let made = directory
+            .apply
+            .directory
+            .iter()
+            .map(|(slot, made)| (made.id, config.made_uid(shard, slot.0), made.genesis()));
         let always = config.groups_of(shard).map(|id| (id, config.group_uid(id), None));
         let mut needs = |uid, genesis: Option<Configuration>| {
             let (recovered, ..) = found.finish_up_to_hole(uid);

@@ -16,7 +16,8 @@ fn change(cluster: &Cluster, change: MembershipChange) -> Vec<u64> {
         assert!(Instant::now() < end, "{change:?} is never done");
         let leader = cluster.leader(1);
         let Some(before) = leader.membership(1) else { continue };
-        if before.voters.contains(&change.node()) == matches!(change, MembershipChange::Add(_)) {
+        let node = change.node().expect("these name one");
+        if before.voters.contains(&node) == matches!(change, MembershipChange::Add(_)) {
             return before.voters;
         }
         match leader.change_membership(1, before.version, change, Duration::from_secs(20)).wait() {
