@@ -164,7 +164,7 @@ impl Summing {
     fn start_node(&mut self, node: u64) {
         let states = Arc::clone(&self.states);
         let machines: MachineFactory =
-            Arc::new(move |_| Some(Box::new(Sum { node, state: (0, 0), states: Arc::clone(&states) })));
+            Arc::new(move |_| Ok(Some(Box::new(Sum { node, state: (0, 0), states: Arc::clone(&states) }))));
         let options = Options { machines: Some(machines), ..Options::default() };
         let config = self.cluster.configs[node as usize - 1].clone();
         self.cluster.nodes[node as usize - 1] = Some(Node::start(config, options).expect("it starts"));
