@@ -25,7 +25,7 @@ fn no_segment_goes_before_a_groups_deletion_is_durable() {
     let ignored = || Box::new(|_: GroupOutcome| ());
     lone.until("it makes no group", |lone| {
         if lone.shard().made_groups().is_empty() {
-            lone.shard().change_groups(GROUP, true, 1000 * MS, ignored());
+            lone.shard().change_groups(GROUP, Some(0), 1000 * MS, ignored());
         }
         lone.turn();
         lone.shard().epoch(GROUP).is_some()
@@ -42,7 +42,7 @@ fn no_segment_goes_before_a_groups_deletion_is_durable() {
     let oldest = |lone: &Lone| *lone.disk.segments().iter().min().unwrap();
     assert_eq!(oldest(&lone), 1);
     // The group is dropped. As soon as it is deleted, the disk answers nothing any more, and the reader goes.
-    lone.shard().change_groups(GROUP, false, 1000 * MS, ignored());
+    lone.shard().change_groups(GROUP, None, 1000 * MS, ignored());
     for _ in 0..20_000 {
         lone.tick_without_disk();
         if lone.shard().uid(GROUP).is_none() {
@@ -78,7 +78,7 @@ fn order(world: &mut World, group: u64, create: bool) {
         if let Some(leader) = leader {
             let tell = Arc::clone(&told);
             let reply = Box::new(move |outcome| *tell.lock().unwrap() = Some(outcome));
-            world.shard(leader).change_groups(group, create, 2000 * MS, reply);
+            world.shard(leader).change_groups(group, create.then_some(0), 2000 * MS, reply);
         }
         world.run_until(3000, |_| told.lock().unwrap().is_some());
         match told.lock().unwrap().take() {
