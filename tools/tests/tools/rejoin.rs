@@ -33,7 +33,8 @@ fn flip(shard: &Path, wanted: &[u8]) {
 
 /// The node has its vote back: with it and node 1 alone, all that was appended is there, and more can be.
 fn check_votes(cluster: &mut TestCluster, node: u64, other: u64, mut all: Vec<u8>) {
-    cluster.wait_log(node, "another configuration governs");
+    // The shard's directory is a group of its own, and comes first.
+    cluster.wait_log(node, "another configuration governs group=1 ");
     all.extend(append_lines(cluster, 100..103));
     cluster.kill(other);
     cluster.wait_leaders();
