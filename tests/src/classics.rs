@@ -346,7 +346,8 @@ fn swapped_disks() {
     }
     // Put back, they go on.
     (world.nodes[1].disk, world.nodes[2].disk) = (one, two);
-    (world.start(1), world.start(2));
+    world.start(1);
+    world.start(2);
     commit(&mut world, 1, &[0, 1, 2]);
 }
 
