@@ -122,6 +122,22 @@ bugs! {
     GroupsAreNotRecorded,
     /// A group that is made again under a number has the uid of the one before.
     UidsAreUsedAgain,
+    /// A leader serves before what it adopted and its epoch start are chosen.
+    LeadersServeAtOnce,
+    /// A replica that takes over what others have trimmed forgets what it has accepted above.
+    InstallForgetsVotes,
+    /// A replica that lags is sent what is accepted and not chosen. For the shard to carry out, as the next ones.
+    UnchosenIsServed,
+    /// Segments go although what is accepted and not chosen lies only there, as in groups that are idle.
+    UnchosenIsTrimmed,
+    /// Durations are compared as if all clocks ran alike.
+    DriftIsIgnored,
+    /// What does not fit into a turn's answers is never answered.
+    AnswersAreDropped,
+    /// While a group is busy its followers are not told what all have, so they keep their logs.
+    BusyGroupsAreNotTold,
+    /// Files get their names without a sync of the directory. For the simulator's disk to carry out.
+    NamesAreNotSynced,
 }
 
 #[cfg(feature = "planted")]
