@@ -7,6 +7,7 @@ use synod_core::planted::Bug;
 
 mod ballots;
 mod checkpoints;
+mod frames;
 mod load;
 mod voters;
 
@@ -34,6 +35,6 @@ pub(crate) use schedules;
 
 /// All schedules.
 pub fn all() -> impl Iterator<Item = &'static Schedule> {
-    let parts = [ballots::SCHEDULES, checkpoints::SCHEDULES, load::SCHEDULES, voters::SCHEDULES];
+    let parts = [ballots::SCHEDULES, checkpoints::SCHEDULES, frames::SCHEDULES, load::SCHEDULES, voters::SCHEDULES];
     parts.into_iter().chain([crate::leases::SCHEDULES, crate::lone::SCHEDULES]).flatten()
 }

@@ -89,6 +89,8 @@ bugs! {
     BodiesAreNotChecked,
     /// Recovery looks for evidence in one segment only: damage in an older one passes for a torn tail.
     SegmentsAreReadAlone,
+    /// A frame that a misdirected write has put in another's place counts. For the log to carry out.
+    FramesCountAnywhere,
     /// A configuration is proposed while other slots are in flight.
     ConfigurationOvertakes,
     /// Votes are asked for and given across configurations.

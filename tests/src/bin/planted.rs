@@ -133,6 +133,7 @@ fn plant_everywhere(bug: Option<Bug>) {
         Some(Bug::StaleFramesCount) => Some(WalBug::StaleFramesCount),
         Some(Bug::BodiesAreNotChecked) => Some(WalBug::BodiesAreNotChecked),
         Some(Bug::SegmentsAreReadAlone) => Some(WalBug::SegmentsAreReadAlone),
+        Some(Bug::FramesCountAnywhere) => Some(WalBug::FramesCountAnywhere),
         _ => None,
     });
 }
