@@ -4,7 +4,7 @@ use super::{Schedule, schedules};
 use crate::shards::{Setup, Shards};
 
 /// More than the log waits for before it writes a second frame beside one that is in flight.
-const LARGE_ENTRY: [u8; 100 << 10] = [7; 100 << 10];
+static LARGE_ENTRY: [u8; 100 << 10] = [7; 100 << 10];
 
 /// Node 1 has adopted an entry at its second ballot, and has forgotten that after a power cut. What it proposes in that slot
 /// then must not bear the same ballot.
