@@ -490,6 +490,11 @@ impl SimShard {
         Some(HeldVotes { promised: replica.promised().pack(), chosen: log.chosen().0, values })
     }
 
+    /// The slot up to which, as this shard knows, every voter's durable log of a group bears what is chosen.
+    pub fn low(&self, group: GroupId) -> Option<u64> {
+        Some(self.shard.groups[self.place(group)? as usize].replica.low().0)
+    }
+
     /// Asks for a change of who votes in a group whose voters are those of `version`, as a node's handle does.
     pub fn change_membership(
         &mut self,

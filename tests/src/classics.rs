@@ -2,53 +2,55 @@
 //! disks, clocks and restarts are moved by hand. The others are in the core's `classics_test.rs` and the log's
 //! `classics.rs`.
 
-use std::sync::{Arc, Mutex};
-
 use synod::simulation::NoShard;
-use synod::{Consistency, Entries, Epoch, MembershipChange, Outcome};
+use synod::{Consistency, Outcome};
 use synod_transport::frame::Decoder;
 
-use crate::disk::{CrashChoice, Dice, SimDisk};
-use crate::leases::{MS, Node, Told, World, index};
-use crate::lone::Lone;
+use crate::disk::{self, Dice, SimDisk, Step};
+use crate::leases::{index, with_lease};
+use crate::shards::{Setup, Shards, Told};
 
-impl Node {
-    fn promised(&self) -> u64 {
-        self.shard.as_ref().expect("it runs").held(1).expect("the group is there").promised
-    }
-
-    fn epoch(&self, group: u64) -> Option<Epoch> {
-        self.shard.as_ref().expect("it runs").epoch(group)
-    }
+/// Three nodes, of which the first leads.
+fn three() -> Shards {
+    Shards::new(Setup::default()).led()
 }
 
-impl World {
-    /// The connection of two nodes is gone, and only `to` learns of it.
-    fn lose(&mut self, from: usize, to: usize) {
-        self.wires.remove(&(from, to));
-        self.wires.remove(&(to, from));
-        self.shard(to).disconnected(Self::conn(from, to));
-        self.turn(to);
-    }
+/// The only node of a cluster, which leads.
+fn lone() -> Shards {
+    let mut lone = Shards::lone(1, |_| ());
+    leads(&mut lone);
+    lone
+}
 
-    /// The power of a node goes; its peers learn of it.
-    fn cut_power(&mut self, at: usize, choice: &mut dyn CrashChoice) {
-        self.nodes[at].disk.crash(choice);
-        self.bury(at);
-    }
+/// The only node leads its group, once it does.
+#[track_caller]
+fn leads(lone: &mut Shards) {
+    lone.step_until(0, "it does not lead", |lone| lone.leads(0));
+}
 
-    /// A disk that hung answers.
-    fn release_disk(&mut self, at: usize) {
-        self.nodes[at].hangs = false;
-        for done in self.nodes[at].disk.finish_all() {
-            self.shard(at).on_disk(done).unwrap();
-        }
-        self.turn(at);
-    }
+/// The only node commits an entry; gives its index.
+#[track_caller]
+fn append(lone: &mut Shards) -> u64 {
+    let told = lone.submit(1, 0, b"entry");
+    lone.step_until(0, "it is not committed", |_| is_committed(&told));
+    committed_at(&told)
+}
 
-    pub(crate) fn propose_bytes(&mut self, at: usize, group: u64, entry: &[u8]) -> Told<Outcome> {
-        self.propose_entry(at, group, None, entry)
+/// A turn in which the first write lands, and its sync fails; gives why the shard must stop.
+fn turn_with_a_failed_sync(lone: &mut Shards) -> String {
+    lone.shard(0).turn().unwrap();
+    let ops = lone.shard(0).take_disk_ops();
+    let node = &mut lone.nodes[0];
+    let ids: Vec<_> = ops.into_iter().map(|op| node.disk.start(op)).collect();
+    let write = ids[0];
+    assert_eq!(node.disk.advance(write), Some(Step::Land));
+    let failed = node.disk.finish(write, disk::Outcome::Eio).expect("a write is answered");
+    let shard = node.shard.as_mut().expect("it runs");
+    let why = shard.on_disk(failed).expect_err("a sync has failed");
+    for done in node.disk.finish_all() {
+        shard.on_disk(done).expect_err("it stays poisoned");
     }
+    why
 }
 
 fn is_committed(told: &Told<Outcome>) -> bool {
@@ -62,17 +64,17 @@ fn committed_at(told: &Told<Outcome>) -> u64 {
 
 /// The node among these that leads, once one does.
 #[track_caller]
-fn elected(world: &mut World, among: &[usize]) -> usize {
+fn elected(world: &mut Shards, among: &[usize]) -> usize {
     world.run_until(20_000, |world| among.iter().any(|at| world.leads(*at)));
     *among.iter().find(|at| world.leads(**at)).expect("somebody is elected")
 }
 
 /// Commits an entry at whoever leads among these, however often that changes.
 #[track_caller]
-fn commit(world: &mut World, group: u64, among: &[usize]) {
+fn commit(world: &mut Shards, group: u64, among: &[usize]) {
     for _ in 0..200 {
-        let leader = among.iter().find(|at| world.shard(**at).epoch(group).is_some()).copied();
-        let told = leader.map(|leader| world.propose_in(leader, group, None));
+        let leader = among.iter().find(|at| world.leads_in(group, **at)).copied();
+        let told = leader.map(|leader| world.propose_in(group, leader, b"entry"));
         world.run(100);
         if told.is_some_and(|told| is_committed(&told)) {
             return;
@@ -85,14 +87,14 @@ fn commit(world: &mut World, group: u64, among: &[usize]) {
 fn promise_lost_in_torn_write() {
     let (mut lost, mut kept) = (0, 0);
     for seed in 0..16 {
-        let mut world = World::new();
+        let mut world = three();
         world.run(1000);
-        let before = world.nodes[2].promised();
+        let before = world.promised(2);
         // Another leader is wanted, and node 3's disk answers nothing any more.
         world.kill(0);
-        world.nodes[2].hangs = true;
-        world.run_until(5000, |world| world.nodes[2].promised() > before);
-        let asked = world.nodes[2].promised();
+        world.nodes[2].stalled = true;
+        world.run_until(5000, |world| world.promised(2) > before);
+        let asked = world.promised(2);
         assert!(asked > before);
         assert!(!world.nodes[2].disk.pending().is_empty(), "it is being written");
         world.run(20);
@@ -100,7 +102,7 @@ fn promise_lost_in_torn_write() {
         // The power goes while the promise is written: it was not told anyone, so it may be lost, but not by half.
         world.cut_power(2, &mut Dice::new(seed));
         world.start(2);
-        match world.nodes[2].promised() {
+        match world.promised(2) {
             of if of == before => lost += 1,
             of if of == asked => kept += 1,
             of => panic!("a promise of {of:x} came back, and {before:x} and {asked:x} were made"),
@@ -108,14 +110,14 @@ fn promise_lost_in_torn_write() {
         // Once it was told, nothing that is written behind it can take it away.
         let leader = elected(&mut world, &[1, 2]);
         world.run(50);
-        let durable = world.nodes[2].promised();
+        let durable = world.promised(2);
         assert!(durable >= asked);
-        world.nodes[2].hangs = true;
+        world.nodes[2].stalled = true;
         world.propose(leader);
         world.deliver();
         world.cut_power(2, &mut Dice::new(seed));
         world.start(2);
-        assert!(world.nodes[2].promised() >= durable);
+        assert!(world.promised(2) >= durable);
         commit(&mut world, 1, &[1, 2]);
     }
     assert!(lost > 0 && kept > 0, "{lost} were lost and {kept} kept");
@@ -125,17 +127,14 @@ fn promise_lost_in_torn_write() {
 fn duplicate_delivery_after_retry() {
     // The leader dies before it has heard that the batch is accepted, or behind that.
     for heard in [false, true] {
-        let mut world = World::new();
-        let opened = Told::<Outcome>::default();
-        let tell = Arc::clone(&opened);
-        world.shard(0).open_session(1, move |outcome| *tell.lock().unwrap() = Some(outcome));
-        world.turn(0);
+        let mut world = three();
+        let opened = world.open_session(0);
         world.deliver();
         let session = opened.lock().unwrap().expect("it is answered").expect("it is open").slot;
         if !heard {
             world.held = vec![(1, 0), (2, 0)];
         }
-        let first = world.propose_in(0, 1, Some((session, 1)));
+        let first = world.propose_in_session(0, (session, 1));
         world.deliver();
         assert_eq!(is_committed(&first), heard);
         world.kill(0);
@@ -143,19 +142,19 @@ fn duplicate_delivery_after_retry() {
         let leader = elected(&mut world, &[1, 2]);
         // Its client cannot know, and says it again and again.
         for _ in 0..3 {
-            let again = world.propose_in(leader, 1, Some((session, 1)));
+            let again = world.propose_in_session(leader, (session, 1));
             world.run(20);
             assert_eq!(committed_at(&again), 1, "a second position");
         }
         world.start(0);
         world.run(3000);
         let leader = elected(&mut world, &[0, 1, 2]);
-        let again = world.propose_in(leader, 1, Some((session, 1)));
-        let next = world.propose_in(leader, 1, Some((session, 2)));
+        let again = world.propose_in_session(leader, (session, 1));
+        let next = world.propose_in_session(leader, (session, 2));
         world.run(1000);
         assert_eq!((committed_at(&again), committed_at(&next)), (1, 2));
         for at in 0..3 {
-            assert_eq!(world.shard(at).info(1).unwrap().next_index, 3, "two entries are delivered at node {at}");
+            assert_eq!(world.info(at).next_index, 3, "two entries are delivered at node {at}");
         }
     }
 }
@@ -163,18 +162,18 @@ fn duplicate_delivery_after_retry() {
 /// A leader that has won its ballot may hold entries of which it does not know yet that they are chosen.
 #[test]
 fn read_index_before_own_noop() {
-    let mut world = World::new();
+    let mut world = three();
     let acknowledged = world.propose(0);
     world.deliver();
     assert_eq!(committed_at(&acknowledged), 1);
     world.kill(0);
     // Another has won phase 1, and from here on its voter's disk answers nothing: nothing of its own is chosen.
     let leader = 'won: loop {
-        world.tick();
+        world.pass_tick();
         while let Some((from, to)) = world.due() {
             world.deliver_one(from, to);
             for at in [1, 2] {
-                if world.shard(at).info(1).unwrap().leader == at as u64 + 1 {
+                if world.info(at).leader == at as u64 + 1 {
                     break 'won at;
                 }
             }
@@ -182,8 +181,8 @@ fn read_index_before_own_noop() {
     };
     assert!(!world.leads(leader));
     let voter = 3 - leader;
-    world.nodes[voter].hangs = true;
-    assert_eq!(world.shard(leader).info(1).unwrap().next_index, 1, "it has not applied what was acknowledged");
+    world.nodes[voter].stalled = true;
+    assert_eq!(world.info(leader).next_index, 1, "it has not applied what was acknowledged");
     let how = [Consistency::Linearizable, Consistency::Quorum];
     let reads = how.map(|how| world.read(leader, how, 5000));
     let forwarded = how.map(|how| world.read(voter, how, 5000));
@@ -191,7 +190,9 @@ fn read_index_before_own_noop() {
     for read in reads.iter().chain(&forwarded) {
         assert_eq!(*read.lock().unwrap(), None, "it is answered before the leader knows what is chosen");
     }
+    world.nodes[voter].stalled = false;
     world.release_disk(voter);
+    world.turn(voter);
     world.run(3000);
     for read in reads.iter().chain(&forwarded) {
         assert!(index(read).is_none_or(|index| index >= 1), "what was acknowledged is not seen");
@@ -204,7 +205,7 @@ fn read_index_before_own_noop() {
 #[test]
 fn lease_read_under_drift() {
     for phase in 0..40 {
-        let mut world = World::with_lease();
+        let mut world = with_lease();
         for at in [1, 2] {
             world.nodes[at].drift_ppm = 99_000;
         }
@@ -212,21 +213,23 @@ fn lease_read_under_drift() {
         let read = world.read(0, Consistency::Linearizable, 1000);
         world.run(50);
         assert_eq!(index(&read), Some(1));
-        assert!(world.lease(0), "it holds a lease, drift or not");
-        world.lose(0, 1);
-        world.lose(0, 2);
+        assert!(world.info(0).lease, "it holds a lease, drift or not");
+        for at in [1, 2] {
+            world.lose(0, at);
+            world.turn(at);
+        }
         while !world.leads(1) && !world.leads(2) {
-            assert!(world.leads(0) || !world.lease(0));
+            assert!(world.leads(0) || !world.info(0).lease);
             world.run(1);
         }
-        assert!(!world.lease(0), "a lease goes on beside another leader");
+        assert!(!world.info(0).lease, "a lease goes on beside another leader");
     }
 }
 
 /// A leader stands still for longer than its lease, and is read at once when it goes on, before it hears or ticks.
 #[test]
 fn lease_read_after_pause() {
-    let mut world = World::with_lease();
+    let mut world = with_lease();
     world.nodes[0].paused = true;
     let other = elected(&mut world, &[1, 2]);
     let committed = world.propose(other);
@@ -246,25 +249,24 @@ fn lease_read_after_pause() {
 
 #[test]
 fn read_before_replay_done() {
-    let mut lone = Lone::of(1, |_| ());
+    let mut lone = lone();
     for number in 1..=20 {
-        lone.until("it does not lead", |lone| lone.shard().epoch(1).is_some());
+        leads(&mut lone);
         for _ in 0..number {
-            let told = lone.propose(1);
-            lone.until("it is not committed", |_| is_committed(&told));
+            append(&mut lone);
         }
-        let acknowledged = lone.shard().info(1).unwrap().next_index - 1;
-        lone.crash();
-        lone.start();
+        let acknowledged = lone.info(0).next_index - 1;
+        lone.cut_power(0, &mut Dice::new(number));
+        lone.start(0);
         // Asked before anything is applied again, and in each turn until somebody leads.
         let mut reads = Vec::new();
-        while lone.shard().epoch(1).is_none() {
+        while !lone.leads(0) {
             for how in [Consistency::Linearizable, Consistency::Quorum] {
-                reads.push(lone.read(1, how));
+                reads.push(lone.submit_read(0, how, 20_000));
             }
-            lone.tick();
+            lone.step_ms(0);
         }
-        lone.until("a read is not answered", |_| reads.iter().all(|read| read.lock().unwrap().is_some()));
+        lone.step_until(0, "a read is not answered", |_| reads.iter().all(|read| read.lock().unwrap().is_some()));
         for read in &reads {
             assert_eq!(index(read), Some(acknowledged));
         }
@@ -273,31 +275,24 @@ fn read_before_replay_done() {
 
 #[test]
 fn old_incarnation_message() {
-    let mut world = World::new();
+    let mut world = three();
     // Node 2 has accepted and says so, and node 1 does not hear it yet.
     world.held = vec![(1, 0)];
     world.hold(0, 2);
     let told = world.propose(0);
     world.deliver();
-    let late = world.wires[&(1, 0)].0.clone();
+    let late = world.wire(1, 0).clone();
     assert!(!late.is_empty() && !is_committed(&told));
     // Then it loses its log, and comes back as another replica.
     world.kill(1);
     world.nodes[1].disk = SimDisk::new(1 << 20);
     world.nodes[1].replica = 102;
     world.start(1);
-    let feed = |world: &mut World, connection: u64| {
-        let mut decoder = Decoder::new();
-        decoder.space()[..late.len()].copy_from_slice(&late);
-        decoder.filled(late.len());
-        while let Some(frame) = decoder.next().unwrap() {
-            world.shard(0).receive(connection, &frame);
-        }
-        world.turn(0);
-    };
     // What the old one has said comes over the connection that is gone, and over the new one.
-    feed(&mut world, 999);
-    feed(&mut world, World::conn(0, 1));
+    for connection in [999, Shards::conn(0, 1)] {
+        world.receive(0, connection, &mut Decoder::new(), &late);
+        world.turn(0);
+    }
     assert!(!is_committed(&told), "an acknowledgement counts whose log is gone");
     world.held.retain(|way| *way != (1, 0));
     world.run(50);
@@ -313,7 +308,7 @@ fn old_incarnation_message() {
 
 #[test]
 fn rolled_back_disk() {
-    let mut world = World::new();
+    let mut world = three();
     world.run(2000);
     let old = world.nodes[1].disk.clone();
     // Node 1 commits by node 2's votes alone.
@@ -334,7 +329,7 @@ fn rolled_back_disk() {
 
 #[test]
 fn swapped_disks() {
-    let mut world = World::new();
+    let mut world = three();
     commit(&mut world, 1, &[0]);
     world.kill(1);
     world.kill(2);
@@ -358,14 +353,14 @@ fn one_way_partition_livelock() {
     let deaf = (0..3).map(|at| (0..3).filter(|from| *from != at).map(|from| (from, at)).collect());
     let mute = (0..3).map(|at| (0..3).filter(|to| *to != at).map(|to| (at, to)).collect());
     for held in pairs.chain(deaf).chain(mute) {
-        let mut world = World::new();
+        let mut world = three();
         world.held = held.clone();
         world.run(2000);
         for _ in 0..5 {
             commit(&mut world, 1, &[0, 1, 2]);
         }
         // It has come to rest: whoever leads now goes on.
-        let epochs = |world: &mut World| [0, 1, 2].map(|at| world.shard(at).epoch(1));
+        let epochs = |world: &mut Shards| [0, 1, 2].map(|at| world.shard(at).epoch(1));
         world.run(5000);
         let settled = epochs(&mut world);
         world.run(5000);
@@ -377,43 +372,38 @@ fn one_way_partition_livelock() {
 /// A group in which nothing happens any more has its votes in the oldest segment; another fills the log they share.
 #[test]
 fn shared_wal_gc_with_idle_group() {
-    let mut lone = Lone::of(1, |config| (config.groups, config.retain_mib) = (2, 4));
-    lone.until("it does not lead", |lone| (1..=2).all(|group| lone.shard().epoch(group).is_some()));
-    let told = lone.propose(1);
-    lone.until("it is not committed", |_| is_committed(&told));
-    let idle = lone.shard().held(1).unwrap();
-    let first = *lone.disk.segments().iter().min().unwrap();
+    let mut lone = Shards::lone(1, |config| (config.groups, config.retain_mib) = (2, 4));
+    lone.step_until(0, "it does not lead", |lone| (1..=2).all(|group| lone.leads_in(group, 0)));
+    append(&mut lone);
+    let idle = lone.shard(0).held(1).unwrap();
+    let oldest = |lone: &Shards| *lone.nodes[0].disk.segments().iter().min().unwrap();
+    let first = oldest(&lone);
     // The log is told to keep 4 MiB of its 1 MiB segments.
     for _ in 0..24 {
         for _ in 0..4 {
-            let told = lone.propose_bytes(2, &[7; 256 << 10]);
-            lone.until("it is not committed", |_| told.lock().unwrap().is_some());
+            let told = lone.submit(2, 0, &[7; 256 << 10]);
+            lone.step_until(0, "it is not committed", |_| told.lock().unwrap().is_some());
         }
-        lone.run(50);
+        (0..50).for_each(|_| lone.step_ms(0));
     }
-    let oldest = *lone.disk.segments().iter().min().unwrap();
+    let oldest = oldest(&lone);
     assert!(oldest > first + 3, "segment {oldest} is the oldest: nothing was used again");
-    lone.crash();
-    lone.start();
-    let held = lone.shard().held(1).unwrap();
+    lone.cut_power(0, &mut Dice::new(1));
+    lone.start(0);
+    let held = lone.shard(0).held(1).unwrap();
     assert!(held.promised >= idle.promised, "{held:?} of {idle:?}");
-    assert_eq!(lone.shard().info(1).unwrap().next_index, 2, "what was committed is applied");
-    lone.until("it does not lead", |lone| lone.shard().epoch(1).is_some());
-    let told = lone.propose(1);
-    lone.until("it is not committed", |_| is_committed(&told));
-    assert_eq!(committed_at(&told), 2);
+    assert_eq!(lone.info(0).next_index, 2, "what was committed is applied");
+    leads(&mut lone);
+    assert_eq!(append(&mut lone), 2);
 }
 
 /// A group that has lost its quorum, and whose queues are full, stands still beside others on the same shards.
 #[test]
 fn poisoned_group_stalls_core_mates() {
-    let mut world = World::of(|config| config.groups = 2);
-    world.run_until(5000, |world| world.nodes[0].epoch(2).is_some());
+    let mut world = Shards::new(Setup::default()).configured(|config| config.groups = 2).led();
+    world.run_until(5000, |world| world.leads_in(2, 0));
     // Node 3 loses its vote in group 1 only, and node 2 goes: group 1 has one of two voters left, group 2 two of three.
-    let told = Told::default();
-    let tell = Arc::clone(&told);
-    let reply = Box::new(move |outcome| *tell.lock().unwrap() = Some(outcome));
-    world.shard(0).change_membership(1, 0, MembershipChange::Remove(3), 5000 * MS, reply);
+    let told = world.remove_voter(0, 3, 5000);
     world.run_until(5000, |_| told.lock().unwrap().is_some());
     assert!(matches!(*told.lock().unwrap(), Some(Ok(_))), "{told:?}");
     world.kill(1);
@@ -422,7 +412,7 @@ fn poisoned_group_stalls_core_mates() {
     for _ in 0..40 {
         // More than group 1 can take: it fills its window and its queue, and then refuses.
         for _ in 0..8 {
-            stuck.push(world.propose_bytes(0, 1, &[1; 200 << 10]));
+            stuck.push(world.propose_in(1, 0, &[1; 200 << 10]));
         }
         commit(&mut world, 2, &[0, 2]);
     }
@@ -438,26 +428,19 @@ fn poisoned_group_stalls_core_mates() {
 /// A sync fails once and then succeeds: what it was to make durable is lost, and nothing that was built on it is told.
 #[test]
 fn fsync_fails_then_succeeds() {
-    let mut lone = Lone::of(1, |_| ());
-    lone.until("it does not lead", |lone| lone.shard().epoch(1).is_some());
-    let kept = lone.propose(1);
-    lone.until("it is not committed", |_| is_committed(&kept));
-    let lost = lone.propose(1);
-    let why = lone.turn_with_a_failed_sync();
+    let mut lone = lone();
+    append(&mut lone);
+    let lost = lone.submit(1, 0, b"entry");
+    let why = turn_with_a_failed_sync(&mut lone);
     assert!(why.contains("write") || why.contains("sync"), "{why}");
     assert!(!is_committed(&lost), "what a failed sync was to keep is acknowledged");
     // The shard must stop; whoever goes on with it gets nothing more out of it.
-    let later = Arc::new(Mutex::new(None));
-    let tell = Arc::clone(&later);
-    let entries = Entries::one(b"later").unwrap();
-    lone.shard().propose(1, entries, None, None, move |outcome: Outcome| *tell.lock().unwrap() = Some(outcome));
-    let _ = lone.shard().turn();
-    assert!(lone.shard().take_disk_ops().is_empty(), "a poisoned log asks its disk again");
+    let later = lone.submit(1, 0, b"later");
+    let _ = lone.shard(0).turn();
+    assert!(lone.shard(0).take_disk_ops().is_empty(), "a poisoned log asks its disk again");
     assert!(!is_committed(&later) && !is_committed(&lost));
-    lone.crash();
-    lone.start();
-    lone.until("it does not lead", |lone| lone.shard().epoch(1).is_some());
-    let next = lone.propose(1);
-    lone.until("it is not committed", |_| is_committed(&next));
-    assert!((2..=3).contains(&committed_at(&next)), "what was acknowledged is there, what was not may be");
+    lone.cut_power(0, &mut Dice::new(1));
+    lone.start(0);
+    leads(&mut lone);
+    assert!((2..=3).contains(&append(&mut lone)), "what was acknowledged is there, what was not may be");
 }

@@ -5,6 +5,7 @@
 //! - [`check`]: checkers of histories, streams and votes.
 //! - [`fuzz`]: every decoder under arbitrary bytes.
 //! - [`model`]: the real core under a model checker.
+//! - [`schedules`]: what takes an exact moment, on a few [`shards`] moved by hand.
 //! - [`Cluster`]: a cluster in this process, over real disks and sockets. It waits with a generous limit and says what it
 //!   waited for; no test asserts a duration.
 
@@ -15,11 +16,12 @@ mod classics;
 pub mod disk;
 pub mod fuzz;
 pub mod leases;
-#[cfg(test)]
-mod lone;
+pub mod lone;
 #[cfg(test)]
 mod made;
 pub mod model;
+pub mod schedules;
+pub mod shards;
 pub mod sim;
 
 use std::collections::HashMap;

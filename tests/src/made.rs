@@ -1,14 +1,10 @@
 //! Groups that are made at run time, on shards driven by hand: what must be durable before what goes, and how a replica that
 //! was away follows a directory whose log is trimmed.
 
-use std::sync::{Arc, Mutex};
-
-use synod::GroupOutcome;
 use synod::simulation::DIRECTORIES;
 
-use crate::disk::{OpKind, Pending};
-use crate::leases::{MS, World};
-use crate::lone::Lone;
+use crate::disk::{Dice, OpKind, Pending};
+use crate::shards::{Setup, Shards};
 
 const GROUP: u64 = 5;
 
@@ -20,66 +16,67 @@ fn changes_files(pending: &[Pending]) -> bool {
 /// with a part of its votes.
 #[test]
 fn no_segment_goes_before_a_groups_deletion_is_durable() {
-    let mut lone = Lone::of(1, |config| config.retain_mib = 4);
-    lone.until("it does not lead", |lone| lone.shard().epoch(1).is_some());
-    let ignored = || Box::new(|_: GroupOutcome| ());
-    lone.until("it makes no group", |lone| {
-        if lone.shard().made_groups().is_empty() {
-            lone.shard().change_groups(GROUP, Some(0), 1000 * MS, ignored());
+    let mut lone = Shards::lone(1, |config| config.retain_mib = 4);
+    lone.step_until(0, "it does not lead", |lone| lone.leads(0));
+    lone.step_until(0, "it makes no group", |lone| {
+        if lone.shard(0).made_groups().is_empty() {
+            lone.change_groups(0, GROUP, true, 1000);
         }
-        lone.turn();
-        lone.shard().epoch(GROUP).is_some()
+        lone.step(0);
+        lone.leads_in(GROUP, 0)
     });
-    let told = lone.propose(GROUP);
-    lone.until("it is not committed", |_| told.lock().unwrap().is_some());
+    let told = lone.submit(GROUP, 0, b"entry");
+    lone.step_until(0, "it is not committed", |_| told.lock().unwrap().is_some());
     // A reader keeps the log, which gets far longer than it should.
-    lone.shard().pin(1, "reader", Some((1, u64::MAX / 2))).unwrap();
+    lone.shard(0).pin(1, "reader", Some((1, u64::MAX / 2))).unwrap();
     for _ in 0..48 {
-        let told = lone.propose_bytes(1, &[7; 256 << 10]);
-        lone.until("it is not committed", |_| told.lock().unwrap().is_some());
+        let told = lone.submit(1, 0, &[7; 256 << 10]);
+        lone.step_until(0, "it is not committed", |_| told.lock().unwrap().is_some());
     }
-    lone.run(500);
-    let oldest = |lone: &Lone| *lone.disk.segments().iter().min().unwrap();
+    (0..500).for_each(|_| lone.step_ms(0));
+    let oldest = |lone: &Shards| *lone.nodes[0].disk.segments().iter().min().unwrap();
     assert_eq!(oldest(&lone), 1);
     // The group is dropped. As soon as it is deleted, the disk answers nothing any more, and the reader goes.
-    lone.shard().change_groups(GROUP, None, 1000 * MS, ignored());
+    lone.change_groups(0, GROUP, false, 1000);
+    lone.nodes[0].stalled = true;
     for _ in 0..20_000 {
-        lone.tick_without_disk();
-        if lone.shard().uid(GROUP).is_none() {
+        lone.step_ms(0);
+        if lone.shard(0).uid(GROUP).is_none() {
             break;
         }
-        lone.release_disk();
+        lone.release_disk(0);
     }
-    assert!(lone.shard().uid(GROUP).is_none(), "it is not deleted");
-    assert!(!changes_files(&lone.disk.pending()));
-    lone.shard().pin(1, "reader", None).unwrap();
+    assert!(lone.shard(0).uid(GROUP).is_none(), "it is not deleted");
+    let pending = |lone: &Shards| lone.nodes[0].disk.pending();
+    assert!(!changes_files(&pending(&lone)));
+    lone.shard(0).pin(1, "reader", None).unwrap();
     for _ in 0..400 {
-        lone.tick_without_disk();
-        assert!(!changes_files(&lone.disk.pending()), "{:?}", lone.disk.pending());
+        lone.step_ms(0);
+        assert!(!changes_files(&pending(&lone)), "{:?}", pending(&lone));
     }
     // Whatever a power cut leaves of what is being written, the group is there whole or not at all.
-    let mut cut = lone.disk.clone();
+    let mut cut = lone.nodes[0].disk.clone();
     cut.crash(&mut false);
     assert_eq!(*cut.segments().iter().min().unwrap(), 1);
     // Once the deletion is durable, they go.
-    lone.release_disk();
-    lone.run(1000);
+    lone.nodes[0].stalled = false;
+    lone.release_disk(0);
+    (0..1000).for_each(|_| lone.step_ms(0));
     assert!(oldest(&lone) > 4, "segment {} is the oldest", oldest(&lone));
-    lone.crash();
-    lone.start();
-    assert!(lone.shard().uid(GROUP).is_none(), "it is back");
+    lone.cut_power(0, &mut Dice::new(1));
+    lone.start(0);
+    assert!(lone.shard(0).uid(GROUP).is_none(), "it is back");
 }
 
 /// Orders a change of groups until it is done.
-fn order(world: &mut World, group: u64, create: bool) {
-    let told = Arc::new(Mutex::new(None));
+fn order(world: &mut Shards, group: u64, create: bool) {
     for _ in 0..200 {
         let leader = (0..2).find(|at| world.shard(*at).info(DIRECTORIES).is_some_and(|info| info.epoch > 0));
-        if let Some(leader) = leader {
-            let tell = Arc::clone(&told);
-            let reply = Box::new(move |outcome| *tell.lock().unwrap() = Some(outcome));
-            world.shard(leader).change_groups(group, create.then_some(0), 2000 * MS, reply);
-        }
+        let Some(leader) = leader else {
+            world.run(50);
+            continue;
+        };
+        let told = world.change_groups(leader, group, create, 2000);
         world.run_until(3000, |_| told.lock().unwrap().is_some());
         match told.lock().unwrap().take() {
             Some(Ok(_)) => return,
@@ -93,7 +90,7 @@ fn order(world: &mut World, group: u64, create: bool) {
 
 #[test]
 fn a_directory_is_learned_again_behind_its_trim_point() {
-    let mut world = World::of(|config| config.retain_mib = 4);
+    let mut world = Shards::new(Setup::default()).configured(|config| config.retain_mib = 4).led();
     order(&mut world, 5, true);
     order(&mut world, 6, true);
     world.run(1000);
@@ -106,7 +103,7 @@ fn a_directory_is_learned_again_behind_its_trim_point() {
     for _ in 0..60 {
         let leader = (0..2).find(|at| world.leads(*at));
         if let Some(leader) = leader {
-            world.propose_bytes(leader, 1, &[7; 200 << 10]);
+            world.propose_in(1, leader, &[7; 200 << 10]);
         }
         world.run(50);
     }
@@ -124,7 +121,7 @@ fn a_directory_is_learned_again_behind_its_trim_point() {
         world.run(100);
     }
     assert_eq!(world.shard(2).made_groups(), made);
-    let chain = |world: &mut World, at: usize| world.shard(at).info(DIRECTORIES).unwrap().chain;
+    let chain = |world: &mut Shards, at: usize| world.shard(at).info(DIRECTORIES).unwrap().chain;
     assert_eq!(chain(&mut world, 2), chain(&mut world, 0));
     // It has the groups, and its votes count in them, the directory's too.
     assert_eq!(world.shard(2).uid(6), None);
@@ -132,8 +129,8 @@ fn a_directory_is_learned_again_behind_its_trim_point() {
     world.kill(1);
     for group in [5, 7] {
         let committed = (0..100).any(|_| {
-            let leader = [0, 2].into_iter().find(|at| world.shard(*at).epoch(group).is_some());
-            let told = leader.map(|leader| world.propose_in(leader, group, None));
+            let leader = [0, 2].into_iter().find(|at| world.leads_in(group, *at));
+            let told = leader.map(|leader| world.propose_in(group, leader, b"entry"));
             world.run(100);
             told.is_some_and(|told| matches!(*told.lock().unwrap(), Some(Ok(_))))
         });

@@ -3,7 +3,8 @@
 //!
 //! A usual run cuts at every step, tries every subset of up to 8 sectors, and takes a sample of larger ones and of byte
 //! prefixes. `SYNOD_DEEP=1` takes every byte prefix and 256 subsets of more sectors, and denser samples of crashes within
-//! a recovery; that takes minutes. What fails says the step and the choice, and both are told by the seed alone.
+//! a recovery: some nine million cuts and twenty million within recoveries, in about a quarter of an hour on two cores.
+//! What fails says the step and the choice, and both are told by the seed alone.
 
 use std::fmt::Debug;
 
@@ -116,7 +117,7 @@ fn a_crash_within_the_recovery_from_a_crash_loses_nothing_either() {
     let mut dice = Dice::new(SEED + 1);
     let (mut runs, mut restarts) = (0, 0);
     for (step, (disk, history)) in boundaries.iter().enumerate() {
-        for first in 0..if deep() { 12 } else { 2 } {
+        for first in 0..if deep() { 4 } else { 2 } {
             let seed = dice.roll();
             let mut disk = disk.clone();
             // Half of them only kill the process: what it had not synced is seen and may still go.

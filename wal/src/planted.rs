@@ -9,6 +9,8 @@ pub enum Bug {
     BodiesAreNotChecked,
     /// What a segment states of the end of the one before it is not compared.
     SegmentsAreReadAlone,
+    /// A frame counts wherever it stands.
+    FramesCountAnywhere,
 }
 
 #[cfg(feature = "planted")]

@@ -55,6 +55,9 @@ impl<P: Payload> Acceptor<P> {
         if is(Bug::InstallForgetsPromise) {
             self.promised = Ballot::ZERO;
         }
+        if is(Bug::InstallForgetsVotes) {
+            self.log = Log::new(slot);
+        }
         self.run = None;
         self.gap = None;
     }

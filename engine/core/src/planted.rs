@@ -91,6 +91,8 @@ bugs! {
     BodiesAreNotChecked,
     /// Recovery looks for evidence in one segment only: damage in an older one passes for a torn tail.
     SegmentsAreReadAlone,
+    /// A frame that a misdirected write has put in another's place counts. For the log to carry out.
+    FramesCountAnywhere,
     /// A configuration is proposed while other slots are in flight.
     ConfigurationOvertakes,
     /// Votes are asked for and given across configurations.
@@ -126,6 +128,22 @@ bugs! {
     UidsAreUsedAgain,
     /// A state is saved as if it stood behind a large entry of which only the first parts are there.
     HalfEntriesAreSaved,
+    /// A leader serves before what it adopted and its epoch start are chosen.
+    LeadersServeAtOnce,
+    /// A replica that takes over what others have trimmed forgets what it has accepted above.
+    InstallForgetsVotes,
+    /// A replica that lags is sent what is accepted and not chosen. For the shard to carry out, as the next ones.
+    UnchosenIsServed,
+    /// Segments go although what is accepted and not chosen lies only there, as in groups that are idle.
+    UnchosenIsTrimmed,
+    /// Durations are compared as if all clocks ran alike.
+    DriftIsIgnored,
+    /// What does not fit into a turn's answers is never answered.
+    AnswersAreDropped,
+    /// While a group is busy its followers are not told what all have, so they keep their logs.
+    BusyGroupsAreNotTold,
+    /// Files get their names without a sync of the directory. For the simulator's disk to carry out.
+    NamesAreNotSynced,
 }
 
 #[cfg(feature = "planted")]

@@ -187,7 +187,7 @@ impl<P: Payload> Replica<P> {
     /// The ballot that this replica leads and takes proposals at: its epoch.
     pub fn epoch(&self) -> Option<Ballot> {
         match &self.role {
-            Role::Leader(leader) if leader.open => Some(leader.ballot),
+            Role::Leader(leader) if leader.open || is(Bug::LeadersServeAtOnce) => Some(leader.ballot),
             _ => None,
         }
     }

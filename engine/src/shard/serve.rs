@@ -1,5 +1,6 @@
 //! Serving what is committed: to replicas that lag, to readers, to state machines that start behind.
 
+use synod_core::planted::{Bug, is};
 use synod_core::{Ballot, Body, Message, Slot};
 use synod_wal::ops::{DiskError, DiskOp, RecordPlace};
 
@@ -44,7 +45,8 @@ impl Shard {
         mark(Mark::LearnFromMemory);
         let mut through = from;
         let mut bytes = 0;
-        for slot in (from.0..=log.chosen().0).map(Slot) {
+        let last = if is(Bug::UnchosenIsServed) { log.last() } else { log.chosen() };
+        for slot in (from.0..=last.0).map(Slot) {
             bytes += log.get(slot).map_or(0, |e| value_bytes(&e.value.body));
             if bytes > LEARN_BYTES_MAX && slot > from {
                 break;

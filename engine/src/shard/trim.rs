@@ -79,6 +79,9 @@ impl Shard {
     /// again, durably, behind it.
     pub(super) fn slot_in(&self, group: &Group, generation: u64, highest: Slot) -> Slot {
         let chosen = group.replica.log().chosen();
+        if is(Bug::UnchosenIsTrimmed) {
+            return highest.min(chosen);
+        }
         let moved = |slot| self.index.get(group.names.uid, slot).is_some_and(|place| place.generation > generation);
         let durable = group.durable == group.appended;
         if highest > chosen && durable && (chosen.0 + 1..=highest.0).all(moved) { chosen } else { highest }

@@ -8,13 +8,9 @@ use std::time::Instant;
 
 use clap::Parser;
 use synod_core::planted::{BUGS, Bug, plant};
-use synod_sim::leases::SCHEDULES;
+use synod_sim::schedules::{self, Schedule};
 use synod_sim::sim::plan::Plan;
 use synod_sim::sim::run;
-
-/// Bugs that only show in the moment when a replica is replaced, which the plans here do not hit. Named tests of the core
-/// show them: `reconfigure_test.rs`.
-const OF_RECONFIGURATION: [Bug; 2] = [Bug::ConfigurationOvertakes, Bug::OldConfigurationsVote];
 
 /// Proves that the simulator can fail: plants bugs on purpose, one at a time, and counts the seeds until each is caught.
 #[derive(Parser)]
@@ -30,30 +26,65 @@ struct Args {
     only: String,
 }
 
-/// Bugs that rough plans do not reach in time: the core's `no_vote_leaves_before_its_record_is_durable` shows the first, and a
-/// crash between a checkpoint's file and its record in `tests/checkpoints.rs` is where the second would show. The third takes a
-/// power cut within milliseconds of a group's first votes: `lone.rs` has it.
-const OF_MOMENTS: [Bug; 3] = [Bug::PrepareLeavesEarly, Bug::CheckpointsAreInstalledEarly, Bug::GroupsAreNotRecorded];
+/// Runs a schedule with a bug or without; why it fails, if it does.
+fn failure_of(schedule: &Schedule, bug: Option<Bug>) -> Option<String> {
+    plant_everywhere(bug);
+    let failed = std::panic::catch_unwind(schedule.run).err();
+    plant_everywhere(None);
+    let text = |panic: Box<dyn std::any::Any + Send>| match panic.downcast_ref::<&str>() {
+        Some(text) => (*text).to_owned(),
+        None => panic.downcast_ref().cloned().unwrap_or_else(|| "a panic".to_owned()),
+    };
+    failed.map(text)
+}
 
-/// Bugs of leases need a schedule to the millisecond: these were written for them.
-const OF_LEASES: [Bug; 4] =
-    [Bug::LeasesCountFromReceipt, Bug::RestartForgetsSupport, Bug::LeaseIsKeptInTransfer, Bug::OlderRoundsConfirm];
+/// The schedules that fail without a bug: what they say of one would mean nothing. They are told.
+fn unsound(schedules: &[&Schedule]) -> usize {
+    let unsound = schedules.iter().filter_map(|schedule| Some((schedule.name, failure_of(schedule, None)?)));
+    unsound.inspect(|(name, failure)| println!("the schedule {name} fails without a bug: {failure}")).count()
+}
 
-fn schedule_that_fails(bug: Bug) -> Option<&'static str> {
-    if !OF_LEASES.contains(&bug) {
-        return None;
+/// How a bug is caught.
+enum Caught {
+    /// By these schedules.
+    BySchedules(Vec<&'static str>),
+    /// With this seed, and how.
+    BySeed(u64, String),
+    /// Not at all, or not by this schedule, which says that it shows it.
+    Not(Option<&'static str>),
+}
+
+/// Bugs that take an exact moment are shown by all schedules that were written for them, the others by seeds.
+fn catch(args: &Args, bug: Bug) -> Caught {
+    let mut shown_by = Vec::new();
+    for schedule in schedules::all().filter(|schedule| schedule.shows.contains(&bug)) {
+        if failure_of(schedule, Some(bug)).is_none() {
+            return Caught::Not(Some(schedule.name));
+        }
+        shown_by.push(schedule.name);
     }
-    plant(Some(bug));
-    let failed = SCHEDULES.iter().find(|(_, run)| std::panic::catch_unwind(run).is_err());
-    plant(None);
-    failed.map(|(name, _)| *name)
+    if !shown_by.is_empty() {
+        return Caught::BySchedules(shown_by);
+    }
+    match hunt(args, Some(bug)) {
+        Some((seed, failure)) => Caught::BySeed(seed, failure),
+        None => Caught::Not(None),
+    }
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     std::panic::set_hook(Box::new(|_| {}));
     let began = Instant::now();
-    if args.only == "none" {
+    let without_bugs = args.only == "none";
+    let bugs: Vec<Bug> = BUGS.iter().filter(|bug| format!("{bug:?}").contains(&args.only)).copied().collect();
+    let needed = |of: &&Schedule| without_bugs || of.shows.iter().any(|bug| bugs.contains(bug));
+    let schedules: Vec<&Schedule> = schedules::all().filter(needed).collect();
+    if unsound(&schedules) > 0 {
+        return ExitCode::FAILURE;
+    }
+    println!("{} schedules hold without a bug, in {:.1} s", schedules.len(), began.elapsed().as_secs_f64());
+    if without_bugs {
         return match hunt(&args, None) {
             Some((seed, failure)) => {
                 println!("seed {seed} fails without a bug: {failure}\n  sim --plan '{}'", Plan::draw_rough(seed));
@@ -62,31 +93,35 @@ fn main() -> ExitCode {
             None => ExitCode::SUCCESS,
         };
     }
-    let (mut escaped, mut needed) = (0, Vec::new());
-    println!("{:<26} {:>6}  caught by", "bug", "seeds");
-    let shown_here = BUGS.iter().filter(|bug| !OF_RECONFIGURATION.contains(bug) && !OF_MOMENTS.contains(bug));
-    for bug in shown_here.filter(|bug| format!("{bug:?}").contains(&args.only)) {
-        if let Some(schedule) = schedule_that_fails(*bug) {
-            needed.push(0);
-            println!("{:<26} {:>6}  the schedule {schedule}", format!("{bug:?}"), "-");
-            continue;
-        }
-        match hunt(&args, Some(*bug)) {
-            Some((seed, failure)) => {
+    let (mut by_schedule, mut escaped, mut needed) = (0, 0, Vec::new());
+    println!("{:<30} {:>6}  caught by", "bug", "seeds");
+    for bug in bugs {
+        let (seeds, how) = match catch(&args, bug) {
+            Caught::BySchedules(names) => {
+                by_schedule += 1;
+                ("-".to_owned(), format!("the schedule {}", names.join(", ")))
+            }
+            Caught::BySeed(seed, failure) => {
                 needed.push(seed - args.from + 1);
-                let failure: String = failure.chars().take(140).collect();
-                println!("{:<26} {:>6}  {failure}", format!("{bug:?}"), seed - args.from + 1);
+                ((seed - args.from + 1).to_string(), failure.chars().take(140).collect())
             }
-            None => {
+            Caught::Not(schedule) => {
                 escaped += 1;
-                println!("{:<26} {:>6}  NOT caught", format!("{bug:?}"), args.seeds);
+                let by = schedule.map_or(String::new(), |name| format!(" by the schedule {name}"));
+                (schedule.map_or(args.seeds.to_string(), |_| "-".to_owned()), format!("NOT caught{by}"))
             }
-        }
+        };
+        println!("{:<30} {seeds:>6}  {how}", format!("{bug:?}"));
     }
     needed.sort_unstable();
     let median = needed.get(needed.len() / 2).copied().unwrap_or(0);
-    let took = began.elapsed().as_secs_f64();
-    println!("{} bugs caught, {escaped} not, by seed {median} in the median, in {took:.1} s", needed.len());
+    let (last, took) = (needed.last().copied().unwrap_or(0), began.elapsed().as_secs_f64());
+    println!(
+        "{} bugs caught, {escaped} not; {} by seed {median} in the median and {last} at the latest, {by_schedule} by \
+         schedules; in {took:.1} s",
+        needed.len() + by_schedule,
+        needed.len()
+    );
     if escaped == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -98,6 +133,7 @@ fn plant_everywhere(bug: Option<Bug>) {
         Some(Bug::StaleFramesCount) => Some(WalBug::StaleFramesCount),
         Some(Bug::BodiesAreNotChecked) => Some(WalBug::BodiesAreNotChecked),
         Some(Bug::SegmentsAreReadAlone) => Some(WalBug::SegmentsAreReadAlone),
+        Some(Bug::FramesCountAnywhere) => Some(WalBug::FramesCountAnywhere),
         _ => None,
     });
 }

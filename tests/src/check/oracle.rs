@@ -300,7 +300,14 @@ impl Oracle {
 
     /// An acceptor has come back from its durable log.
     pub fn restarted(&mut self, group: u64, member: Member, now: &Restarted<'_>) -> Result<(), OracleViolation> {
-        let state = self.groups.entry(group).or_default();
+        self.holds(group, member, now)?;
+        self.groups.entry(group).or_default().promised.insert(member, now.promised);
+        Ok(())
+    }
+
+    /// What an acceptor holds stands for all its durable votes, and perhaps for some that are not durable yet.
+    pub fn holds(&self, group: u64, member: Member, now: &Restarted<'_>) -> Result<(), OracleViolation> {
+        let Some(state) = self.groups.get(&group) else { return Ok(()) };
         let promised = state.promised.get(&member).copied().unwrap_or(0);
         if now.promised < promised {
             return Err(OracleViolation::PromiseWentBack { group, member, promised, now: now.promised });
@@ -315,7 +322,6 @@ impl Oracle {
                 return Err(OracleViolation::VoteLost { group, member, lost, now: held });
             }
         }
-        state.promised.insert(member, now.promised);
         Ok(())
     }
 

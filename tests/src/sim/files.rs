@@ -108,7 +108,7 @@ impl SimFiles {
     }
 
     /// The process has ended; with `power` what is not synced is there or not.
-    pub(super) fn end(&self, power: bool, dice: &mut Dice) {
+    pub(crate) fn end(&self, power: bool, dice: &mut Dice) {
         let mut directory = self.lock();
         directory.left = None;
         directory.fails = false;

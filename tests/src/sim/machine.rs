@@ -58,7 +58,8 @@ impl Held {
         self.boundaries.first().map_or(0, |(index, _)| *index)
     }
 
-    fn last(&self) -> (u64, u64) {
+    /// The last index that is applied, and the hash.
+    pub(crate) fn last(&self) -> (u64, u64) {
         self.boundaries.last().copied().unwrap_or_default()
     }
 
@@ -92,12 +93,12 @@ pub type Delivered = Arc<Mutex<Vec<Given>>>;
 
 /// A replica's state machine.
 pub struct Machine {
-    pub(super) kind: Kind,
-    pub(super) group: u64,
-    pub(super) held: Arc<Mutex<Held>>,
-    pub(super) delivered: Delivered,
+    pub(crate) kind: Kind,
+    pub(crate) group: u64,
+    pub(crate) held: Arc<Mutex<Held>>,
+    pub(crate) delivered: Delivered,
     /// How often it was asked for its last word on a proposal.
-    pub(super) asked: u64,
+    pub(crate) asked: u64,
 }
 
 /// The bytes of a checkpoint.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use synod::MachineFactory;
-use synod::simulation::{ProposedConfiguration, Voted};
+use synod::simulation::{HeldVotes, ProposedConfiguration, Voted};
 
 use super::machine::{Delivered, Given, Held, Kind, Machine, hash_behind};
 use crate::check::history::{AppendId, History, Limits, Outcome};
@@ -34,6 +34,12 @@ pub struct Observer {
     expired: BTreeMap<(u64, u64), u64>,
     /// The first answer that was wrong.
     wrong: Option<String>,
+}
+
+/// A vote as a replica holds it: (slot, ballot, origin, checksum). What was learned as chosen beats any vote.
+fn vote_held((slot, ballot, origin, crc): &(u64, u64, u64, u32)) -> Vote {
+    let ballot = if *ballot == 0 { u64::MAX } else { *ballot };
+    Vote { slot: *slot, ballot, value: value(*origin, *crc) }
 }
 
 /// The name of a value: a ballot proposes at most one per slot.
@@ -173,14 +179,16 @@ impl Observer {
         chosen_to: u64,
         held: &[(u64, u64, u64, u32)],
     ) -> Result<(), String> {
-        let vote = |(slot, ballot, origin, crc): &(u64, u64, u64, u32)| Vote {
-            slot: *slot,
-            ballot: if *ballot == 0 { u64::MAX } else { *ballot },
-            value: value(*origin, *crc),
-        };
-        let accepted: Vec<Vote> = held.iter().map(vote).collect();
+        let accepted: Vec<Vote> = held.iter().map(vote_held).collect();
         let now = Restarted { promised, chosen_to, accepted: &accepted };
         self.oracle.restarted(group, self.member(node, group), &now).map_err(|violation| violation.to_string())
+    }
+
+    /// What a replica that runs holds must stand for all its durable votes.
+    pub fn holds(&self, node: usize, group: u64, held: &HeldVotes) -> Result<(), String> {
+        let accepted: Vec<Vote> = held.values.iter().map(vote_held).collect();
+        let now = Restarted { promised: held.promised, chosen_to: held.chosen, accepted: &accepted };
+        self.oracle.holds(group, self.member(node, group), &now).map_err(|violation| violation.to_string())
     }
 
     /// All replicas know everything up to this slot as chosen.

@@ -87,7 +87,18 @@ impl World {
                 ));
             }
         }
-        Ok(())
+        self.check_votes(node, shard)
+    }
+
+    /// Of one group at a time: what its replica holds in memory must stand for all its durable votes.
+    fn check_votes(&self, node: usize, shard: usize) -> Result<(), String> {
+        let state = &self.nodes[node];
+        let group = 1 + self.now_ns / self.plan.tick_ns % self.plan.groups;
+        let judged = group as usize % self.plan.shards == shard && state.logs[shard].spoilt.is_none();
+        match state.process.as_ref().and_then(|process| process.shards[shard].held(group)) {
+            Some(held) if judged => self.observer.holds(node, group, &held),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn after_turn(&mut self, node: usize) -> Result<(), String> {

@@ -1,0 +1,122 @@
+//! A shard on its own, without a disk or peers that answer.
+
+use std::io;
+use std::sync::Arc;
+
+use synod_wal::recover::SegmentSource;
+
+use super::*;
+use crate::assemble::{ShardPlace, assemble};
+use crate::checkpoint::files::SystemFiles;
+use crate::checkpoint::store::Store;
+use crate::config::{Config, Member};
+use crate::limits::MIB;
+
+/// A directory without a log.
+struct Nothing;
+
+impl SegmentSource for Nothing {
+    fn generations(&mut self) -> io::Result<Vec<u64>> {
+        Ok(Vec::new())
+    }
+
+    fn len(&mut self, _: u64) -> io::Result<u64> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn read_at(&mut self, _: u64, _: u64, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn name(&self, generation: u64) -> String {
+        generation.to_string()
+    }
+}
+
+/// The shard of node 1 of three, just started over an empty directory.
+fn started() -> Shard {
+    let address = |node: u64| format!("127.0.0.1:{node}").parse().unwrap();
+    let members = (1..=3).map(|node| Member { node, address: address(node) }).collect();
+    let config = Config::new(7, 1, "", members);
+    let dir = tempfile::tempdir().unwrap();
+    let files = SystemFiles::open(dir.path().join("checkpoints")).unwrap();
+    let mut store = Store::open(Box::new(files), 7).unwrap();
+    let place = ShardPlace {
+        shard: 0,
+        replica: 1,
+        segment_bytes: 4 * MIB,
+        memory: Memory::new(1 << 20),
+        seed: 1,
+        genesis: Some(vec![(1, 1), (2, 2), (3, 3)]),
+        seen: Arc::default(),
+        pull_bytes: 1 << 20,
+    };
+    let (mut shard, _) = assemble(&config, &place, &mut Nothing, &mut store, None).unwrap();
+    shard.start(2);
+    shard
+}
+
+/// A peer's first frame of a handshake: it has seen votes that rest on this shard's log up to `seen`.
+fn meet(shard: &mut Shard, node: u64, seen: u64) {
+    shard.peer_connected(node, node, PeerHello { boot: 1, replica: u128::from(node), seen });
+}
+
+#[test]
+fn votes_wait_until_all_peers_were_met() {
+    let mut shard = started();
+    assert!(!shard.may_vote());
+    meet(&mut shard, 2, 0);
+    assert!(!shard.may_vote(), "node 3 may know of votes that were lost");
+    meet(&mut shard, 3, 0);
+    assert!(shard.may_vote());
+    // What they know was said then: it does not wait again when they are gone.
+    shard.disconnected(2);
+    shard.disconnected(3);
+    assert!(shard.may_vote());
+}
+
+#[test]
+fn votes_wait_no_longer_than_a_while() {
+    let mut shard = started();
+    let began = shard.now_ns;
+    meet(&mut shard, 2, 0);
+    shard.now_ns = began + VOTE_WAIT_NS - 1;
+    assert!(!shard.may_vote());
+    shard.now_ns += 1;
+    assert!(shard.may_vote(), "node 3 may never come");
+}
+
+#[test]
+fn a_log_that_ends_before_what_a_peer_has_seen_is_suspect() {
+    let mut shard = started();
+    shard.recovered_end = 7;
+    meet(&mut shard, 2, 7);
+    assert!(!shard.suspect && shard.complete().is_ok());
+    meet(&mut shard, 3, 8);
+    assert!(shard.suspect);
+    let fatal = shard.complete().unwrap_err();
+    assert!(fatal.contains("ends with frame 7, and node 3 has seen votes that rest on frame 8"), "{fatal}");
+}
+
+#[test]
+fn at_the_first_meeting_only_what_recovery_found_counts() {
+    // Since the start it has written nothing durably, and recovery has found nine frames.
+    let mut shard = started();
+    shard.recovered_end = 9;
+    assert_eq!(shard.writer.durable_through(), 0);
+    shard.check_own_log(2, 9, true);
+    assert!(!shard.suspect);
+    // Later the log has what it has: whoever has seen more of it is right.
+    shard.check_own_log(2, 1, false);
+    assert!(shard.suspect);
+}
+
+#[test]
+fn a_peer_that_comes_again_is_compared_with_the_log_as_it_is() {
+    let mut shard = started();
+    shard.recovered_end = 9;
+    meet(&mut shard, 2, 9);
+    shard.disconnected(2);
+    meet(&mut shard, 2, 1);
+    assert!(shard.suspect, "this process has made nothing durable, and a vote has left");
+}
