@@ -88,9 +88,9 @@ pub(crate) struct Pending {
 pub(crate) enum GroupKind {
     /// The configuration.
     Configured,
-    /// The shard's own, for the groups made at run time.
+    /// It is the directory of groups made at run time.
     Directory,
-    /// An order in this slot of the directory.
+    /// An order in this slot of its directory.
     Made(Slot),
     /// It was dropped: only its place is left.
     Gone,
@@ -115,8 +115,11 @@ impl GroupKind {
 /// The part of a group that does not change.
 #[derive(Clone, Debug)]
 pub(crate) struct GroupNames {
+    /// Its number; a directory's is that of no group that users see.
     pub(crate) id: GroupId,
     pub(crate) uid: u128,
+    /// What places it on a shard: see [`crate::homes`].
+    pub(crate) home: u64,
 }
 
 /// Entries that a replica lacks, and who has said that it has trimmed them.
