@@ -280,7 +280,11 @@ impl Group {
             machine => {
                 let durable = machine.as_ref().map_or(0, |machine| machine.durable_index());
                 // What a checkpoint covers is there again after a restart.
-                let next = durable.max(self.checkpoints.index()) + 1;
+                let mut next = durable.max(self.checkpoints.index()) + 1;
+                if self.machine_next >= self.first_index() {
+                    // What it is being given out of the log is needed until it has it, whatever a restart would bring.
+                    next = next.min(self.machine_next);
+                }
                 let after = self.indexes.partition_point(|(_, first)| *first < next);
                 // The slot before the first one that is wholly unseen, less the one that may be seen in part.
                 match self.indexes.get(after) {
