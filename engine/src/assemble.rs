@@ -1,6 +1,6 @@
 //! From a log to a shard: recovery, the groups and the writer, on any source of segments.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use synod_core::{Configuration, Slot};
@@ -10,6 +10,7 @@ use synod_wal::writer::{Writer, WriterConfig};
 use crate::checkpoint::Kept;
 use crate::checkpoint::store::Store;
 use crate::config::Config;
+use crate::homes::Names;
 use crate::large::Cutting;
 use crate::limits::MIB;
 use crate::machine::StateMachine;
@@ -30,8 +31,10 @@ use crate::shard::{Parts, Shard};
 #[derive(Clone, Debug)]
 pub(crate) struct ShardPlace {
     pub(crate) shard: usize,
-    /// The replica that the log is; a log of another one is foreign.
-    pub(crate) replica: u128,
+    /// The id of the log; a log with another one is foreign.
+    pub(crate) log: u128,
+    /// The replicas that its groups are.
+    pub(crate) names: Names,
     pub(crate) segment_bytes: u64,
     /// How much memory its values may take.
     pub(crate) memory: Memory,
@@ -39,8 +42,8 @@ pub(crate) struct ShardPlace {
     pub(crate) cutting: Cutting,
     /// For the choice of timeouts.
     pub(crate) seed: u64,
-    /// The shard's founders, if they are known already.
-    pub(crate) genesis: Option<Genesis>,
+    /// The founders of shards that the cluster began with, as far as they are known and are those of groups here.
+    pub(crate) founders: Vec<(usize, Genesis)>,
     /// Where the shard notes how far it has seen its peers.
     pub(crate) seen: Arc<Seen>,
     /// Bytes of a checkpoint that a peer is asked for at once.
@@ -93,7 +96,8 @@ pub(crate) fn assemble(
     machines: Option<&MachineFactory>,
 ) -> Result<(Shard, Recovery), AssembleError> {
     let mut recoverer = Recoverer::default();
-    let expect = Expect { shard: place.shard as u32, incarnation: place.replica, segment_bytes: place.segment_bytes };
+    let expect = Expect { shard: place.shard as u32, incarnation: place.log, segment_bytes: place.segment_bytes };
+    let homes = config.homes();
     let ids: Vec<GroupId> = config.groups_of(place.shard).collect();
     let name = |uid: u128| {
         ids.iter()
@@ -120,17 +124,16 @@ pub(crate) fn assemble(
         )));
     }
 
-    let maker =
-        Maker { config: config.clone(), replica: place.replica, shard: place.shard, machines: machines.cloned() };
+    let maker = Maker { config: config.clone(), names: place.names.clone(), machines: machines.cloned() };
     let peers: Vec<NodeId> = config.nodes().into_iter().filter(|node| *node != config.node).collect();
     let mut groups = Vec::new();
     let mut prefers = Vec::new();
     let mut add = |recoverer: &mut Recoverer, names: GroupNames, kind: GroupKind, genesis: Option<Configuration>| {
-        let GroupNames { id, uid } = names;
+        let GroupNames { id, uid, home } = names;
         let (state, recovered) =
             recoverer.finish(id, uid).map_err(|error| AssembleError::Damaged(error.to_string()))?;
         let directory = recovered.apply.directory.clone();
-        let replica = maker.replica(genesis, state);
+        let replica = maker.replica(home, genesis, state);
         let is_new = recovered.apply.slot == Slot::ZERO && replica.log().last() == Slot::ZERO;
         let mut machine = match kind {
             GroupKind::Made(_) if is_new => maker.new_machine(id).map_err(AssembleError::Refused)?,
@@ -149,21 +152,26 @@ pub(crate) fn assemble(
         Ok::<_, AssembleError>(directory)
     };
     for id in ids {
-        add(&mut recoverer, GroupNames { id, uid: config.group_uid(id) }, GroupKind::Configured, None)?;
+        let names = GroupNames { id, uid: config.group_uid(id), home: homes.home(id) };
+        add(&mut recoverer, names, GroupKind::Configured, None)?;
     }
-    // No group of a user has the number of a shard's directory, which only its log's lines and its preference know.
-    let names = GroupNames { id: place.shard as u64, uid: config.directory_uid(place.shard) };
-    let directory = add(&mut recoverer, names, GroupKind::Directory, None)?;
-    for (slot, made) in directory.iter() {
-        if let Some(reason) = maker.refuses(made.id) {
-            return Err(AssembleError::Refused(reason));
+    let mut directories = HashMap::new();
+    for number in homes.directories(place.shard) {
+        // Only a log's lines and the preference know a directory's number.
+        let names = GroupNames { id: number, uid: config.directory_uid(number), home: number };
+        let directory = add(&mut recoverer, names, GroupKind::Directory, None)?;
+        for (slot, made) in directory.iter() {
+            if let Some(reason) = maker.refuses(made.id) {
+                return Err(AssembleError::Refused(reason));
+            }
+            let names = GroupNames { id: made.id, uid: maker.uid(number, slot, made.id), home: number };
+            add(&mut recoverer, names, GroupKind::Made(slot), made.genesis())?;
         }
-        let names = GroupNames { id: made.id, uid: maker.uid(slot, made.id) };
-        add(&mut recoverer, names, GroupKind::Made(slot), made.genesis())?;
+        directories.insert(number, directory);
     }
     for group in &mut groups {
         if let GroupKind::Made(slot) = group.kind {
-            group.ending = directory.get(slot).is_some_and(|made| made.ending);
+            group.ending = directories[&group.names.home].get(slot).is_some_and(|made| made.ending);
         }
     }
     // What is left of other groups is of such as were dropped.
@@ -174,7 +182,7 @@ pub(crate) fn assemble(
     let writer_config = WriterConfig {
         segment_bytes: place.segment_bytes,
         bytes_max: config.wal_mib_max * MIB,
-        ..WriterConfig::new(place.shard as u32, place.replica)
+        ..WriterConfig::new(place.shard as u32, place.log)
     };
     let mut shard = Shard::new(Parts {
         peers,
@@ -195,9 +203,10 @@ pub(crate) fn assemble(
         checkpoints: CheckpointPolicy::new(config, place.pull_bytes),
         node: config.node,
         shard: (place.shard, config.shards),
+        homes,
     });
-    if let Some(genesis) = &place.genesis {
-        shard.found(genesis);
+    for (first_shard, genesis) in &place.founders {
+        shard.found(*first_shard, genesis);
     }
     Ok((shard, recovery))
 }

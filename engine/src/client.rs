@@ -102,11 +102,13 @@ impl NodeClient {
             target_incarnation: 0,
             shard: (group % cluster.shards.max(1) as u64) as u32,
             shard_count: cluster.shards.max(1) as u32,
+            first_shards: 0,
             phase_2: 0,
             replacement: false,
             founder: false,
             founding: 0,
             replica: 0,
+            rules: Vec::new(),
             target_replica: 0,
             seen_replica: 0,
             wal_sequence_seen: 0,
@@ -560,7 +562,12 @@ impl Client {
     /// When it does not answer.
     pub fn made_groups(&mut self, node: NodeId, timeout: Duration) -> Result<Vec<MadeGroupV1>, ClientError> {
         let mut made = Vec::new();
-        for shard in 0..self.cluster.shards as u64 {
+        // The number of shards may have been changed since the cluster's file was written.
+        let shards = match self.call(node, &Request::Info { group: 0 }, timeout)? {
+            ReplyV1::Info { shards, .. } => u64::from(shards),
+            reply => return Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),
+        };
+        for shard in 0..shards {
             match self.call(node, &Request::Groups { group: shard }, timeout)? {
                 ReplyV1::Groups { groups } => made.extend(groups),
                 reply => return Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::homes::Homes;
 use crate::limits::SESSIONS_MAX;
 use crate::outcome::{GroupId, NodeId};
 
 /// An hour: the longest that `queue_ms_max` may let a proposal wait.
 const QUEUE_MS_MAX: u64 = 3_600_000;
+/// A node has no more shards.
+const SHARDS_MAX: usize = 1024;
 /// A year: the longest time that a session may be idle.
 const SESSION_IDLE_SECONDS_MAX: u64 = 365 * 24 * 3600;
 
@@ -99,9 +102,14 @@ pub struct Config {
     /// How many groups there are; they are numbered from 1, and the first members vote in each.
     #[serde(default = "defaults::groups")]
     pub groups: u64,
-    /// How many shards (cores) this node uses; the same on all nodes, and fixed with the directory.
+    /// How many shards (cores) this node uses; the same on all nodes. A start with another number than the directory has
+    /// copies the node's logs first, and nodes of different numbers do not talk to each other.
     #[serde(default = "defaults::shards")]
     pub shards: usize,
+    /// How many shards the cluster began with, if `shards` was changed since. A directory knows it; only a new one in a
+    /// cluster that is there already must be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_shards: Option<usize>,
     /// How many voters choose a value in the `groups` at their beginning, at least 1; 0: a majority. To elect a leader it then
     /// takes all voters but one less than that. The same on all nodes, and fixed with the directory: the quorums of a group
     /// that is there are changed by [`MembershipChange::Quorum`](crate::MembershipChange::Quorum).
@@ -257,6 +265,7 @@ impl Config {
             dir: dir.into(),
             groups: defaults::groups(),
             shards: defaults::shards(),
+            first_shards: None,
             phase_2: 0,
             sync: Sync::default(),
             disk: DiskBackend::default(),
@@ -313,6 +322,10 @@ impl Config {
         )?;
         check(is_member(self.node), "`node` is not among the `members`")?;
         check(self.preferred_leader.is_none_or(is_member), "`preferred_leader` is not among the `members`")?;
+        check(
+            self.first_shards.is_none_or(|first| (1..=SHARDS_MAX).contains(&first)),
+            "`first_shards` must be between 1 and 1024",
+        )?;
         check(self.cache_mib >= 1 && self.cache_mib <= 1 << 20, "`cache_mib` must be between 1 and 1048576")?;
         check((4..=1024).contains(&self.segment_mib), "`segment_mib` must be between 4 and 1024")?;
         check(self.index_mib >= 1 && self.index_mib <= 1 << 20, "`index_mib` must be between 1 and 1048576")?;
@@ -393,14 +406,24 @@ impl Config {
         self.uid_of(u128::from(group))
     }
 
-    /// The uid of a shard's directory.
-    pub(crate) fn directory_uid(&self, shard: usize) -> u128 {
-        self.uid_of(u128::from(u64::MAX - shard as u64))
+    /// How many shards the cluster began with, as far as this says.
+    pub(crate) fn first_shards(&self) -> usize {
+        self.first_shards.unwrap_or(self.shards)
     }
 
-    /// The uid of the group that the order in a slot of a shard's directory has made. No slot is used twice.
-    pub(crate) fn made_uid(&self, shard: usize, slot: u64) -> u128 {
-        self.uid_of(u128::from(slot) << 64 | shard as u128)
+    /// Which group is on which shard.
+    pub(crate) fn homes(&self) -> Homes {
+        Homes { groups: self.groups, first_shards: self.first_shards() as u64, shards: self.shards as u64 }
+    }
+
+    /// The uid of a directory.
+    pub(crate) fn directory_uid(&self, directory: u64) -> u128 {
+        self.uid_of(u128::from(u64::MAX - directory))
+    }
+
+    /// The uid of the group that the order in a slot of a directory has made. No slot is used twice.
+    pub(crate) fn made_uid(&self, directory: u64, slot: u64) -> u128 {
+        self.uid_of(u128::from(slot) << 64 | u128::from(directory))
     }
 
     /// Whether a uid is one of [`Config::made_uid`].
@@ -434,7 +457,7 @@ fn check_cluster(groups: u64, shards: usize, members: &[Member]) -> Result<(), C
     addresses.sort_unstable();
     check(addresses.windows(2).all(|w| w[0] != w[1]), "two members have the same `address`")?;
     check((1..=1 << 20).contains(&groups), "`groups` must be between 1 and 1048576")?;
-    check((1..=1024).contains(&shards), "`shards` must be between 1 and 1024")?;
+    check((1..=SHARDS_MAX).contains(&shards), "`shards` must be between 1 and 1024")?;
     check(groups >= shards as u64, "there are fewer `groups` than `shards`")
 }
 
@@ -467,6 +490,7 @@ mod tests {
         check(|c| c.node = 9, "node");
         check(|c| c.groups = 0, "groups");
         check(|c| c.shards = 2, "shards");
+        check(|c| c.first_shards = Some(0), "first_shards");
         check(|c| c.phase_2 = 4, "phase_2");
         check(|c| c.segment_mib = 2, "segment_mib");
         check(|c| c.retain_mib = 1, "retain_mib");

@@ -16,7 +16,7 @@ use crate::batch::Entries;
 use crate::config::{Config, Member};
 use crate::large::PartOf;
 use crate::limits::{WINDOW_BYTES, WINDOW_SLOTS};
-use crate::meta::{MetaV3, decode_meta, encode_meta};
+use crate::meta::{MetaV4, decode_meta, encode_meta};
 use crate::payload::{BatchHeader, Payload, Place};
 use crate::persist::{Summary, record_header};
 use crate::recovery::Recoverer;
@@ -256,7 +256,7 @@ pub fn record_specimens() -> Vec<(RecordHeader, Vec<u8>)> {
 
 /// A legal meta file.
 pub fn meta_specimen() -> Vec<u8> {
-    encode_meta(&MetaV3::specimen())
+    encode_meta(&MetaV4::specimen())
 }
 
 /// A legal configuration file.

@@ -13,6 +13,7 @@ use crate::batch::Entries;
 use crate::client::protocol::GroupInfoV1;
 use crate::clock::now_ns;
 use crate::groups::{GroupChange, GroupError, GroupOutcome, MadeGroup};
+use crate::homes::Homes;
 use crate::large::LargeBudget;
 use crate::limits::READ_BYTES_MAX;
 use crate::machine::StateMachine;
@@ -38,6 +39,7 @@ pub struct Handle {
     posts: Arc<[Post]>,
     node: NodeId,
     large: LargeBudget,
+    homes: Homes,
 }
 
 /// What comes back to an async caller: a future, or a blocking wait.
@@ -118,8 +120,8 @@ impl<T> Pending<T> {
 }
 
 impl Handle {
-    pub(crate) fn new(posts: Vec<Post>, node: NodeId, large: LargeBudget) -> Self {
-        Self { posts: posts.into(), node, large }
+    pub(crate) fn new(posts: Vec<Post>, node: NodeId, homes: Homes, large: LargeBudget) -> Self {
+        Self { posts: posts.into(), node, homes, large }
     }
 
     /// This node's number.
@@ -128,7 +130,7 @@ impl Handle {
     }
 
     fn post(&self, group: GroupId) -> &Post {
-        &self.posts[(group % self.posts.len() as u64) as usize]
+        &self.posts[self.homes.shard(group)]
     }
 
     /// Proposes one entry, of 64 MiB at most. It is committed, and applied on this node, when the future gives `Ok`.

@@ -34,7 +34,7 @@
 //! them; `checkpoint` keeps what state machines write, on a helper thread, and `router` lets several share a group;
 //! `runtime` drives a shard on
 //! its executor; `node` owns threads, `meta` the directory, `peers` what is known of the other nodes, `open_log` what
-//! becomes of a log at a start, `repair` what becomes of a cluster that has lost its quorum, `mailbox` the ways in.
+//! becomes of a log at a start, `rehome` what becomes of all logs when the number of shards is another, `repair` what becomes of a cluster that has lost its quorum, `mailbox` the ways in.
 
 mod apply;
 mod assemble;
@@ -49,6 +49,7 @@ mod directory;
 pub mod fuzzing;
 mod groups;
 mod handle;
+mod homes;
 mod indexes;
 mod large;
 pub mod limits;
@@ -58,6 +59,7 @@ mod marks;
 mod membership;
 mod meta;
 mod metrics;
+mod new_log;
 mod node;
 mod open_log;
 mod outcome;
@@ -66,6 +68,7 @@ mod peers;
 mod persist;
 mod random;
 mod recovery;
+mod rehome;
 pub mod repair;
 mod router;
 mod runtime;
@@ -88,6 +91,7 @@ pub use meta::DirectoryError;
 pub use metrics::Phases;
 pub use node::{MachineFactory, Node, OnFatal, Options, StartError, new_cluster_id};
 pub use outcome::{Committed, Epoch, GroupId, NodeId, Outcome, Overload, ProposeError, Rejection};
+pub use rehome::RehomeError;
 pub use router::Router;
 pub use shard::events::{Event, OnEvent};
 pub use shard::points::{Consistency, ReadPoint};

@@ -65,7 +65,7 @@ pub const EARLIER_POSITIONS_MAX: usize = 256;
 /// A group's sessions, as the log bears them: six numbers of a session with one position and three of an earlier position,
 /// each in at most nine bytes; how many positions there are takes one.
 pub const SESSIONS_BYTES_MAX: usize = SESSIONS_MAX * (6 * 9 + 1) + EARLIER_POSITIONS_MAX * 3 * 9;
-/// Groups made at run time that a shard can have.
+/// Groups made at run time that a directory can have; there is one for each shard that the cluster began with.
 pub const GROUPS_MADE_MAX: usize = 1024;
 /// Groups that a shard may have dropped since its start: each leaves a little memory behind, and beyond that a leader has
 /// no further ones made.

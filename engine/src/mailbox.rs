@@ -16,6 +16,7 @@ use crate::batch::Entries;
 use crate::checkpoint::StoreDone;
 use crate::client::protocol::{GroupInfoV1, ReplyV1};
 use crate::groups::{GroupChange, MadeGroup};
+use crate::homes::Names;
 use crate::large::LargePermit;
 use crate::limits::MAILBOX_MAX;
 use crate::membership::{Membership, MembershipChange};
@@ -40,14 +41,19 @@ pub(crate) type EntriesReply = Box<dyn FnOnce(Result<CommittedEntries, ReadError
 pub(crate) type PointAnswer = Box<dyn FnOnce(AtPoint<'_>) + Send>;
 
 /// What a peer said of its shard in the handshake.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PeerHello {
     /// Names the start of its process.
     pub(crate) boot: u64,
-    /// The replica that its log is.
-    pub(crate) replica: u128,
+    /// The id of its log.
+    pub(crate) log: u128,
+    /// The replicas that its groups are.
+    pub(crate) names: Names,
     /// How far it has seen votes rest on our log, as that is now; 0: not at all.
     pub(crate) seen: u64,
+    /// It has seen votes rest on more of a log of an earlier era than was copied: up to where that went, and how far it has
+    /// seen.
+    pub(crate) lost: Option<(u64, u64)>,
 }
 
 /// What can be posted to a shard.
@@ -117,7 +123,7 @@ pub(crate) enum Mail {
     /// A reply for a client of this shard, from another shard.
     Reply { connection: u64, request: u64, reply: ReplyV1 },
     /// The last of the shard's founders was met.
-    Genesis(Genesis),
+    Genesis(usize, Genesis),
     /// Let the producers propose.
     Wake,
     /// Time has passed.
@@ -231,6 +237,7 @@ pub(crate) fn mailbox() -> (Post, Mailbox) {
 mod tests {
     use super::*;
     use crate::Handle;
+    use crate::homes::Homes;
     use crate::large::LargeBudget;
     use crate::outcome::{Committed, Overload, ProposeError};
 
@@ -239,7 +246,8 @@ mod tests {
     #[test]
     fn mailbox_overflow_drops_completion() {
         let (post, mailbox) = mailbox();
-        let handle = Handle::new(vec![post], 1, LargeBudget::default());
+        let homes = Homes { groups: 1, first_shards: 1, shards: 1 };
+        let handle = Handle::new(vec![post], 1, homes, LargeBudget::default());
         let mut waiting: Vec<_> = (0..MAILBOX_MAX).map(|_| handle.propose(1, b"entry")).collect();
         for _ in 0..10 {
             assert_eq!(handle.propose(1, b"entry").wait(), Err(Overload::Shard.rejection().into()));

@@ -3,9 +3,12 @@
 //! `init` draws the directory's incarnation; a start never does, so an empty directory never bootstraps itself. Every
 //! start counts up the boot number and makes it durable before anything is sent.
 //!
-//! Each shard's log is a *replica*, with an id of 128 bits that is durable before the log's first frame. A log that can
-//! no longer be trusted is set aside and a new one, with a new id, takes its place: whoever counts votes tells the two
-//! apart.
+//! Each shard's log has an id of 128 bits that is durable before the log's first frame, and the groups that begin in it are
+//! *replicas* with this id. A log that can no longer be trusted is set aside and a new one, with a new id, takes its place:
+//! whoever counts votes tells the two apart.
+//!
+//! The logs of one number of shards are an *era*. Another number begins a new era ([`crate::rehome`]): logs with new ids, in
+//! which the groups are the replicas that they were.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -16,68 +19,170 @@ use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Serialize};
 use rustix::fs::{FlockOperation, flock};
 
+use synod_transport::hello::ReplicaRule;
+
+use crate::homes::{self, Names};
 use crate::outcome::NodeId;
 use crate::peers;
 use crate::random::random_u128;
 use crate::sealed::{self, Broken};
 
 const MAGIC: [u8; 8] = *b"SYNODMET";
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 const META: &str = "meta";
 const LOCK: &str = "lock";
 const REPAIRED: &str = "repaired";
+const ERA: &str = "era-";
+
+/// Logs of earlier eras that are remembered; beyond that the oldest are forgotten.
+const PAST_LOGS_MAX: usize = 1 << 14;
 
 /// What a directory says of itself.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub(crate) struct MetaV3 {
+pub(crate) struct MetaV4 {
     pub(crate) cluster: u128,
     pub(crate) node: u64,
     pub(crate) incarnation: u128,
     pub(crate) boot: u64,
     /// How many voters choose a value in the groups of the configuration at their beginning; 0: a majority.
     pub(crate) phase_2: u16,
+    /// How often the number of shards was changed: only the logs of this era count.
+    pub(crate) era: u64,
     /// By shard.
     pub(crate) logs: Vec<LogIds>,
+    /// The replicas that this directory began with, one for each shard that the cluster began with.
+    pub(crate) first: Vec<u128>,
+    /// What was drawn since; a later one counts more.
+    pub(crate) renewed: Vec<Renewed>,
+    /// The logs of earlier eras, oldest first.
+    pub(crate) past: Vec<PastLog>,
     /// It was made to replace a lost directory: its replicas are no voters of the beginning.
     pub(crate) replacement: bool,
 }
 
-/// Which replicas a shard's log is and was.
+/// A shard's log.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct LogIds {
     /// The log as it is now.
-    pub(crate) replica: u128,
-    /// The shard's first log in this directory.
-    pub(crate) first: u128,
+    pub(crate) log: u128,
     /// A log that is being set aside, 0 for none.
     aside: u128,
 }
 
-impl MetaV3 {
+impl LogIds {
+    pub(crate) fn new(log: u128) -> Self {
+        Self { log, aside: 0 }
+    }
+}
+
+/// The replica that all groups of a shard became when its log was begun anew.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Renewed {
+    /// How many shards there were.
+    shards: u32,
+    /// Which one.
+    shard: u32,
+    replica: u128,
+}
+
+/// A log whose records were copied into those of the next era.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PastLog {
+    pub(crate) log: u128,
+    /// How many shards there were, and which one it was of.
+    shards: u32,
+    shard: u32,
+    /// The sequence of its last frame, 0 for none.
+    pub(crate) end: u64,
+}
+
+impl MetaV4 {
     /// A legal one, always the same.
     #[cfg(feature = "simulation")]
     pub(crate) fn specimen() -> Self {
-        let logs = vec![LogIds { replica: 7, first: 7, aside: 0 }];
-        Self { cluster: 5, node: 2, incarnation: 9, boot: 3, phase_2: 2, logs, replacement: false }
+        Self {
+            cluster: 5,
+            node: 2,
+            incarnation: 9,
+            boot: 3,
+            phase_2: 2,
+            era: 1,
+            logs: vec![LogIds::new(12)],
+            first: vec![7, 8],
+            renewed: vec![Renewed { shards: 2, shard: 1, replica: 11 }],
+            past: vec![
+                PastLog { log: 7, shards: 2, shard: 0, end: 40 },
+                PastLog { log: 11, shards: 2, shard: 1, end: 3 },
+            ],
+            replacement: false,
+        }
     }
 
     /// A new directory, with ids of its own.
-    pub(crate) fn draw(cluster: u128, node: u64, (shards, phase_2): (usize, u16), replacement: bool) -> Self {
-        let log = |_| {
-            let replica = random_u128();
-            LogIds { replica, first: replica, aside: 0 }
-        };
-        let (incarnation, logs) = (random_u128(), (0..shards).map(log).collect());
-        Self { cluster, node, incarnation, boot: 0, phase_2, logs, replacement }
+    pub(crate) fn draw(
+        cluster: u128,
+        node: u64,
+        (shards, first, phase_2): (usize, usize, u16),
+        replacement: bool,
+    ) -> Self {
+        let first: Vec<u128> = (0..first).map(|_| random_u128()).collect();
+        let log = |shard: usize| LogIds::new(if shards == first.len() { first[shard] } else { random_u128() });
+        Self {
+            cluster,
+            node,
+            incarnation: random_u128(),
+            boot: 0,
+            phase_2,
+            era: 0,
+            logs: (0..shards).map(log).collect(),
+            first,
+            renewed: Vec::new(),
+            past: Vec::new(),
+            replacement,
+        }
     }
 
-    /// Fails unless the directory at `path` is the one that the configuration means.
+    /// Which replicas the groups are.
+    fn all_rules(&self) -> Vec<ReplicaRule> {
+        let shards = self.first.len() as u32;
+        let first =
+            (0..shards).zip(&self.first).map(|(shard, replica)| ReplicaRule { shards, shard, replica: *replica });
+        let mut rules: Vec<ReplicaRule> = first.collect();
+        for Renewed { shards, shard, replica } in &self.renewed {
+            homes::add_rule(&mut rules, ReplicaRule { shards: *shards, shard: *shard, replica: *replica });
+        }
+        rules
+    }
+
+    /// What the handshake says of the replicas of a shard, if there were `shards` of them.
+    pub(crate) fn rules_of(&self, shard: usize, shards: usize) -> Vec<ReplicaRule> {
+        homes::rules_of_shard(&self.all_rules(), (shard, shards))
+    }
+
+    /// The replica that the groups with this home are.
+    pub(crate) fn replica_of(&self, home: u64) -> u128 {
+        homes::named(&self.all_rules(), home)
+    }
+
+    /// What follows when the logs are copied into those of another number of shards: `ends` are the sequences of the last
+    /// frames of the present ones.
+    pub(crate) fn next_era(&self, shards: usize, ends: &[u64]) -> Self {
+        let of = self.logs.len() as u32;
+        let now = (0..of).zip(&self.logs).zip(ends);
+        let now = now.map(|((shard, ids), end)| PastLog { log: ids.log, shards: of, shard, end: *end });
+        let mut past: Vec<PastLog> = self.past.iter().copied().chain(now).collect();
+        past.drain(..past.len().saturating_sub(PAST_LOGS_MAX));
+        let logs = (0..shards).map(|_| LogIds::new(random_u128())).collect();
+        Self { era: self.era + 1, logs, past, ..self.clone() }
+    }
+
+    /// Fails unless the directory at `path` is the one that the configuration means, with so many shards if it matters.
     fn check_owner(
         &self,
         path: &Path,
-        (cluster, node, shards): (u128, Option<u64>, usize),
+        (cluster, node, shards): (u128, Option<u64>, Option<usize>),
     ) -> Result<(), DirectoryError> {
-        let node = node.unwrap_or(self.node);
+        let (node, shards) = (node.unwrap_or(self.node), shards.unwrap_or(self.logs.len()));
         if (self.cluster, self.node, self.logs.len()) == (cluster, node, shards) {
             return Ok(());
         }
@@ -108,7 +213,7 @@ pub enum DirectoryError {
     /// Another process uses it.
     #[error("{0} is in use by another process: two nodes must never share a directory")]
     InUse(PathBuf),
-    /// It belongs to another node or cluster, or has another number of shards.
+    /// It belongs to another node or cluster, or has another number of shards where that is not changed.
     #[error("{path} belongs to {theirs}, but the configuration says {ours}: correct `dir` or the configuration")]
     Foreign {
         /// The directory.
@@ -202,12 +307,12 @@ pub(crate) struct DirectoryLock {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    meta: Mutex<MetaV3>,
+    meta: Mutex<MetaV4>,
 }
 
 impl Directory {
     /// Makes a new node's directory. `founding`: see [`peers::init`].
-    pub(crate) fn init(path: &Path, meta: &MetaV3, founding: Vec<NodeId>) -> Result<(), DirectoryError> {
+    pub(crate) fn init(path: &Path, meta: &MetaV4, founding: Vec<NodeId>) -> Result<(), DirectoryError> {
         fs::create_dir_all(path).map_err(io_error(path))?;
         if fs::read_dir(path).map_err(io_error(path))?.next().is_some() {
             return Err(DirectoryError::NotEmpty(path.to_owned()));
@@ -222,7 +327,7 @@ impl Directory {
         path: &Path,
         cluster: u128,
         node: u64,
-        (shards, phase_2): (usize, u16),
+        phase_2: u16,
     ) -> Result<(Self, DirectoryLock), DirectoryError> {
         if !path.join(META).try_exists().map_err(io_error(path))? {
             return Err(DirectoryError::NotInitialised(path.to_owned()));
@@ -232,19 +337,34 @@ impl Directory {
         let lock = take_lock(path, lock.map_err(io_error(&lock_path))?)?;
         refuse_repaired(path)?;
         let mut meta = read_meta(path)?;
-        meta.check_owner(path, (cluster, Some(node), shards))?;
+        meta.check_owner(path, (cluster, Some(node), None))?;
         if meta.phase_2 != phase_2 {
             return Err(DirectoryError::Quorum { path: path.to_owned(), theirs: meta.phase_2, ours: phase_2 });
+        }
+        let logs = era_dir(path, meta.era);
+        if !logs.try_exists().map_err(io_error(&logs))? {
+            // Each log of it was opened: none is a new one.
+            return Err(DirectoryError::Damaged(logs));
         }
         meta.boot += 1;
         write_meta(path, &meta)?;
         // What a crash left half done.
-        for shard in 0..shards {
+        for shard in 0..meta.logs.len() {
             if meta.logs[shard].aside != 0 {
                 RENEWAL[1..].iter().try_for_each(|step| step(path, &mut meta, shard))?;
             }
         }
-        Ok((Self { path: path.to_owned(), meta: Mutex::new(meta) }, lock))
+        let directory = Self { path: path.to_owned(), meta: Mutex::new(meta) };
+        directory.remove_other_eras();
+        Ok((directory, lock))
+    }
+
+    /// Deletes what is there of other eras: the ones before, and one whose beginning was broken off. Nothing of them is
+    /// ever read, so what cannot be deleted only takes room.
+    pub(crate) fn remove_other_eras(&self) {
+        if let Err(error) = remove_other_eras(&self.path, self.meta().era) {
+            tracing::warn!(%error, "what is left of another number of shards cannot be deleted");
+        }
     }
 
     /// Where it is.
@@ -264,25 +384,71 @@ impl Directory {
         self.meta().replacement
     }
 
-    /// Which replicas a shard's log is and was.
-    pub(crate) fn log_ids(&self, shard: usize) -> LogIds {
-        self.meta().logs[shard]
+    /// How many shards it has.
+    pub(crate) fn shards(&self) -> usize {
+        self.meta().logs.len()
+    }
+
+    /// The replicas that it began with, one for each shard that the cluster began with.
+    pub(crate) fn first(&self) -> Vec<u128> {
+        self.meta().first.clone()
+    }
+
+    /// Where the logs are.
+    pub(crate) fn logs(&self) -> PathBuf {
+        era_dir(&self.path, self.meta().era)
+    }
+
+    /// The id of a shard's log.
+    pub(crate) fn log_id(&self, shard: usize) -> u128 {
+        self.meta().logs[shard].log
+    }
+
+    /// What the handshake says of a shard's replicas: nothing when they are what the log is.
+    pub(crate) fn rules(&self, shard: usize) -> Vec<ReplicaRule> {
+        let meta = self.meta();
+        let rules = meta.rules_of(shard, meta.logs.len());
+        if rules.iter().all(|rule| rule.replica == meta.logs[shard].log) { Vec::new() } else { rules }
+    }
+
+    /// The replicas that the groups of a shard are.
+    pub(crate) fn names(&self, shard: usize) -> Names {
+        Names::of_shard((shard, self.shards()), self.log_id(shard), &self.rules(shard))
+    }
+
+    /// The end of a log of an earlier era that is remembered.
+    pub(crate) fn past_end(&self, log: u128) -> Option<u64> {
+        self.meta().past.iter().find(|past| past.log == log).map(|past| past.end)
     }
 
     /// Whether a shard's log may be a voter of the beginning.
     pub(crate) fn is_founder(&self, shard: usize) -> bool {
         let meta = self.meta();
-        !meta.replacement && meta.logs[shard].replica == meta.logs[shard].first
+        !meta.replacement && meta.logs.len() == meta.first.len() && meta.logs[shard].log == meta.first[shard]
     }
 
     /// Sets a shard's log aside, whatever is left of it, and draws the id of the new one. Nobody may use the log now.
     pub(crate) fn renew_replica(&self, shard: usize) -> Result<u128, DirectoryError> {
         let mut meta = self.meta();
         RENEWAL.iter().try_for_each(|step| step(&self.path, &mut meta, shard))?;
-        Ok(meta.logs[shard].replica)
+        Ok(meta.logs[shard].log)
     }
 
-    fn meta(&self) -> MutexGuard<'_, MetaV3> {
+    /// What it says of itself now.
+    pub(crate) fn snapshot(&self) -> MetaV4 {
+        self.meta().clone()
+    }
+
+    /// The switch to another era, whose logs are durable.
+    pub(crate) fn begin_era(&self, next: &MetaV4) -> Result<(), DirectoryError> {
+        let mut meta = self.meta();
+        assert_eq!(meta.era + 1, next.era, "eras follow each other");
+        write_meta(&self.path, next)?;
+        *meta = next.clone();
+        Ok(())
+    }
+
+    fn meta(&self) -> MutexGuard<'_, MetaV4> {
         self.meta.lock().expect("no holder panics")
     }
 }
@@ -297,7 +463,7 @@ fn take_lock(path: &Path, file: File) -> Result<DirectoryLock, DirectoryError> {
 pub(crate) fn look_into(
     path: &Path,
     (cluster, node, shards): (u128, Option<u64>, usize),
-) -> Result<(MetaV3, DirectoryLock), DirectoryError> {
+) -> Result<(MetaV4, DirectoryLock), DirectoryError> {
     if !path.join(META).try_exists().map_err(io_error(path))? {
         return Err(DirectoryError::NotInitialised(path.to_owned()));
     }
@@ -311,7 +477,7 @@ pub(crate) fn look_into(
     };
     refuse_repaired(path)?;
     let meta = read_meta(path)?;
-    meta.check_owner(path, (cluster, node, shards))?;
+    meta.check_owner(path, (cluster, node, Some(shards)))?;
     if meta.logs.iter().any(|log| log.aside != 0) {
         return Err(DirectoryError::HalfDone(path.to_owned()));
     }
@@ -340,7 +506,7 @@ fn refuse_repaired(path: &Path) -> Result<(), DirectoryError> {
     }
 }
 
-type RenewalStep = fn(&Path, &mut MetaV3, usize) -> Result<(), DirectoryError>;
+type RenewalStep = fn(&Path, &mut MetaV4, usize) -> Result<(), DirectoryError>;
 
 /// How a log is set aside. Each step is durable before the next, and may be done again; a start after a crash goes on
 /// with the second. The first makes the old log foreign, so that nothing votes with it any more; only behind the last can
@@ -348,28 +514,36 @@ type RenewalStep = fn(&Path, &mut MetaV3, usize) -> Result<(), DirectoryError>;
 const RENEWAL: [RenewalStep; 4] = [
     |path, meta, shard| {
         let mut next = meta.clone();
-        next.logs[shard].aside = next.logs[shard].replica;
-        next.logs[shard].replica = random_u128();
+        let replica = random_u128();
+        next.logs[shard] = LogIds { log: replica, aside: next.logs[shard].log };
+        let new = Renewed { shards: next.logs.len() as u32, shard: shard as u32, replica };
+        next.renewed.retain(|old| (old.shards, old.shard) != (new.shards, new.shard));
+        next.renewed.push(new);
+        // Whose groups are all other replicas now: nobody asks any more what it held.
+        next.past.retain(|past| !(past.shards.is_multiple_of(new.shards) && past.shard % new.shards == new.shard));
         write_meta(path, &next)?;
         *meta = next;
         Ok(())
     },
     |path, meta, shard| {
-        let log = log_dir(path, shard);
+        let logs = era_dir(path, meta.era);
+        let log = log_dir(&logs, shard);
         let aside = path.join(format!("shard-{shard}.damaged-{:016x}", meta.logs[shard].aside as u64));
         if log.try_exists().map_err(io_error(&log))? {
             fs::rename(&log, &aside).map_err(io_error(&aside))?;
         }
-        sealed::sync_dir(path).map_err(io_error(path))
+        sealed::sync_dir(path).map_err(io_error(path))?;
+        sealed::sync_dir(&logs).map_err(io_error(&logs))
     },
-    |path, _, shard| {
-        for file in [opened_file(path, shard), suspect_file(path, shard)] {
+    |path, meta, shard| {
+        let logs = era_dir(path, meta.era);
+        for file in [opened_file(&logs, shard), suspect_file(&logs, shard)] {
             match fs::remove_file(&file) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(io_error(&file)(error)),
                 _ => {}
             }
         }
-        sealed::sync_dir(path).map_err(io_error(path))
+        sealed::sync_dir(&logs).map_err(io_error(&logs))
     },
     |path, meta, shard| {
         let mut next = meta.clone();
@@ -380,7 +554,38 @@ const RENEWAL: [RenewalStep; 4] = [
     },
 ];
 
-/// Where a shard's log is.
+/// Where an era's logs are.
+pub(crate) fn era_dir(path: &Path, era: u64) -> PathBuf {
+    if era == 0 { path.to_owned() } else { path.join(format!("{ERA}{era}")) }
+}
+
+fn remove_other_eras(path: &Path, era: u64) -> Result<(), DirectoryError> {
+    let mut removed = false;
+    for entry in fs::read_dir(path).map_err(io_error(path))? {
+        let entry = entry.map_err(io_error(path))?;
+        let name = entry.file_name();
+        let Some(of) = name.to_str().and_then(era_of) else { continue };
+        if of != era {
+            let path = entry.path();
+            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            gone.map_err(io_error(&path))?;
+            removed = true;
+        }
+    }
+    if removed { sealed::sync_dir(path).map_err(io_error(path)) } else { Ok(()) }
+}
+
+/// The era that a name in a directory belongs to, if it is one of an era's. Logs that were set aside belong to none.
+fn era_of(name: &str) -> Option<u64> {
+    if let Some(era) = name.strip_prefix(ERA) {
+        return era.parse().ok();
+    }
+    let rest = name.strip_prefix("shard-")?;
+    let shard = rest.strip_suffix(".opened").or_else(|| rest.strip_suffix(".suspect")).unwrap_or(rest);
+    shard.parse::<usize>().ok().map(|_| 0)
+}
+
+/// Where a shard's log is among those of its era.
 pub(crate) fn log_dir(path: &Path, shard: usize) -> PathBuf {
     path.join(format!("shard-{shard}"))
 }
@@ -426,23 +631,23 @@ pub(crate) fn suspect_reason(path: &Path, shard: usize) -> io::Result<Option<Str
     }
 }
 
-fn read_meta(path: &Path) -> Result<MetaV3, DirectoryError> {
+fn read_meta(path: &Path) -> Result<MetaV4, DirectoryError> {
     let file = path.join(META);
     let bytes = sealed::read(&file).map_err(io_error(&file))?;
     decode_meta(&bytes).map_err(|broken| DirectoryError::broken(file, broken))
 }
 
-pub(crate) fn decode_meta(bytes: &[u8]) -> Result<MetaV3, Broken> {
+pub(crate) fn decode_meta(bytes: &[u8]) -> Result<MetaV4, Broken> {
     let archive = sealed::unseal(MAGIC, FORMAT, bytes)?;
-    rkyv::from_bytes::<MetaV3, Failure>(&archive).map_err(|_| Broken::Damaged)
+    rkyv::from_bytes::<MetaV4, Failure>(&archive).map_err(|_| Broken::Damaged)
 }
 
-pub(crate) fn encode_meta(meta: &MetaV3) -> Vec<u8> {
+pub(crate) fn encode_meta(meta: &MetaV4) -> Vec<u8> {
     let archive = rkyv::to_bytes::<Failure>(meta).expect("plain numbers always have an archive");
     sealed::seal(MAGIC, FORMAT, &archive)
 }
 
-pub(crate) fn write_meta(path: &Path, meta: &MetaV3) -> Result<(), DirectoryError> {
+pub(crate) fn write_meta(path: &Path, meta: &MetaV4) -> Result<(), DirectoryError> {
     sealed::replace(path, META, &encode_meta(meta)).map_err(io_error(&path.join(META)))
 }
 

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use synod_transport::hello::{
-    Hello, HelloReply, HelloStatus, Identity, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Refusal, Role, judge,
-    judge_answer,
+    Hello, HelloReply, HelloStatus, Identity, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Refusal, ReplicaRule, Role,
+    judge, judge_answer,
 };
 use synod_transport::net::listen::{DialError, Listener, ServingListener, dial, reply};
 use synod_transport::peer::Backoff;
@@ -18,15 +18,17 @@ use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, SyncMode, UringDisk, flush
 
 use crate::config::{Config, ConfigError, DiskBackend, Sync};
 use crate::handle::Handle;
+use crate::homes::Names;
 use crate::large::LargeBudget;
 use crate::limits::MIB;
 use crate::machine::{MachineError, StateMachine};
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post, mailbox};
-use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV3};
+use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV4};
 use crate::open_log::Opening;
 use crate::outcome::{GroupId, NodeId};
 use crate::peers::{Me, Met, Owner, Peers, Said};
 use crate::random::random_u128;
+use crate::rehome::{self, RehomeError};
 use crate::repair;
 use crate::runtime::{self, Built, Setup};
 use crate::seen::Seen;
@@ -47,6 +49,9 @@ pub enum StartError {
     /// The directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// The directory has another number of shards, and its logs cannot be copied into as many.
+    #[error(transparent)]
+    Rehome(#[from] RehomeError),
     /// The port cannot be used.
     #[error("{error}")]
     Listen {
@@ -176,29 +181,44 @@ impl Node {
     fn make_directory(config: &Config, made: Made) -> Result<(), StartError> {
         config.validate()?;
         let cluster = config.cluster_id().expect("validated");
-        let meta = MetaV3::draw(cluster, config.node, (config.shards, config.phase_2), made == Made::Replacement);
+        let shards = (config.shards, config.first_shards(), config.phase_2);
+        let meta = MetaV4::draw(cluster, config.node, shards, made == Made::Replacement);
+        rehome::check_rules(&meta, config.shards)?;
         let founding = if made == Made::First { config.nodes() } else { Vec::new() };
         Ok(Directory::init(&config.dir, &meta, founding)?)
     }
 
-    /// Starts a node: takes its directory, recovers its shards, listens, and joins its peers.
+    /// Starts a node: takes its directory, recovers its shards, listens, and joins its peers. Where the configuration has
+    /// another number of shards than the directory, the logs are copied first, which takes time and as much disk again.
     ///
     /// # Errors
     /// Whatever stands against it, with what to do.
-    pub fn start(config: Config, options: Options) -> Result<Self, StartError> {
+    pub fn start(mut config: Config, options: Options) -> Result<Self, StartError> {
         config.validate()?;
         let cluster = config.cluster_id().expect("validated");
         // The directory's lock comes first: it is what two processes with one configuration meet.
-        let (directory, lock) = Directory::open(&config.dir, cluster, config.node, (config.shards, config.phase_2))?;
+        let (directory, lock) = Directory::open(&config.dir, cluster, config.node, config.phase_2)?;
         repair::warn_of_repairs(directory.path());
-        let first = |shard| directory.log_ids(shard).first;
+        let first = directory.first();
+        if let Some(said) = config.first_shards.filter(|said| *said != first.len()) {
+            return Err(ConfigError::Invalid(format!(
+                "`first_shards = {said}`, and the directory says that the cluster began with {} shards: correct it, or \
+                 leave it out",
+                first.len()
+            ))
+            .into());
+        }
+        config.first_shards = Some(first.len());
         let owner = Owner {
             node: config.node,
             incarnation: directory.incarnation(),
-            founders: (!directory.is_replacement()).then(|| (0..config.shards).map(first).collect()),
-            shards: config.shards,
+            shards: first.len(),
+            founders: (!directory.is_replacement()).then_some(first),
         };
         let peers = Peers::open(&config.dir, owner)?;
+        if directory.shards() != config.shards {
+            rehome::rehome(&config, &directory, &peers)?;
+        }
         let shared = Arc::new(Shared {
             cluster,
             directory,
@@ -217,7 +237,7 @@ impl Node {
 
         let large = LargeBudget::default();
         let mut node = Self {
-            handle: Handle::new(posts.clone(), config.node, large.clone()),
+            handle: Handle::new(posts.clone(), config.node, config.homes(), large.clone()),
             posts,
             listener: None,
             threads: Vec::new(),
@@ -275,11 +295,11 @@ impl Node {
                     Ok((built, disk, spares, store))
                 }),
                 opened: {
-                    let dir = self.shared.config.dir.clone();
+                    let dir = self.shared.directory.logs();
                     Box::new(move || meta::note_opened(&dir, shard))
                 },
                 suspect: {
-                    let dir = self.shared.config.dir.clone();
+                    let dir = self.shared.directory.logs();
                     Box::new(move |reason| meta::mark_suspect(&dir, shard, reason))
                 },
                 mailbox,
@@ -370,6 +390,7 @@ impl Shared {
             replacement: self.directory.is_replacement(),
             founding: self.peers.founding(),
             shard_count: self.config.shards as u32,
+            first_shards: self.config.first_shards() as u32,
             phase_2: self.config.phase_2,
             members,
         }
@@ -378,7 +399,16 @@ impl Shared {
     /// This node's end of a contact.
     fn me(&self, shard: usize) -> Me {
         let founder = self.directory.is_founder(shard) && self.peers.founds();
-        Me { shard, replica: self.directory.log_ids(shard).replica, founder }
+        Me { shard, replica: self.directory.log_id(shard), founder }
+    }
+
+    /// What a shard is told of a peer, which has seen votes of a replica of this node up to a sequence of its log.
+    fn peer_hello(&self, shard: usize, said: PeerSaid<'_>) -> PeerHello {
+        let PeerSaid { boot, log, rules, seen_log, seen } = said;
+        let names = Names::of_shard((shard, self.config.shards), log, rules);
+        let lost = self.directory.past_end(seen_log).filter(|end| seen > *end).map(|end| (end, seen));
+        let seen = if seen_log == self.directory.log_id(shard) { seen } else { 0 };
+        PeerHello { boot, log, names, seen, lost }
     }
 
     fn members(&self) -> Vec<NodeId> {
@@ -408,8 +438,14 @@ impl Shared {
                 // What was met stays so, whatever became of the answer.
                 self.found(shard, met, posts);
                 if answered.is_ok() && !greet {
-                    let seen = if hello.seen_replica == answer.replica { hello.wal_sequence_seen } else { 0 };
-                    let peer = PeerHello { boot: hello.boot, replica: hello.replica, seen };
+                    let said = PeerSaid {
+                        boot: hello.boot,
+                        log: hello.replica,
+                        rules: &hello.rules,
+                        seen_log: hello.seen_replica,
+                        seen: hello.wal_sequence_seen,
+                    };
+                    let peer = self.peer_hello(shard, said);
                     let _ = posts[shard].send(Mail::Peer { node: hello.node, stream, peer });
                 }
             }
@@ -448,10 +484,12 @@ impl Shared {
             incarnation: self.directory.incarnation(),
             boot: self.directory.boot(),
             shard_count: self.config.shards as u32,
+            first_shards: self.config.first_shards() as u32,
             replacement: self.directory.is_replacement(),
             founder: me.founder,
             founding: self.peers.founding(),
             replica: me.replica,
+            rules: self.directory.rules(shard),
             target_replica,
             seen_replica,
             wal_sequence_seen,
@@ -463,7 +501,7 @@ impl Shared {
     fn found(&self, shard: usize, met: Met, posts: &[Post]) {
         if let Some(genesis) = met.genesis {
             tracing::info!(shard, "all members have met: the shard's groups begin");
-            posts[shard].send_wait(Mail::Genesis(genesis));
+            posts[shard].send_wait(Mail::Genesis(shard, genesis));
         }
     }
 
@@ -539,8 +577,14 @@ impl Shared {
             let met = self.peers.meet(&self.me(shard), &said, |known| judge_answer(&answer, node, founding, known))?;
             self.found(shard, met, posts);
             if let Some(stream) = stream {
-                let seen = if answer.seen_replica == hello.replica { answer.wal_sequence_seen } else { 0 };
-                return Ok((PeerHello { boot: answer.boot, replica: answer.replica, seen }, stream));
+                let said = PeerSaid {
+                    boot: answer.boot,
+                    log: answer.replica,
+                    rules: &answer.rules,
+                    seen_log: answer.seen_replica,
+                    seen: answer.wal_sequence_seen,
+                };
+                return Ok((self.peer_hello(shard, said), stream));
             }
         }
         Err(DialFailure::NotNow(format!("node {node} greets this node again and again")))
@@ -561,16 +605,28 @@ impl Shared {
             target_incarnation: self.peers.known(node).map_or(0, |known| known.incarnation),
             shard: shard as u32,
             shard_count: self.config.shards as u32,
+            first_shards: self.config.first_shards() as u32,
             phase_2: self.config.phase_2,
             replacement: self.directory.is_replacement(),
             founder: me.founder,
             founding: self.peers.founding(),
             replica: me.replica,
+            rules: self.directory.rules(shard),
             target_replica: self.peers.founder(node, shard),
             seen_replica,
             wal_sequence_seen,
         }
     }
+}
+
+/// What a peer has said of its shard.
+struct PeerSaid<'a> {
+    boot: u64,
+    log: u128,
+    rules: &'a [ReplicaRule],
+    /// The log of this node that `seen` speaks of, 0 for none.
+    seen_log: u128,
+    seen: u64,
 }
 
 /// Why there is no connection to a peer.
@@ -626,7 +682,7 @@ fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>)
     let opening = Opening { config, directory, peers, seen, machines };
     let (assembled, recovery, store) = opening.recover_or_renew(shard)?;
     let segment_bytes = config.segment_mib * MIB;
-    let directory = meta::log_dir(directory.path(), shard);
+    let directory = meta::log_dir(&directory.logs(), shard);
     if let Some(tail) = recovery.tail_generation() {
         // What recovery found may only be in the page cache: it must be durable before any vote rests on it.
         flush_tail(&directory, tail).map_err(|error| error.to_string())?;

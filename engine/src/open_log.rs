@@ -16,7 +16,7 @@ use crate::limits::MIB;
 use crate::meta::{self, Directory};
 use crate::node::MachineFactory;
 use crate::outcome::GroupId;
-use crate::peers::Peers;
+use crate::peers::{Genesis, Peers};
 use crate::random::random_u128;
 use crate::recovery::Recoverer;
 use crate::seen::Seen;
@@ -50,7 +50,7 @@ impl Opening<'_> {
                          replace this node by a new one (`synod init --replace` in an empty directory). Nothing was changed"
                     ));
                 }
-                let old = self.directory.log_ids(shard).replica;
+                let old = self.directory.log_id(shard);
                 let new = self.directory.renew_replica(shard).map_err(|error| error.to_string())?;
                 tracing::error!(
                     shard,
@@ -79,34 +79,46 @@ impl Opening<'_> {
     /// A group in which the others are no quorum without this shard's replica, by the last configuration that the log, as
     /// far as it is intact, knows as chosen.
     fn needs_this_vote(&self, shard: usize) -> Option<GroupId> {
-        let (config, replica) = (self.config, self.directory.log_ids(shard).replica);
-        let expect = Expect { shard: shard as u32, incarnation: replica, segment_bytes: config.segment_mib * MIB };
-        let log = meta::log_dir(self.directory.path(), shard);
+        let config = self.config;
+        let (incarnation, names) = (self.directory.log_id(shard), self.directory.names(shard));
+        let expect = Expect { shard: shard as u32, incarnation, segment_bytes: config.segment_mib * MIB };
+        let log = meta::log_dir(&self.directory.logs(), shard);
         let mut found = Recoverer::default();
         let visit = &mut |place, _, header: &_, body: &_| found.record(place, header, body);
         // That it is damaged is known.
         let _ = recover(&mut FileSource::new(&log), expect, visit);
-        let (_, directory, _) = found.finish_up_to_hole(config.directory_uid(shard));
-        let made = directory
-            .apply
-            .directory
-            .iter()
-            .map(|(slot, made)| (made.id, config.made_uid(shard, slot.0), made.genesis()));
-        let always = config.groups_of(shard).map(|id| (id, config.group_uid(id), None));
-        let mut needs = |uid, genesis: Option<Configuration>| {
-            let (recovered, ..) = found.finish_up_to_hole(uid);
-            recovered.configuration.or(genesis).is_some_and(|configuration| {
-                let votes = configuration.member_of(ReplicaId(replica)).is_some();
+        let homes = config.homes();
+        let mut groups: Vec<(GroupId, u128, u64, Option<Configuration>)> =
+            config.groups_of(shard).map(|id| (id, config.group_uid(id), homes.home(id), None)).collect();
+        for number in homes.directories(shard) {
+            let (_, directory, _) = found.finish_up_to_hole(config.directory_uid(number));
+            let made = directory.apply.directory.iter();
+            groups.extend(made.map(|(slot, made)| (made.id, config.made_uid(number, slot.0), number, made.genesis())));
+        }
+        let needs = |(_, uid, home, genesis): &(GroupId, u128, u64, Option<Configuration>)| {
+            let (recovered, ..) = found.finish_up_to_hole(*uid);
+            recovered.configuration.or(genesis.clone()).is_some_and(|configuration| {
+                let votes = configuration.member_of(ReplicaId(names.of(*home))).is_some();
                 votes && configuration.voters.len() - 1 < configuration.quorums().both()
             })
         };
-        always.chain(made).find(|(_, uid, genesis)| needs(*uid, genesis.clone())).map(|(id, ..)| id)
+        groups.into_iter().find(needs).map(|(id, ..)| id)
+    }
+
+    /// The founders of the groups on a shard, as far as they are known.
+    fn founders(&self, shard: usize) -> Vec<(usize, Genesis)> {
+        let (shards, first_shards) = (self.directory.shards(), self.directory.first().len());
+        if shards == first_shards {
+            return self.peers.genesis(shard).map(|genesis| (shard, genesis)).into_iter().collect();
+        }
+        (0..first_shards).filter_map(|first| Some((first, self.peers.genesis(first)?))).collect()
     }
 
     fn recover(&self, shard: usize) -> Result<(Shard, Recovery, Store), AssembleError> {
-        let log = meta::log_dir(self.directory.path(), shard);
+        let logs = self.directory.logs();
+        let log = meta::log_dir(&logs, shard);
         let failed = |error: std::io::Error| AssembleError::Refused(format!("{}: {error}", log.display()));
-        if let Some(reason) = meta::suspect_reason(self.directory.path(), shard).map_err(failed)? {
+        if let Some(reason) = meta::suspect_reason(&logs, shard).map_err(failed)? {
             return Err(AssembleError::Damaged(format!("the log in {}: {reason}", log.display())));
         }
         std::fs::create_dir_all(&log).map_err(failed)?;
@@ -114,12 +126,13 @@ impl Opening<'_> {
         std::fs::read_dir(&log).map_err(failed)?;
         let place = ShardPlace {
             shard,
-            replica: self.directory.log_ids(shard).replica,
+            log: self.directory.log_id(shard),
+            names: self.directory.names(shard),
             segment_bytes: self.config.segment_mib * MIB,
             memory: Memory::new(self.config.cache_mib << 20),
             cutting: Cutting::default(),
             seed: random_u128() as u64,
-            genesis: self.peers.genesis(shard),
+            founders: self.founders(shard),
             seen: Arc::clone(self.seen),
             pull_bytes: PULL_BYTES_MAX,
         };
@@ -128,7 +141,7 @@ impl Opening<'_> {
         let mut store = Store::open(Box::new(files), cluster).map_err(failed)?;
         let (shard_machine, recovery) =
             assemble(self.config, &place, &mut FileSource::new(&log), &mut store, self.machines)?;
-        if recovery.segments.is_empty() && meta::was_opened(self.directory.path(), shard).map_err(failed)? {
+        if recovery.segments.is_empty() && meta::was_opened(&logs, shard).map_err(failed)? {
             return Err(AssembleError::Refused(format!(
                 "the log in {} is lost, and with it this node's votes: put its files back (is its disk mounted?), or, \
                  when they are gone for good, replace this node by a new one (`synod init --replace` in an empty \
@@ -151,7 +164,7 @@ mod tests {
     use super::*;
     use crate::apply::ApplyState;
     use crate::config::Member;
-    use crate::meta::{DirectoryLock, MetaV3};
+    use crate::meta::{DirectoryLock, MetaV4};
     use crate::peers::Owner;
     use crate::persist::Summary;
     use crate::repair::ShardWriter;
@@ -166,9 +179,9 @@ mod tests {
     fn node(path: &Path) -> Node {
         let members = (1..=3).map(|node| Member { node, address: "127.0.0.1:1".parse().unwrap() });
         let config = Config::new(5, 1, path, members.collect());
-        Directory::init(path, &MetaV3::draw(5, 1, (1, 0), false), vec![1]).unwrap();
-        let (directory, _lock) = Directory::open(path, 5, 1, (1, 0)).unwrap();
-        let founders = Some(vec![directory.log_ids(0).first]);
+        Directory::init(path, &MetaV4::draw(5, 1, (1, 1, 0), false), vec![1]).unwrap();
+        let (directory, _lock) = Directory::open(path, 5, 1, 0).unwrap();
+        let founders = Some(directory.first());
         let owner = Owner { node: 1, incarnation: directory.incarnation(), founders, shards: 1 };
         let peers = Peers::open(path, owner).unwrap();
         Node { config, directory, peers, _lock }
@@ -189,19 +202,19 @@ mod tests {
         let mut node = node(&dir.path().join("node"));
         let path = node.directory.path().to_owned();
         node.open().unwrap();
-        let first = node.directory.log_ids(0).replica;
+        let first = node.directory.log_id(0);
         assert!(node.directory.is_founder(0), "a new log is not renewed");
         meta::note_opened(&path, 0).unwrap();
         spoil(&node.directory);
         let third = node.config.members.pop();
         let Err(error) = node.open() else { panic!("it should say {word}") };
         assert!(error.contains(word), "{error}");
-        assert_eq!(node.directory.log_ids(0).replica, first, "a refusal changes nothing");
+        assert_eq!(node.directory.log_id(0), first, "a refusal changes nothing");
 
         node.config.members.extend(third);
         let (_, recovery) = node.open().unwrap();
         assert!(recovery.segments.is_empty());
-        assert!(node.directory.log_ids(0).replica != first && !node.directory.is_founder(0));
+        assert!(node.directory.log_id(0) != first && !node.directory.is_founder(0));
         assert_eq!(node.peers.genesis(0), Some(vec![(1, first)]), "the founders stay as they were");
         let aside = path.join(format!("shard-0.damaged-{:016x}", first as u64));
         assert!(aside.is_dir());
@@ -232,7 +245,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let node = node(&dir.path().join("node"));
         node.open().unwrap();
-        let (path, replica) = (node.directory.path(), node.directory.log_ids(0).replica);
+        let (path, replica) = (node.directory.path(), node.directory.log_id(0));
         let voters = (1..=1 + others).map(|of| (of, if of == 1 { ReplicaId(replica) } else { ReplicaId(of.into()) }));
         let configuration = Configuration { version: 2, ..Configuration::genesis(voters) };
         let mut apply = ApplyState::default();
@@ -247,7 +260,7 @@ mod tests {
         meta::note_opened(path, 0).unwrap();
         meta::mark_suspect(path, 0, "a peer has seen more").unwrap();
         let opened = node.open();
-        assert_eq!(opened.is_err(), node.directory.log_ids(0).replica == replica, "a refusal changes nothing");
+        assert_eq!(opened.is_err(), node.directory.log_id(0) == replica, "a refusal changes nothing");
         opened.map(|_| ())
     }
 
@@ -287,7 +300,7 @@ mod tests {
     #[test]
     fn a_damaged_log_is_begun_anew() {
         let damage = |dir: &Directory| {
-            let first = first_segment(dir.log_ids(0).replica);
+            let first = first_segment(dir.log_id(0));
             let previous = Some(End { generation: 2, sequence: 0, offset: 4096, crc: 0 });
             write_segment(dir, SegmentHeader { generation: 3, previous, ..first }, 2);
         };
@@ -299,7 +312,7 @@ mod tests {
     fn a_foreign_log_is_only_refused() {
         let dir = tempfile::tempdir().unwrap();
         let node = node(&dir.path().join("node"));
-        write_segment(&node.directory, first_segment(node.directory.log_ids(0).replica + 1), 1);
+        write_segment(&node.directory, first_segment(node.directory.log_id(0) + 1), 1);
         let Err(error) = node.open() else { panic!("it should be refused") };
         assert!(error.contains("mixed up"), "{error}");
         assert!(node.directory.is_founder(0));

@@ -135,7 +135,8 @@ impl PeersV2 {
             peer.retired.push(std::mem::replace(&mut peer.incarnation, said.incarnation));
             peer.boot = said.boot;
         }
-        let known = &mut peer.founders[me.shard];
+        // A shard that the cluster did not begin with has no founders of its own.
+        let Some(known) = peer.founders.get_mut(me.shard) else { return FounderV1::default() };
         if me.founder && said.founder && known.replica == 0 {
             known.replica = said.replica;
         }
@@ -166,7 +167,7 @@ impl PeersV2 {
         if self.founding.is_empty() {
             return None;
         }
-        let me = owner.founders.as_ref()?[shard];
+        let me = *owner.founders.as_ref()?.get(shard)?;
         let founder = |node: &NodeId| {
             if *node == owner.node {
                 return Some((*node, me));
@@ -185,6 +186,7 @@ pub(crate) struct Owner {
     pub(crate) incarnation: u128,
     /// By shard, the replica of its first log; none: this node founds nothing.
     pub(crate) founders: Option<Vec<u128>>,
+    /// How many shards the cluster began with: founders are theirs.
     pub(crate) shards: usize,
 }
 
@@ -243,7 +245,7 @@ impl Peers {
 
     /// The founder of a peer's shard that is known, 0 for none.
     pub(crate) fn founder(&self, node: NodeId, shard: usize) -> u128 {
-        self.book().peer(node).map_or(0, |peer| peer.founders[shard].replica)
+        self.book().peer(node).and_then(|peer| peer.founders.get(shard)).map_or(0, |founder| founder.replica)
     }
 
     /// A shard's founders, once they are all known; for ever none at a replacement.
@@ -254,7 +256,8 @@ impl Peers {
     /// The members with which this node had no mutual contact yet in a shard.
     pub(crate) fn missing(&self, shard: usize) -> Vec<NodeId> {
         let book = self.book();
-        let met = |node: &NodeId| book.peer(*node).is_some_and(|peer| peer.founders[shard].mutual);
+        let met =
+            |node: &NodeId| book.peer(*node).and_then(|peer| peer.founders.get(shard)).is_some_and(|of| of.mutual);
         book.founding.iter().copied().filter(|node| *node != self.owner.node && !met(node)).collect()
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use synod_core::planted::{Bug, is};
-use synod_core::{Ballot, Body, Recovered, Slot, Value};
+use synod_core::{Ballot, Body, Record, Recovered, Slot, Value};
 use synod_wal::index::{Index, Place as IndexPlace};
 use synod_wal::ops::RecordPlace;
 use synod_wal::record::RecordHeader;
@@ -16,7 +16,7 @@ use crate::apply::{ApplyState, Effect};
 use crate::batch::Batch;
 use crate::indexes::Indexes;
 use crate::payload::{Payload, Place};
-use crate::persist::Summary;
+use crate::persist::{Summary, record_header};
 use crate::wire::{PART, RECORD_VERSION, kind, value_with};
 
 /// What the log says of one group.
@@ -52,20 +52,30 @@ pub(crate) struct MissingSlot {
 impl Recoverer {
     /// Takes the next record of the log.
     pub(crate) fn record(&mut self, place: RecordPlace, header: &RecordHeader, body: &[u8]) {
-        let group = self.groups.entry(header.uid).or_default();
-        let gone = group.gone;
-        if group.take(header, body).is_none() && self.malformed.is_none() {
-            self.malformed = Some((place, header.uid));
-        }
-        if group.gone > gone {
+        let gone = self.gone(header.uid);
+        self.note(place, header, body);
+        if self.gone(header.uid) > gone {
             // What is held there may never have been chosen: it must not be given to anybody.
-            self.index.trim(header.uid, group.gone.0);
+            self.index.trim(header.uid, self.gone(header.uid).0);
         }
         if header.kind == kind::ACCEPT || header.kind == kind::LEARNED {
             let RecordPlace { generation, offset, bytes } = place;
             let place = IndexPlace { generation, offset, bytes, ballot: header.numbers[1] };
             self.index.insert(header.uid, header.numbers[0], place);
         }
+    }
+
+    /// As [`Recoverer::record`], for one who does not ask where the values lie.
+    pub(crate) fn note(&mut self, place: RecordPlace, header: &RecordHeader, body: &[u8]) {
+        let group = self.groups.entry(header.uid).or_default();
+        if group.take(header, body).is_none() && self.malformed.is_none() {
+            self.malformed = Some((place, header.uid));
+        }
+    }
+
+    /// What was taken so far of a group that has records.
+    pub(crate) fn group(&self, uid: u128) -> Option<&RecoveredGroup> {
+        self.groups.get(&uid)
     }
 
     /// The group with this uid; a group without records is new.
@@ -126,7 +136,52 @@ impl Recoverer {
     }
 }
 
+/// All that counts of a group: the same before and after its log was copied.
+#[derive(PartialEq, Debug)]
+pub(crate) struct Digest {
+    promised: Ballot,
+    told: Slot,
+    gone: Slot,
+    apply: ApplyState,
+    indexes: Indexes,
+    /// What is accepted above, as records.
+    accepted: Vec<RecordHeader>,
+}
+
 impl RecoveredGroup {
+    /// What counts of it.
+    pub(crate) fn digest(&self, uid: u128) -> Digest {
+        let record = |(slot, (ballot, value)): (&Slot, &(Ballot, Value<Payload>))| {
+            let record = Record::Accept { slot: *slot, ballot: *ballot, first: Slot::ZERO, value: value.clone() };
+            record_header(uid, Slot::ZERO, &record)
+        };
+        Digest {
+            promised: self.promised,
+            told: self.chosen,
+            gone: self.gone,
+            apply: self.apply.clone(),
+            indexes: self.indexes.clone(),
+            accepted: self.values.iter().map(record).collect(),
+        }
+    }
+
+    /// The first slot that is missing before others.
+    pub(crate) fn hole(&self) -> Option<Slot> {
+        let slots = std::iter::successors(Some(self.apply.slot.next()), |slot| Some(slot.next()));
+        self.values.keys().zip(slots).find(|(held, slot)| *held != slot).map(|(_, slot)| slot)
+    }
+
+    /// Its votes in short.
+    pub(crate) fn summary(&self) -> Summary {
+        let accepted = self.values.iter().map(|(slot, (ballot, value))| (*slot, *ballot, value.origin));
+        Summary {
+            promised: self.promised,
+            chosen: self.chosen,
+            apply: self.apply.clone(),
+            accepted: accepted.collect(),
+        }
+    }
+
     /// The chosen prefix that the log has heard of: its values may not be there.
     pub(crate) fn told(&self) -> Slot {
         self.chosen
@@ -201,14 +256,13 @@ impl RecoveredGroup {
 
 #[cfg(test)]
 mod tests {
-    use synod_core::{MemberId, Record};
+    use synod_core::MemberId;
     use synod_wal::record::body_crc;
 
     use super::*;
     use crate::batch::Entries;
     use crate::large::PartOf;
     use crate::payload::BatchHeader;
-    use crate::persist::record_header;
     use crate::sessions::command::Command;
 
     fn ballot(round: u64) -> Ballot {

@@ -31,7 +31,7 @@ use crate::checkpoint::format::{Encoder, Head};
 use crate::checkpoint::store::whole_name;
 use crate::config::{Config, ConfigError};
 use crate::limits::MIB;
-use crate::meta::{self, DirectoryError, MetaV3};
+use crate::meta::{self, DirectoryError, MetaV4};
 use crate::outcome::{GroupId, NodeId};
 use crate::payload::Payload;
 use crate::peers;
@@ -141,7 +141,7 @@ pub struct Repair {
     plans: Vec<Plan<Payload>>,
     options: RepairOptions,
     /// The new directory, but for its cluster.
-    meta: MetaV3,
+    meta: MetaV4,
 }
 
 type Step = fn(&Repair, &Config, &RepairNote) -> Result<(), RepairError>;
@@ -177,13 +177,13 @@ impl Repair {
             }
             survivors.push(other);
         }
-        let meta = MetaV3::draw(0, config.node, (config.shards, config.phase_2), true);
+        let meta = MetaV4::draw(0, config.node, (config.shards, config.shards, config.phase_2), true);
         let (mut plans, mut findings) = (Vec::new(), Vec::new());
         for id in 1..=config.groups {
             let shard = (id % config.shards as u64) as usize;
             let evidence: Vec<Evidence<Payload>> =
                 survivors.iter().map(|of| of.shards[shard].group(id).evidence.clone()).collect();
-            let plan = plan(&evidence, config.node, ReplicaId(meta.logs[shard].replica));
+            let plan = plan(&evidence, config.node, ReplicaId(meta.logs[shard].log));
             let base = &survivors[plan.base];
             findings.push(finding(id, base.meta.node, &evidence, &base.shards[shard].group(id).apply, &plan));
             plans.push(plan);
@@ -253,6 +253,12 @@ impl Repair {
         same("node", old.node, into.node)?;
         same("groups", old.groups, into.groups)?;
         same("shards", old.shards as u64, into.shards as u64)?;
+        if into.first_shards.is_some_and(|first| first != into.shards) {
+            return Err(ConfigError::Invalid(
+                "the repaired node begins a new cluster: leave `first_shards` out of its configuration".into(),
+            )
+            .into());
+        }
         if old.cluster_id() == into.cluster_id() {
             return Err(ConfigError::Invalid(format!(
                 "the repaired node needs a `cluster` of its own, not {}: else lost nodes that come back would mix their \
@@ -317,8 +323,8 @@ impl Repair {
         for shard in 0..into.shards {
             let dir = meta::log_dir(&into.dir, shard);
             fs::create_dir(&dir).map_err(at(&dir))?;
-            let replica = self.meta.logs[shard].replica;
-            let mut writer = ShardWriter::create(&dir, shard, replica, into.segment_mib * MIB)?;
+            let log = self.meta.logs[shard].log;
+            let mut writer = ShardWriter::create(&dir, shard, log, into.segment_mib * MIB)?;
             for id in into.groups_of(shard) {
                 let plan = &self.plans[id as usize - 1];
                 let source = &self.survivors[plan.base].shards[shard];
@@ -372,7 +378,7 @@ impl Repair {
     /// With this file the directory is a node's.
     fn decide(&self, into: &Config, _: &RepairNote) -> Result<(), RepairError> {
         let cluster = into.cluster_id().expect("validated");
-        Ok(meta::write_meta(&into.dir, &MetaV3 { cluster, ..self.meta.clone() })?)
+        Ok(meta::write_meta(&into.dir, &MetaV4 { cluster, ..self.meta.clone() })?)
     }
 
     /// The survivors' directories are not to be started again. What protects the new cluster from them is its id; this only

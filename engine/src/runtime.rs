@@ -386,12 +386,7 @@ impl Driver {
     fn on_mail(self: &Rc<Self>, mail: Mail) {
         match mail {
             Mail::Peer { node, stream, peer } => {
-                tracing::debug!(
-                    node,
-                    replica = format!("{:032x}", peer.replica),
-                    seen = peer.seen,
-                    "a peer is connected"
-                );
+                tracing::debug!(node, log = format!("{:032x}", peer.log), seen = peer.seen, "a peer is connected");
                 self.add_link(stream, Some((node, peer)));
             }
             Mail::Client { stream } => self.add_link(stream, None),
@@ -417,7 +412,7 @@ impl Driver {
         let id = self.next_link.replace(self.next_link.get() + 1);
         let link = Rc::new(Link {
             connection,
-            node: peer.map(|(node, _)| node),
+            node: peer.as_ref().map(|(node, _)| *node),
             blocked: Cell::new(false),
             write: Signal::default(),
             closed: Cell::new(false),
@@ -541,7 +536,7 @@ impl Driver {
         use crate::groups::GroupChange;
         use crate::shard::made::GroupReply;
         use crate::shard::trim_orders::{TrimReply, trim_reply};
-        let to = self.posts[(decoded.group() % self.posts.len() as u64) as usize].clone();
+        let to = self.posts[self.shard.borrow().homes.shard(decoded.group())].clone();
         let back = self.posts[self.shard.borrow().shard_number()].clone();
         let reply = move |reply: ReplyV1| {
             if back.send(Mail::Reply { connection, request, reply }).is_err() {

@@ -24,6 +24,7 @@ use crate::apply::Effect;
 use crate::batch::Entries;
 use crate::client::protocol::Request;
 use crate::configuration;
+use crate::homes::Homes;
 use crate::large::Cutting;
 use crate::limits::*;
 use crate::mailbox::PeerHello;
@@ -116,7 +117,7 @@ pub(crate) struct Parts {
     pub(crate) peers: Vec<u64>,
     /// Where it is noted how far the peers' logs were seen.
     pub(crate) seen: Arc<Seen>,
-    /// The shard's directory among them.
+    /// The shard's directories among them.
     pub(crate) groups: Vec<Group>,
     pub(crate) maker: Maker,
     pub(crate) writer: Writer,
@@ -139,6 +140,7 @@ pub(crate) struct Parts {
     pub(crate) node: u64,
     /// This shard, and how many the node has.
     pub(crate) shard: (usize, usize),
+    pub(crate) homes: Homes,
 }
 
 /// What the driver must know or do besides disk operations and outboxes.
@@ -205,6 +207,7 @@ pub(crate) struct Shard {
     prefers: Vec<u32>,
     pub(crate) node: u64,
     shard: (usize, usize),
+    pub(crate) homes: Homes,
     heartbeat_due_ns: u64,
     /// Since when the log waits for its next segment.
     closed_since_ns: Option<u64>,
@@ -295,6 +298,7 @@ impl Shard {
             prefers: parts.prefers.iter().map(|p| if *p { PREFERRED_TRIES } else { 0 }).collect(),
             node: parts.node,
             shard: parts.shard,
+            homes: parts.homes,
             heartbeat_due_ns: 0,
             closed_since_ns: None,
             retry_prepare_ns: 0,
@@ -332,10 +336,10 @@ impl Shard {
 
     /// The place of a group of this shard.
     pub(crate) fn group_at(&self, id: GroupId) -> Option<u32> {
-        let (shard, shards) = (self.shard.0 as u64, self.shard.1 as u64);
-        if id % shards != shard {
+        if self.homes.shard(id) != self.shard.0 {
             return None;
         }
+        let shards = self.shard.1 as u64;
         let place = usize::try_from(id / shards).ok().and_then(|place| self.by_id.get(place).copied().flatten());
         place.or_else(|| self.made.place(id))
     }
@@ -624,7 +628,7 @@ impl Shard {
     /// A connection to a peer's shard is up.
     pub(crate) fn peer_connected(&mut self, node: u64, connection: u64, peer: PeerHello) {
         let Some(at) = self.peers.iter().position(|p| p.node == node) else { return };
-        let PeerHello { boot, replica, seen } = peer;
+        let PeerHello { boot, log, names, seen, lost } = peer;
         if self.peers[at].boot != 0 && self.peers[at].boot != boot {
             mark(Mark::PeerRestarted);
             // Whatever it led, it leads no longer.
@@ -632,14 +636,16 @@ impl Shard {
             self.void_support(at);
         }
         self.check_own_log(node, seen, !self.peers[at].met);
+        self.check_past_log(node, lost);
         let peer = &mut self.peers[at];
         peer.disconnect();
         peer.connection = Some(connection);
         peer.boot = boot;
-        if peer.replica != replica {
+        if peer.log != log {
             // Another log, with sequences of its own.
-            (peer.replica, peer.log_end) = (replica, 0);
+            (peer.log, peer.log_end) = (log, 0);
         }
+        peer.names = names;
         peer.met = true;
         peer.heard_ns = self.now_ns;
         peer.beat_ns = self.now_ns;
@@ -879,8 +885,8 @@ impl Shard {
         if all_gone || self.peers.iter().any(|peer| self.now_ns >= peer.answered_ns + QUORUM_LOST_NS) {
             for at in 0..self.groups.len() as u32 {
                 let replica = &self.groups[at as usize].replica;
-                let (configuration, quorums) = (replica.configuration(), replica.quorums());
-                if replica.leads() && (all_gone || self.reachable(configuration) < quorums.phase_2) {
+                let quorums = replica.quorums();
+                if replica.leads() && (all_gone || self.reachable(at, replica.configuration()) < quorums.phase_2) {
                     self.act(at, &[], |r, out| r.quorum_lost(out));
                 }
             }
@@ -1149,7 +1155,7 @@ impl Shard {
         self.step_gathers();
         self.release_held();
         self.cut_short();
-        self.follow_directory();
+        self.follow_directories();
         if let Some(fatal) = &self.fatal {
             return Err(fatal.clone());
         }
@@ -1348,7 +1354,7 @@ impl Shard {
         match effect {
             Effect::Void => mark(Mark::BatchVoid),
             Effect::Duplicate(_) => mark(Mark::BatchDuplicate),
-            Effect::Sessions if group.kind == GroupKind::Directory => self.made.note_applied(at),
+            Effect::Sessions if group.kind == GroupKind::Directory => self.made.note_applied(group.names.home),
             Effect::Sessions => self.expiry.note(at, slot, now_ns),
             Effect::UnknownSession => mark(Mark::SessionUnknown),
             _ => {}

@@ -20,6 +20,7 @@ use crate::client::protocol::GroupInfoV1;
 use crate::config::Config;
 use crate::configuration;
 use crate::groups::{GroupChange, GroupOutcome, MadeGroup};
+use crate::homes::Names;
 use crate::large::Cutting;
 use crate::mailbox::{Mail, PeerHello};
 use crate::membership::{MembershipChange, MembershipOutcome};
@@ -86,7 +87,7 @@ pub struct HeldVotes {
 /// # Panics
 /// When the configuration is none that a node could start with.
 pub fn directory_uid(config: &Config, shard: usize) -> u128 {
-    config.directory_uid(shard)
+    config.directory_uid(shard as u64)
 }
 
 /// What a record says about a vote, if it does.
@@ -251,9 +252,20 @@ impl SimShard {
         let memory = if tight_memory { memory.tight() } else { memory };
         let cutting = if part_bytes > 0 { Cutting::into(part_bytes) } else { Cutting::default() };
         let seen: Arc<Seen> = Arc::default();
-        let (genesis, seen_here) = (founders, Arc::clone(&seen));
-        let place =
-            ShardPlace { shard, replica, segment_bytes, memory, cutting, seed, genesis, seen: seen_here, pull_bytes };
+        let (founders, seen_here) = (founders.map(|of| (shard, of)).into_iter().collect(), Arc::clone(&seen));
+        let (log, names) = (replica, Names::all(replica));
+        let place = ShardPlace {
+            shard,
+            log,
+            names,
+            segment_bytes,
+            memory,
+            cutting,
+            seed,
+            founders,
+            seen: seen_here,
+            pull_bytes,
+        };
         let assembled = assemble(config, &place, source, &mut store.0, machines);
         let (shard, recovery) = assembled.map_err(|error| match error {
             AssembleError::Damaged(reason) => NoShard::Damaged(reason),
@@ -290,7 +302,11 @@ impl SimShard {
     /// A connection to a peer's shard is up.
     pub fn peer_connected(&mut self, node: NodeId, connection: u64, peer: SimPeer) {
         let SimPeer { boot, replica, seen } = peer;
-        self.shard.peer_connected(node, connection, PeerHello { boot, replica, seen });
+        self.shard.peer_connected(
+            node,
+            connection,
+            PeerHello { boot, log: replica, names: Names::all(replica), seen, lost: None },
+        );
     }
 
     /// How far votes were seen to rest on a replica's log.
@@ -510,7 +526,11 @@ impl SimShard {
 
     /// The place of a group, or of the shard's directory.
     fn place(&self, group: GroupId) -> Option<u32> {
-        if group >= DIRECTORIES { Some(self.shard.made.directory) } else { self.shard.group_at(group) }
+        if group >= DIRECTORIES {
+            self.shard.made.directory(self.shard.shard_number() as u64)
+        } else {
+            self.shard.group_at(group)
+        }
     }
 
     /// Makes a group, in which so many voters choose, or drops one.

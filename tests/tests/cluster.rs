@@ -286,7 +286,7 @@ impl StateMachine for Stamps {
     fn before_propose(&mut self, entry: &[u8]) -> Result<Option<Vec<u8>>, MachineError> {
         match entry {
             b"refuse" => Err("as asked".into()),
-            b"grow" => Ok(Some(vec![0; (1 << 20) + 1])),
+            b"grow" => Ok(Some(vec![0; (64 << 20) + 1])),
             _ => {
                 self.stamped += 1;
                 Ok(Some([entry, &self.stamped.to_le_bytes()].concat()))

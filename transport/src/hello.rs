@@ -13,19 +13,22 @@ pub use judge::{Identity, KnownPeer, Refusal, judge, judge_answer};
 use crate::bytes::{get_u16, get_u32, get_u64, get_u128, put_u16, put_u32, put_u64, put_u128};
 
 /// The lowest version of the messages that this program speaks.
-pub const PROTOCOL_VERSION_MIN: u16 = 5;
+pub const PROTOCOL_VERSION_MIN: u16 = 6;
 /// The highest version of the messages that this program speaks.
-pub const PROTOCOL_VERSION_MAX: u16 = 5;
-/// Bytes of a hello's body as written here.
+pub const PROTOCOL_VERSION_MAX: u16 = 6;
+/// Bytes of a hello's body as written here, without the rules behind it.
 pub const HELLO_BYTES: usize = 256;
+/// How many rules a handshake has room for.
+pub const REPLICA_RULES_MAX: usize = 128;
 /// Bytes of the longest body taken as a hello or a reply: a later release may say more.
 pub const HELLO_BYTES_MAX: usize = 4096 - crate::frame::FRAME_HEADER_BYTES;
 /// Bytes of the longest text in a reply.
 pub const REPLY_TEXT_BYTES_MAX: usize = 512;
 
 const _: () = assert!(PROTOCOL_VERSION_MIN <= PROTOCOL_VERSION_MAX);
-const _: () = assert!(HELLO_BYTES <= HELLO_BYTES_MAX);
-const _: () = assert!(REPLY_AT_TEXT + REPLY_TEXT_BYTES_MAX <= HELLO_BYTES_MAX);
+const RULES_BYTES_MAX: usize = REPLICA_RULES_MAX * RULE_BYTES;
+const _: () = assert!(HELLO_BYTES + RULES_BYTES_MAX <= HELLO_BYTES_MAX);
+const _: () = assert!(REPLY_AT_TEXT + REPLY_TEXT_BYTES_MAX + RULES_BYTES_MAX <= HELLO_BYTES_MAX);
 
 const AT_ROLE: usize = 0;
 const AT_VERSION_MIN: usize = 2;
@@ -45,6 +48,8 @@ const AT_TARGET_REPLICA: usize = 112;
 const AT_SEEN_REPLICA: usize = 128;
 const AT_FOUNDING: usize = 144;
 const AT_PHASE_2: usize = 148;
+const AT_RULES: usize = 150;
+const AT_FIRST_SHARDS: usize = 152;
 
 const REPLY_AT_STATUS: usize = 0;
 const REPLY_AT_TEXT_LEN: usize = 2;
@@ -57,8 +62,13 @@ const REPLY_AT_REPLICA: usize = 48;
 const REPLY_AT_TARGET_REPLICA: usize = 64;
 const REPLY_AT_SEEN_REPLICA: usize = 80;
 const REPLY_AT_FLAGS: usize = 96;
+const REPLY_AT_RULES: usize = 98;
 const REPLY_AT_FOUNDING: usize = 100;
+const REPLY_AT_FIRST_SHARDS: usize = 104;
 const REPLY_AT_TEXT: usize = 112;
+
+/// Bytes of a rule: shards, shard, replica.
+const RULE_BYTES: usize = 24;
 
 const FLAG_REPLACEMENT: u16 = 1;
 const FLAG_FOUNDER: u16 = 2;
@@ -89,6 +99,9 @@ pub enum HelloError {
         /// How many there are.
         shard_count: u32,
     },
+    /// A rule names no shard, or there are more rules than there may be.
+    #[error("the rules that name replicas are broken: run the same release at both ends")]
+    Rules,
     /// The reply bears a status that this program does not know.
     #[error("status {0} is unknown here: run the same release at both ends")]
     Status(u16),
@@ -101,6 +114,18 @@ pub enum Role {
     Peer = 1,
     /// A client.
     Client = 2,
+}
+
+/// Which replica a group is on a node whose number of shards was changed, or whose log was begun anew since: of the rules
+/// that fit a group's home, the last one counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReplicaRule {
+    /// A number of shards that the node has or had; never 0.
+    pub shards: u32,
+    /// The rule fits homes that have this remainder modulo `shards`; below it.
+    pub shard: u32,
+    /// The replica.
+    pub replica: u128,
 }
 
 /// What the dialer says of itself, and whom it expects.
@@ -128,6 +153,8 @@ pub struct Hello {
     pub shard: u32,
     /// How many shards it has.
     pub shard_count: u32,
+    /// How many shards the cluster began with; 0 for a client.
+    pub first_shards: u32,
     /// How many voters choose a value in its groups at the beginning, 0 for a majority.
     pub phase_2: u16,
     /// Its directory was made to replace a lost one.
@@ -136,8 +163,11 @@ pub struct Hello {
     pub founder: bool,
     /// Names the list of nodes that its cluster began with; 0 when its directory was made later.
     pub founding: u32,
-    /// The replica that its shard's log is.
+    /// The id of its shard's log, and, without `rules`, the replica that all groups in it are.
     pub replica: u128,
+    /// Which replicas the groups of its shard are, when not all are the one that the log is; at most
+    /// [`REPLICA_RULES_MAX`].
+    pub rules: Vec<ReplicaRule>,
     /// The founding replica of the other's shard that it knows for good, 0 when it knows none yet.
     pub target_replica: u128,
     /// The replica of the other's shard that `wal_sequence_seen` speaks of, 0 for none.
@@ -148,9 +178,12 @@ pub struct Hello {
 
 impl Hello {
     /// The body of a frame of kind [`KIND_HELLO`](crate::KIND_HELLO).
+    ///
+    /// # Panics
+    /// With more than [`REPLICA_RULES_MAX`] rules.
     #[must_use]
-    pub fn encode(&self) -> [u8; HELLO_BYTES] {
-        let mut bytes = [0; HELLO_BYTES];
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![0; HELLO_BYTES];
         put_u16(&mut bytes, AT_ROLE, self.role as u16);
         put_u16(&mut bytes, AT_VERSION_MIN, self.version_min);
         put_u16(&mut bytes, AT_VERSION_MAX, self.version_max);
@@ -168,6 +201,9 @@ impl Hello {
         put_u128(&mut bytes, AT_TARGET_REPLICA, self.target_replica);
         put_u128(&mut bytes, AT_SEEN_REPLICA, self.seen_replica);
         put_u32(&mut bytes, AT_FOUNDING, self.founding);
+        put_u32(&mut bytes, AT_FIRST_SHARDS, self.first_shards);
+        put_u16(&mut bytes, AT_RULES, self.rules.len() as u16);
+        put_rules(&mut bytes, &self.rules);
         put_u16(&mut bytes, AT_PHASE_2, self.phase_2);
         bytes
     }
@@ -205,6 +241,8 @@ impl Hello {
             target_replica: get_u128(bytes, AT_TARGET_REPLICA),
             seen_replica: get_u128(bytes, AT_SEEN_REPLICA),
             wal_sequence_seen: get_u64(bytes, AT_WAL_SEQUENCE_SEEN),
+            first_shards: get_u32(bytes, AT_FIRST_SHARDS),
+            rules: get_rules(bytes, HELLO_BYTES, get_u16(bytes, AT_RULES))?,
         };
         let (min, max) = (hello.version_min, hello.version_max);
         if max < min {
@@ -252,6 +290,8 @@ pub enum HelloStatus {
     OtherFounders = 13,
     /// The groups of the two begin with quorums of different sizes.
     QuorumDiffers = 14,
+    /// The two do not agree on how many shards the cluster began with.
+    FirstShardsDiffer = 15,
 }
 
 impl HelloStatus {
@@ -272,6 +312,7 @@ impl HelloStatus {
             12 => Self::Replaced,
             13 => Self::OtherFounders,
             14 => Self::QuorumDiffers,
+            15 => Self::FirstShardsDiffer,
             other => return Err(HelloError::Status(other)),
         })
     }
@@ -290,14 +331,18 @@ pub struct HelloReply {
     pub boot: u64,
     /// How many shards it has.
     pub shard_count: u32,
+    /// How many shards the cluster began with; 0 when it does not say.
+    pub first_shards: u32,
     /// Its directory was made to replace a lost one.
     pub replacement: bool,
     /// Its replica may be a voter of the beginning, as in [`Hello::founder`].
     pub founder: bool,
     /// As in [`Hello::founding`].
     pub founding: u32,
-    /// The replica that its shard's log is.
+    /// The id of its shard's log, as in [`Hello::replica`].
     pub replica: u128,
+    /// Which replicas the groups of its shard are, as in [`Hello::rules`].
+    pub rules: Vec<ReplicaRule>,
     /// The founding replica of the dialer's shard that it knows for good, 0 for none.
     pub target_replica: u128,
     /// The replica of the dialer's shard that `wal_sequence_seen` speaks of, 0 for none.
@@ -310,6 +355,9 @@ pub struct HelloReply {
 
 impl HelloReply {
     /// The body of a frame of kind [`KIND_HELLO_REPLY`](crate::KIND_HELLO_REPLY).
+    ///
+    /// # Panics
+    /// With more than [`REPLICA_RULES_MAX`] rules.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let text = cut(&self.text, REPLY_TEXT_BYTES_MAX);
@@ -326,7 +374,10 @@ impl HelloReply {
         put_u128(&mut bytes, REPLY_AT_SEEN_REPLICA, self.seen_replica);
         put_u16(&mut bytes, REPLY_AT_FLAGS, flags_of(self.replacement, self.founder));
         put_u32(&mut bytes, REPLY_AT_FOUNDING, self.founding);
+        put_u16(&mut bytes, REPLY_AT_RULES, self.rules.len() as u16);
+        put_u32(&mut bytes, REPLY_AT_FIRST_SHARDS, self.first_shards);
         bytes.extend_from_slice(text.as_bytes());
+        put_rules(&mut bytes, &self.rules);
         bytes
     }
 
@@ -356,9 +407,32 @@ impl HelloReply {
             target_replica: get_u128(bytes, REPLY_AT_TARGET_REPLICA),
             seen_replica: get_u128(bytes, REPLY_AT_SEEN_REPLICA),
             wal_sequence_seen: get_u64(bytes, REPLY_AT_WAL_SEQUENCE_SEEN),
+            first_shards: get_u32(bytes, REPLY_AT_FIRST_SHARDS),
+            rules: get_rules(bytes, REPLY_AT_TEXT + text.len(), get_u16(bytes, REPLY_AT_RULES))?,
             text: String::from_utf8_lossy(text).into_owned(),
         })
     }
+}
+
+fn put_rules(bytes: &mut Vec<u8>, rules: &[ReplicaRule]) {
+    assert!(rules.len() <= REPLICA_RULES_MAX, "{} rules do not fit into a handshake", rules.len());
+    for rule in rules {
+        let at = bytes.len();
+        bytes.resize(at + RULE_BYTES, 0);
+        put_u32(bytes, at, rule.shards);
+        put_u32(bytes, at + 4, rule.shard);
+        put_u128(bytes, at + 8, rule.replica);
+    }
+}
+
+fn get_rules(bytes: &[u8], at: usize, count: u16) -> Result<Vec<ReplicaRule>, HelloError> {
+    let count = usize::from(count);
+    let rules = bytes.get(at..at + count * RULE_BYTES).filter(|_| count <= REPLICA_RULES_MAX);
+    let rule = |bytes: &[u8]| {
+        let (shards, shard, replica) = (get_u32(bytes, 0), get_u32(bytes, 4), get_u128(bytes, 8));
+        (shard < shards).then_some(ReplicaRule { shards, shard, replica })
+    };
+    rules.and_then(|rules| rules.chunks_exact(RULE_BYTES).map(rule).collect()).ok_or(HelloError::Rules)
 }
 
 fn flags_of(replacement: bool, founder: bool) -> u16 {

@@ -46,8 +46,8 @@ pub use frame::{
     FrameHeader, KIND_HELLO, KIND_HELLO_REPLY, append_frame, append_frame_with, encode_frame,
 };
 pub use hello::{
-    HELLO_BYTES, HELLO_BYTES_MAX, Hello, HelloError, HelloReply, HelloStatus, Identity, KnownPeer, Refusal, Role,
-    judge, judge_answer,
+    HELLO_BYTES, HELLO_BYTES_MAX, Hello, HelloError, HelloReply, HelloStatus, Identity, KnownPeer, REPLICA_RULES_MAX,
+    Refusal, ReplicaRule, Role, judge, judge_answer,
 };
 pub use net::glommio::Connection;
 pub use net::listen::{DialError, HandshakeLimits, Listener, ServingListener, dial, reply};

@@ -2,21 +2,24 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn meta() -> MetaV3 {
-    let log = |replica| LogIds { replica, first: replica, aside: 0 };
-    MetaV3 {
+fn meta() -> MetaV4 {
+    MetaV4 {
         cluster: 5,
         node: 2,
         incarnation: 9,
         boot: 0,
         phase_2: 2,
-        logs: vec![log(11), log(12)],
+        era: 0,
+        logs: vec![LogIds::new(11), LogIds::new(12)],
+        first: vec![11, 12],
+        renewed: Vec::new(),
+        past: Vec::new(),
         replacement: false,
     }
 }
 
 fn open(path: &Path) -> Result<(Directory, DirectoryLock), DirectoryError> {
-    Directory::open(path, 5, 2, (2, 2))
+    Directory::open(path, 5, 2, 2)
 }
 
 #[test]
@@ -27,22 +30,22 @@ fn a_directory_is_one_nodes() {
     Directory::init(&path, &meta(), vec![1]).unwrap();
     assert!(matches!(Directory::init(&path, &meta(), vec![1]), Err(DirectoryError::NotEmpty(_))));
     let (first, lock) = open(&path).unwrap();
-    assert_eq!((first.boot(), first.incarnation(), first.log_ids(1).replica), (1, 9, 12));
+    assert_eq!((first.boot(), first.incarnation(), first.log_id(1)), (1, 9, 12));
     assert!(first.is_founder(0));
     assert!(matches!(open(&path), Err(DirectoryError::InUse(_))));
     drop(lock);
-    assert!(matches!(Directory::open(&path, 6, 2, (2, 2)), Err(DirectoryError::Foreign { .. })));
-    assert!(matches!(Directory::open(&path, 5, 3, (2, 2)), Err(DirectoryError::Foreign { .. })));
-    assert!(matches!(Directory::open(&path, 5, 2, (1, 2)), Err(DirectoryError::Foreign { .. })));
-    let other = Directory::open(&path, 5, 2, (2, 0)).unwrap_err();
+    assert!(matches!(Directory::open(&path, 6, 2, 2), Err(DirectoryError::Foreign { .. })));
+    assert!(matches!(Directory::open(&path, 5, 3, 2), Err(DirectoryError::Foreign { .. })));
+    assert!(matches!(look_into(&path, (5, Some(2), 1)), Err(DirectoryError::Foreign { .. })));
+    let other = Directory::open(&path, 5, 2, 0).unwrap_err();
     assert!(matches!(other, DirectoryError::Quorum { theirs: 2, ours: 0, .. }), "{other}");
     assert_eq!(open(&path).unwrap().0.boot(), 2);
 }
 
 #[test]
 fn all_ids_of_a_new_directory_differ() {
-    let (a, b) = (MetaV3::draw(5, 2, (3, 0), false), MetaV3::draw(5, 2, (3, 0), true));
-    let ids = |meta: &MetaV3| meta.logs.iter().map(|log| log.replica).chain([meta.incarnation]).collect::<Vec<_>>();
+    let (a, b) = (MetaV4::draw(5, 2, (3, 3, 0), false), MetaV4::draw(5, 2, (3, 3, 0), true));
+    let ids = |meta: &MetaV4| meta.logs.iter().map(|log| log.log).chain([meta.incarnation]).collect::<Vec<_>>();
     let all: std::collections::BTreeSet<u128> = ids(&a).into_iter().chain(ids(&b)).collect();
     assert_eq!(all.len(), 8);
     assert!(!all.contains(&0));
@@ -51,7 +54,7 @@ fn all_ids_of_a_new_directory_differ() {
 #[test]
 fn a_replacement_founds_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    Directory::init(dir.path(), &MetaV3 { replacement: true, ..meta() }, vec![]).unwrap();
+    Directory::init(dir.path(), &MetaV4 { replacement: true, ..meta() }, vec![]).unwrap();
     let (directory, _lock) = open(dir.path()).unwrap();
     assert!(directory.is_replacement() && !directory.is_founder(0));
 }
@@ -68,13 +71,16 @@ fn with_a_log(path: &Path) {
 
 fn check_renewed(path: &Path) {
     let (directory, _lock) = open(path).unwrap();
-    let ids = directory.log_ids(0);
-    assert!(ids.first == 11 && ids.replica != 11 && ids.aside == 0, "{ids:?}");
+    let meta_now = directory.snapshot();
+    let ids = meta_now.logs[0];
+    assert!(meta_now.first[0] == 11 && ids.log != 11 && ids.aside == 0, "{ids:?}");
+    assert_eq!([0, 1, 2].map(|home| meta_now.replica_of(home)), [ids.log, 12, ids.log]);
+    assert_eq!((directory.rules(0), directory.rules(1)), (Vec::new(), Vec::new()), "each log is one replica");
     assert!(!directory.is_founder(0) && directory.is_founder(1));
     assert_eq!(fs::read(path.join("shard-0.damaged-000000000000000b/1")).unwrap(), b"old");
     assert!(!path.join("shard-0").exists());
     assert!(!was_opened(path, 0).unwrap() && suspect_reason(path, 0).unwrap().is_none());
-    assert_eq!(directory.log_ids(1), meta().logs[1]);
+    assert_eq!(meta_now.logs[1], meta().logs[1]);
 }
 
 #[test]
@@ -84,9 +90,9 @@ fn a_log_is_set_aside_whole_whatever_crashes() {
         with_a_log(dir.path());
         let mut meta = read_meta(dir.path()).unwrap();
         RENEWAL[..steps].iter().for_each(|step| step(dir.path(), &mut meta, 0).unwrap());
-        let renewed = read_meta(dir.path()).unwrap().logs[0].replica;
+        let renewed = read_meta(dir.path()).unwrap().logs[0].log;
         check_renewed(dir.path());
-        assert_eq!(read_meta(dir.path()).unwrap().logs[0].replica, renewed, "the id was drawn once");
+        assert_eq!(read_meta(dir.path()).unwrap().logs[0].log, renewed, "the id was drawn once");
     }
 }
 
@@ -99,7 +105,7 @@ fn a_new_log_is_not_set_aside_at_the_next_start() {
     fs::create_dir(dir.path().join("shard-0")).unwrap();
     fs::write(dir.path().join("shard-0/1"), b"new").unwrap();
     let (directory, _lock) = open(dir.path()).unwrap();
-    assert_eq!(directory.log_ids(0).replica, renewed);
+    assert_eq!(directory.log_id(0), renewed);
     assert_eq!(fs::read(dir.path().join("shard-0/1")).unwrap(), b"new");
     // And once more: both logs that were set aside stay.
     assert_ne!(directory.renew_replica(0).unwrap(), renewed);
@@ -113,7 +119,7 @@ fn a_log_that_is_gone_is_renewed_too() {
     Directory::init(dir.path(), &meta(), vec![1]).unwrap();
     let (directory, _lock) = open(dir.path()).unwrap();
     assert_ne!(directory.renew_replica(1).unwrap(), 12);
-    assert_eq!(directory.log_ids(1).aside, 0);
+    assert_eq!(directory.snapshot().logs[1].aside, 0);
 }
 
 #[test]
@@ -130,7 +136,7 @@ fn every_bit_of_the_meta_file_counts() {
 #[test]
 fn the_head_of_the_meta_file_is_golden() {
     assert_eq!(encode_meta(&meta())[..8], *b"SYNODMET");
-    assert_eq!(encode_meta(&meta())[12..16], [3, 0, 0, 0]);
+    assert_eq!(encode_meta(&meta())[12..16], [4, 0, 0, 0]);
 }
 
 #[test]

@@ -5,104 +5,24 @@
 //! it, so that any prefix of segments can go.
 
 use std::path::Path;
-use std::rc::Rc;
 
 use synod_core::{Ballot, Body, Record, Slot, Value};
-use synod_wal::buf::AlignedBuf;
-use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, SyncMode};
-use synod_wal::frame::{Frame, SharedFrame};
-use synod_wal::ops::{DiskError, DiskOp};
+use synod_wal::disk::{BlockingDisk, DiskConfig, SyncMode};
 use synod_wal::record::RecordHeader;
-use synod_wal::recover::Recovery;
-use synod_wal::writer::{WalEvent, Writer, WriterConfig};
 
 use super::RepairError;
 use super::plan::Plan;
 use super::survey::{RecordReader, ShardLog};
 use crate::apply::ApplyState;
 use crate::configuration;
+use crate::new_log::NewLog;
 use crate::outcome::GroupId;
 use crate::payload::{Payload, Place};
 use crate::persist::{Summary, record_header};
 use crate::wire::{kind, value_with};
 
-/// A new log, written frame by frame; each is durable before the next.
-struct NewLog {
-    disk: BlockingDisk,
-    writer: Writer,
-    frame: Rc<SharedFrame>,
-    rolled: bool,
-}
-
 fn failed(error: impl ToString) -> RepairError {
     RepairError::Refused(error.to_string())
-}
-
-impl NewLog {
-    fn create(dir: &Path, shard: usize, replica: u128, segment_bytes: u64) -> Result<Self, RepairError> {
-        let config = WriterConfig { segment_bytes, spare_segments: 1, ..WriterConfig::new(shard as u32, replica) };
-        let disk = DiskConfig { directory: dir.to_owned(), segment_bytes, sync: SyncMode::Durable };
-        let disk = BlockingDisk::new(disk).map_err(failed)?;
-        let writer = Writer::new(config, &Recovery::empty());
-        let frame = Self::empty_frame(&writer);
-        let mut log = Self { disk, writer, frame, rolled: false };
-        log.with_ops(Writer::start);
-        log.settle()?;
-        log.rolled = false;
-        Ok(log)
-    }
-
-    fn empty_frame(writer: &Writer) -> Rc<SharedFrame> {
-        SharedFrame::new(Frame::new(AlignedBuf::new(writer.frame_bytes_max())))
-    }
-
-    fn with_ops<R>(&mut self, act: impl FnOnce(&mut Writer, &mut Vec<DiskOp>) -> R) -> R {
-        let mut ops = Vec::new();
-        let result = act(&mut self.writer, &mut ops);
-        ops.into_iter().for_each(|op| self.disk.submit(op));
-        result
-    }
-
-    /// Waits until all is durable and the next frame may start.
-    fn settle(&mut self) -> Result<(), RepairError> {
-        let ready = |writer: &Writer| writer.frames_in_flight() == 0 && writer.may_start_frame(0);
-        while !ready(&self.writer) {
-            if let Some(error) = self.writer.starved() {
-                return Err(failed(DiskError::clone(error)));
-            }
-            if self.disk.in_flight() == 0 {
-                return Err(failed(format!("a bug: the new log waits for nothing: {:?}", self.writer)));
-            }
-            let mut done = Vec::new();
-            self.disk.wait(&mut done);
-            for done in done {
-                let mut events = Vec::new();
-                self.with_ops(|writer, ops| writer.on_done(done, ops, &mut events)).map_err(failed)?;
-                self.rolled |= events.iter().any(|event| matches!(event, WalEvent::Rolled { .. }));
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds a record.
-    fn push(&mut self, header: &RecordHeader, body: &[u8]) -> Result<(), RepairError> {
-        if !self.frame.fits(body.len()) {
-            self.flush()?;
-        }
-        self.frame.push(header, &[body]);
-        Ok(())
-    }
-
-    /// Makes what was added durable.
-    fn flush(&mut self) -> Result<(), RepairError> {
-        if !self.frame.is_empty() {
-            let next = Self::empty_frame(&self.writer);
-            let full = std::mem::replace(&mut self.frame, next);
-            self.with_ops(|writer, ops| writer.append(full, false, ops));
-            self.settle()?;
-        }
-        Ok(())
-    }
 }
 
 /// A group that was written, or is being written.
@@ -120,25 +40,28 @@ pub(crate) struct ShardWriter {
 
 impl ShardWriter {
     pub(crate) fn create(dir: &Path, shard: usize, replica: u128, segment_bytes: u64) -> Result<Self, RepairError> {
-        Ok(Self { log: NewLog::create(dir, shard, replica, segment_bytes)?, groups: Vec::new() })
+        let disk = DiskConfig { directory: dir.to_owned(), segment_bytes, sync: SyncMode::Durable };
+        let disk = BlockingDisk::new(disk).map_err(failed)?;
+        let log = NewLog::create(Box::new(disk), shard, replica, segment_bytes).map_err(failed)?;
+        Ok(Self { log, groups: Vec::new() })
     }
 
     /// Adds a record of the last group.
     pub(crate) fn push(&mut self, header: &RecordHeader, body: &[u8]) -> Result<(), RepairError> {
-        if !self.log.frame.fits(body.len()) {
-            self.log.flush()?;
+        if !self.log.has_room(body.len()) {
+            self.log.flush().map_err(failed)?;
             // What is summed up is before this place in the log, and the record is not.
-            while std::mem::take(&mut self.log.rolled) {
+            while self.log.take_rolled() {
                 for group in &self.groups {
                     let Written { uid, promised, state } = group;
                     let (chosen, apply) = (state.slot, state.settled());
                     let (header, body) =
                         Summary { promised: *promised, chosen, apply, accepted: Vec::new() }.encode(*uid);
-                    self.log.push(&header, &body)?;
+                    self.log.push(&header, &body).map_err(failed)?;
                 }
             }
         }
-        self.log.push(header, body)
+        self.log.push(header, body).map_err(failed)
     }
 
     fn group(&mut self) -> &mut Written {
@@ -209,6 +132,6 @@ impl ShardWriter {
 
     /// Makes all durable.
     pub(crate) fn finish(mut self) -> Result<(), RepairError> {
-        self.log.flush()
+        self.log.flush().map_err(failed)
     }
 }

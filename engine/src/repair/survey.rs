@@ -21,10 +21,10 @@ use crate::checkpoint::format::Decoder;
 use crate::checkpoint::store::{slot_of, whole_name};
 use crate::config::Config;
 use crate::limits::MIB;
-use crate::meta::{self, DirectoryLock, MetaV3};
+use crate::meta::{self, DirectoryLock, MetaV4};
 use crate::outcome::{GroupId, NodeId};
 use crate::payload::Payload;
-use crate::peers::{Genesis, Owner, Peers};
+use crate::peers::{Owner, Peers};
 use crate::persist::Summary;
 use crate::recovery::Recoverer;
 use crate::wire::kind;
@@ -32,7 +32,7 @@ use crate::wire::kind;
 /// A survivor: the directory of a node that is stopped, and locked for as long as this lives.
 pub(crate) struct Survivor {
     pub(crate) path: PathBuf,
-    pub(crate) meta: MetaV3,
+    pub(crate) meta: MetaV4,
     pub(crate) shards: Vec<ShardLog>,
     _lock: DirectoryLock,
 }
@@ -72,18 +72,17 @@ impl Survivor {
     ) -> Result<Self, RepairError> {
         let cluster = config.cluster_id().expect("validated");
         let (meta, lock) = meta::look_into(path, (cluster, node, config.shards))?;
-        let first = || meta.logs.iter().map(|log| log.first).collect();
+        let config = &Config { first_shards: Some(meta.first.len()), ..config.clone() };
         let owner = Owner {
             node: meta.node,
             incarnation: meta.incarnation,
-            founders: (!meta.replacement).then(first),
-            shards: config.shards,
+            founders: (!meta.replacement).then(|| meta.first.clone()),
+            shards: meta.first.len(),
         };
         let peers = Peers::open(path, owner)?;
         let mut shards = Vec::new();
         for shard in 0..config.shards {
-            let genesis = peers.genesis(shard);
-            shards.push(ShardLog::read(config, path, &meta, (shard, genesis.as_ref()), damaged_too)?);
+            shards.push(ShardLog::read(config, path, &meta, (shard, &peers), damaged_too)?);
         }
         Ok(Self { path: path.to_owned(), meta, shards, _lock: lock })
     }
@@ -93,16 +92,17 @@ impl ShardLog {
     fn read(
         config: &Config,
         path: &Path,
-        meta: &MetaV3,
-        (shard, genesis): (usize, Option<&Genesis>),
+        meta: &MetaV4,
+        (shard, peers): (usize, &Peers),
         damaged_too: bool,
     ) -> Result<Self, RepairError> {
-        let dir = meta::log_dir(path, shard);
-        let replica = meta.logs[shard].replica;
-        let expect = Expect { shard: shard as u32, incarnation: replica, segment_bytes: config.segment_mib * MIB };
+        let logs = &meta::era_dir(path, meta.era);
+        let dir = meta::log_dir(logs, shard);
+        let expect =
+            Expect { shard: shard as u32, incarnation: meta.logs[shard].log, segment_bytes: config.segment_mib * MIB };
         let at = |error: io::Error| RepairError::Io { path: dir.clone(), error };
         let mut damage =
-            meta::suspect_reason(path, shard).map_err(at)?.map(|reason| format!("{}: {reason}", dir.display()));
+            meta::suspect_reason(logs, shard).map_err(at)?.map(|reason| format!("{}: {reason}", dir.display()));
         let uids: Vec<(GroupId, u128)> = config.groups_of(shard).map(|id| (id, config.group_uid(id))).collect();
         let mut recoverer = Recoverer::default();
         let mut bases: HashMap<u128, ApplyState> = HashMap::new();
@@ -131,7 +131,7 @@ impl ShardLog {
                 Err(error) => return Err(RepairError::Refused(error.to_string())),
             }
         }
-        if empty && meta::was_opened(path, shard).map_err(at)? {
+        if empty && meta::was_opened(logs, shard).map_err(at)? {
             return Err(RepairError::Refused(format!(
                 "the log in {} is lost: there is nothing to repair from. Put its files back (is its disk mounted?)",
                 dir.display()
@@ -149,8 +149,9 @@ impl ShardLog {
             if let Some(slot) = hole {
                 damage.get_or_insert(format!("{}: slot {slot} of group {id} is missing", dir.display()));
             }
+            let home = config.homes().home(id);
             let genesis = || {
-                let mut founders = genesis.cloned().unwrap_or_default();
+                let mut founders = peers.genesis((home % meta.first.len() as u64) as usize).unwrap_or_default();
                 founders.sort_unstable();
                 let voters = founders.into_iter().map(|(node, replica)| (node, ReplicaId(replica)));
                 let genesis = Configuration::genesis(voters);
@@ -159,7 +160,7 @@ impl ShardLog {
             };
             let told = found.told().max(recovered.chosen);
             let evidence = Evidence {
-                replica: ReplicaId(replica),
+                replica: ReplicaId(meta.replica_of(home)),
                 sound: true,
                 promised: recovered.promised,
                 configuration: recovered.configuration.unwrap_or_else(genesis),

@@ -77,7 +77,7 @@ impl Shard {
             Some(Request::AppendPart { group, session, total, offset, bytes }) => {
                 self.on_append_part(connection, request, (group, session, total), offset as usize, &bytes);
             }
-            Some(decoded) if decoded.group() % self.shard.1 as u64 != self.shard.0 as u64 => {
+            Some(decoded) if self.homes.shard(decoded.group()) != self.shard.0 => {
                 self.notices.push(Notice::Forward(connection, request, decoded));
             }
             Some(decoded) => self.on_request(connection, request, decoded),

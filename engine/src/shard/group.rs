@@ -88,9 +88,9 @@ pub(crate) struct Pending {
 pub(crate) enum GroupKind {
     /// The configuration.
     Configured,
-    /// The shard's own, for the groups made at run time.
+    /// It is the directory of groups made at run time.
     Directory,
-    /// An order in this slot of the directory.
+    /// An order in this slot of its directory.
     Made(Slot),
     /// It was dropped: only its place is left.
     Gone,
@@ -115,8 +115,11 @@ impl GroupKind {
 /// The part of a group that does not change.
 #[derive(Clone, Debug)]
 pub(crate) struct GroupNames {
+    /// Its number; a directory's is that of no group that users see.
     pub(crate) id: GroupId,
     pub(crate) uid: u128,
+    /// What places it on a shard: see [`crate::homes`].
+    pub(crate) home: u64,
 }
 
 /// Entries that a replica lacks, and who has said that it has trimmed them.
@@ -277,7 +280,11 @@ impl Group {
             machine => {
                 let durable = machine.as_ref().map_or(0, |machine| machine.durable_index());
                 // What a checkpoint covers is there again after a restart.
-                let next = durable.max(self.checkpoints.index()) + 1;
+                let mut next = durable.max(self.checkpoints.index()) + 1;
+                if self.machine_next >= self.first_index() {
+                    // What it is being given out of the log is needed until it has it, whatever a restart would bring.
+                    next = next.min(self.machine_next);
+                }
                 let after = self.indexes.partition_point(|(_, first)| *first < next);
                 // The slot before the first one that is wholly unseen, less the one that may be seen in part.
                 match self.indexes.get(after) {

@@ -1,7 +1,8 @@
 //! Who is at the other end, who votes, and whether this shard's own log can be trusted.
 //!
-//! A connection belongs to a replica: the peer's log with its id. A group's configuration says under which number that
-//! replica votes; a replica that it does not name is addressed as an outsider, and none of its votes is counted.
+//! A connection belongs to a peer's log with its id, and to the replicas that its groups are. A group's configuration says
+//! under which number such a replica votes; one that it does not name is addressed as an outsider, and none of its votes
+//! is counted.
 
 use synod_core::planted::{Bug, is};
 use synod_core::{Configuration, MemberId, ReplicaId};
@@ -20,7 +21,12 @@ impl Shard {
     /// How a group addresses the replica that a peer's connection belongs to.
     pub(super) fn address(&self, at: u32, peer: usize) -> MemberId {
         let configuration = self.groups[at as usize].replica.configuration();
-        configuration.member_of(ReplicaId(self.peers[peer].replica)).unwrap_or_else(|| MemberId::outsider(peer))
+        configuration.member_of(self.replica_of(at, peer)).unwrap_or_else(|| MemberId::outsider(peer))
+    }
+
+    /// The replica that a group is on the log that a peer's connection belongs to.
+    pub(super) fn replica_of(&self, at: u32, peer: usize) -> ReplicaId {
+        ReplicaId(self.peers[peer].names.of(self.groups[at as usize].names.home))
     }
 
     /// The peer that a group addresses so: only when its connection belongs to that very replica.
@@ -29,28 +35,36 @@ impl Shard {
             return (peer < self.peers.len()).then_some(peer);
         }
         let voter = self.groups[at as usize].replica.voter(member)?;
-        self.peers.iter().position(|peer| peer.node == voter.node && peer.replica == voter.replica.0)
+        (0..self.peers.len())
+            .find(|peer| self.peers[*peer].node == voter.node && self.replica_of(at, *peer) == voter.replica)
     }
 
-    /// The shard's founders are known: the voters of all its groups at the beginning, this node's first replica among them.
-    /// Told once, when the shard is made or when contact with the last of them was mutual, and never changed. A shard that
-    /// is not told does not vote.
-    pub(crate) fn found(&mut self, genesis: &Genesis) {
+    /// The founders of a shard of the beginning are known: the voters of all its groups then, this node's first replica
+    /// among them. Told once, when the shard is made or when contact with the last of them was mutual, and never changed. A
+    /// group that is not told does not vote.
+    pub(crate) fn found(&mut self, first_shard: usize, genesis: &Genesis) {
         let mut founders = genesis.clone();
         founders.sort_unstable();
         let genesis = Configuration::genesis(founders.into_iter().map(|(node, replica)| (node, ReplicaId(replica))));
-        self.made.found(&genesis);
+        self.made.found(first_shard, &genesis);
+        let first_shards = self.homes.first_shards;
         for at in 0..self.groups.len() as u32 {
             let group = &self.groups[at as usize];
+            if group.names.home % first_shards != first_shard as u64 {
+                continue;
+            }
             let genesis = match group.kind {
                 GroupKind::Configured => {
                     let phase_2 = self.made.maker.config.phase_2;
                     genesis.clone().with_phase_2(phase_2).expect("no more than there are members")
                 }
-                GroupKind::Made(slot) => match self.groups[self.made.directory as usize].apply.directory.get(slot) {
-                    Some(made) => made.sized(genesis.clone()),
-                    None => continue,
-                },
+                GroupKind::Made(slot) => {
+                    let directory = self.made.directory(group.names.home).expect("it is beside its directory");
+                    match self.groups[directory as usize].apply.directory.get(slot) {
+                        Some(made) => made.sized(genesis.clone()),
+                        None => continue,
+                    }
+                }
                 GroupKind::Directory | GroupKind::Gone => genesis.clone(),
             };
             self.act(at, &[], |r, out| r.found(genesis, out));
@@ -73,11 +87,10 @@ impl Shard {
     pub(super) fn give_vote(&mut self, at: u32, outsider: MemberId) {
         let Some(place) = outsider.outsider_peer().filter(|peer| *peer < self.peers.len()) else { return };
         self.propose_change(at, Some(place));
-        let peer = &self.peers[place];
-        let (node, replica) = (peer.node, ReplicaId(peer.replica));
+        let (node, replica) = (self.peers[place].node, self.replica_of(at, place));
         let group = &self.groups[at as usize];
         // With too few of them nobody could be elected under it: until then the others go on without this one.
-        let next = group.replica.configuration().replace(node, replica).filter(|next| self.works(next));
+        let next = group.replica.configuration().replace(node, replica).filter(|next| self.works(at, next));
         if let Some(next) = next {
             tracing::info!(group = group.names.id, node, %replica, "a new replica has caught up: it is given a vote");
             self.act(at, &[], |r, out| {
@@ -151,7 +164,10 @@ impl Shard {
         self.act(at, &[], |r, out| {
             r.install(slot, configuration, out);
         });
-        self.made.note_applied(at);
+        let group = &self.groups[at as usize];
+        if group.kind == GroupKind::Directory {
+            self.made.note_applied(group.names.home);
+        }
     }
 
     // ---- the own log ----
@@ -184,12 +200,24 @@ impl Shard {
         }
     }
 
+    /// A peer has seen votes that rest on a log of an earlier era beyond what was copied of it.
+    pub(super) fn check_past_log(&mut self, node: u64, lost: Option<(u64, u64)>) {
+        if let Some((end, seen)) = lost {
+            self.suspect = true;
+            self.fatal = Some(format!(
+                "this log was copied from one that ended with frame {end}, and node {node} has seen votes that rest on its \
+                 frame {seen}: the end of that log was damaged, or the directory was an older copy. These replicas must not \
+                 vote any more; at the next start they come back as new ones, and get their votes back from the others"
+            ));
+        }
+    }
+
     /// A peer's votes rest on its log up to `log_end`: it must never come back with less.
     pub(super) fn note_log_end(&mut self, peer: usize, log_end: u64) {
         let peer = &mut self.peers[peer];
         if log_end > peer.log_end {
             peer.log_end = log_end;
-            self.seen.note(self.shard.0, peer.node, peer.replica, log_end);
+            self.seen.note(self.shard.0, peer.node, peer.log, log_end);
         }
     }
 

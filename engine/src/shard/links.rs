@@ -7,6 +7,7 @@ use synod_transport::outbox::{Chunk, Outbox};
 use synod_wal::frame::SharedFrame;
 
 use super::support::{Granted, Support};
+use crate::homes::Names;
 use crate::limits::PEER_OUTBOX_BYTES_MAX;
 use crate::wire::{ACKS, RECORDS};
 
@@ -45,8 +46,10 @@ pub(crate) type Outgoing = Outbox<FrameRef>;
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) node: u64,
-    /// The replica that the connection belongs to: the id of the peer's log; 0 before the first.
-    pub(crate) replica: u128,
+    /// The id of the log that the connection belongs to; 0 before the first.
+    pub(crate) log: u128,
+    /// The replicas that the groups in that log are.
+    pub(crate) names: Names,
     /// Whether there was a connection since the start.
     pub(crate) met: bool,
     /// Its disk has no room for more of its log.
@@ -86,7 +89,8 @@ impl Peer {
     pub(crate) fn new(node: u64, granted: Granted) -> Self {
         Self {
             node,
-            replica: 0,
+            log: 0,
+            names: Names::all(0),
             met: false,
             disk_full: false,
             log_end: 0,

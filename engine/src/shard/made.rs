@@ -1,6 +1,6 @@
-//! Groups that are made and dropped while the shard runs: what its directory says is carried out here.
+//! Groups that are made and dropped while the shard runs: what its directories say is carried out here.
 //!
-//! The shard follows its directory ([`crate::directory`]): whatever the applied orders, or a state taken over from a peer,
+//! The shard follows each of its directories ([`crate::directory`]): whatever the applied orders, or a state taken over from a peer,
 //! leave different from the groups that are here is made or deleted at the end of the turn.
 //!
 //! Invariants:
@@ -12,7 +12,7 @@
 //! - The directory's log is never taken in twice, so a group that was deleted here never comes back under its uid.
 //! - A place in the list of groups is never used again before the next start: what still refers to it finds nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use synod_core::planted::{Bug, is};
@@ -27,6 +27,7 @@ use crate::batch::Entries;
 use crate::config::Config;
 use crate::directory::{Made, Order};
 use crate::groups::{GroupChange, GroupError, GroupOutcome, MadeGroup};
+use crate::homes::Names;
 use crate::limits::{GROUP_ORDERS_MAX, GROUPS_DROPPED_MAX, GROUPS_MADE_MAX, WINDOW_BYTES, WINDOW_SLOTS};
 use crate::machine::StateMachine;
 use crate::membership::MembershipError;
@@ -51,22 +52,26 @@ pub(crate) enum GroupReply {
 /// What groups are made of.
 pub(crate) struct Maker {
     pub(crate) config: Config,
-    /// The replica that this shard's log is.
-    pub(crate) replica: u128,
-    pub(crate) shard: usize,
+    /// The replicas that the groups of this shard are.
+    pub(crate) names: Names,
     pub(crate) machines: Option<MachineFactory>,
 }
 
 impl Maker {
-    /// The uid of the group that the order in a slot of this shard's directory has made.
-    pub(crate) fn uid(&self, made: Slot, id: GroupId) -> u128 {
-        self.config.made_uid(self.shard, if is(Bug::UidsAreUsedAgain) { id } else { made.0 })
+    /// The uid of the group that the order in a slot of a directory has made.
+    pub(crate) fn uid(&self, directory: u64, made: Slot, id: GroupId) -> u128 {
+        self.config.made_uid(directory, if is(Bug::UidsAreUsedAgain) { id } else { made.0 })
     }
 
-    /// A replica as the log describes it; `genesis` is not known of the shard's founders.
-    pub(crate) fn replica(&self, genesis: Option<Configuration>, state: Recovered<Payload>) -> Replica<Payload> {
+    /// The replica of a group with this home as the log describes it; `genesis` is not known of founders.
+    pub(crate) fn replica(
+        &self,
+        home: u64,
+        genesis: Option<Configuration>,
+        state: Recovered<Payload>,
+    ) -> Replica<Payload> {
         let config = synod_core::Config {
-            replica: ReplicaId(self.replica),
+            replica: ReplicaId(self.names.of(home)),
             genesis: genesis.unwrap_or_default(),
             peers: self.config.members.len() - 1,
             window_slots: WINDOW_SLOTS,
@@ -119,6 +124,8 @@ impl Maker {
 /// An order that somebody has given.
 struct PendingOrder {
     change: GroupChange,
+    /// The place of the directory.
+    directory: u32,
     /// The slot of the order that made the group; of a new one it is not known yet.
     made: Option<Slot>,
     /// What became of the proposal.
@@ -130,34 +137,33 @@ struct PendingOrder {
 /// The groups of a shard that were made at run time.
 pub(crate) struct MadeGroups {
     pub(crate) maker: Maker,
-    /// The place of the directory.
-    pub(crate) directory: u32,
+    /// The places of the directories, by number.
+    directories: BTreeMap<u64, u32>,
     by_id: HashMap<GroupId, u32>,
-    by_slot: BTreeMap<Slot, u32>,
-    /// The shard's founders, once they are known.
-    founders: Option<Configuration>,
-    /// The directory may say something else than what is here.
-    changed: bool,
+    /// By directory, and the slot of the order.
+    by_slot: BTreeMap<(u64, Slot), u32>,
+    /// The founders of shards that the cluster began with, once they are known.
+    founders: BTreeMap<u64, Configuration>,
+    /// The directories that may say something else than what is here.
+    changed: BTreeSet<u64>,
     /// The frame with the summary that no longer names groups which were deleted; no segment goes before it is durable.
     deleting: Option<u64>,
     orders: Vec<PendingOrder>,
     /// Places of groups that were deleted.
     dropped: usize,
     /// When it is ordered again that a group is forgotten.
-    forget_again: BTreeMap<Slot, u64>,
+    forget_again: BTreeMap<(u64, Slot), u64>,
 }
 
 impl MadeGroups {
     pub(crate) fn new(maker: Maker, groups: &[Group]) -> Self {
-        let of_kind = |wanted: fn(&GroupKind) -> bool| groups.iter().position(|group| wanted(&group.kind));
-        let directory = of_kind(|kind| matches!(kind, GroupKind::Directory)).expect("every shard has a directory");
         let mut made = Self {
             maker,
-            directory: directory as u32,
+            directories: BTreeMap::new(),
             by_id: HashMap::new(),
             by_slot: BTreeMap::new(),
-            founders: None,
-            changed: false,
+            founders: BTreeMap::new(),
+            changed: BTreeSet::new(),
             deleting: None,
             orders: Vec::new(),
             dropped: 0,
@@ -170,10 +176,19 @@ impl MadeGroups {
     }
 
     fn enter(&mut self, at: u32, group: &Group) {
-        if let GroupKind::Made(slot) = group.kind {
-            self.by_id.insert(group.names.id, at);
-            self.by_slot.insert(slot, at);
+        match group.kind {
+            GroupKind::Directory => drop(self.directories.insert(group.names.home, at)),
+            GroupKind::Made(slot) => {
+                self.by_id.insert(group.names.id, at);
+                self.by_slot.insert((group.names.home, slot), at);
+            }
+            GroupKind::Configured | GroupKind::Gone => {}
         }
+    }
+
+    /// The place of a directory, if it is on this shard.
+    pub(crate) fn directory(&self, number: u64) -> Option<u32> {
+        self.directories.get(&number).copied()
     }
 
     /// The place of a group.
@@ -181,14 +196,14 @@ impl MadeGroups {
         self.by_id.get(&id).copied()
     }
 
-    /// The shard's founders are known.
-    pub(super) fn found(&mut self, founders: &Configuration) {
-        self.founders = Some(founders.clone());
+    /// The founders of a shard that the cluster began with are known.
+    pub(super) fn found(&mut self, first_shard: usize, founders: &Configuration) {
+        self.founders.insert(first_shard as u64, founders.clone());
     }
 
-    /// Something was applied, or taken over, in a group.
-    pub(super) fn note_applied(&mut self, at: u32) {
-        self.changed |= at == self.directory;
+    /// Something was applied, or taken over, in a directory.
+    pub(super) fn note_applied(&mut self, directory: u64) {
+        self.changed.insert(directory);
     }
 
     /// A frame is durable.
@@ -205,18 +220,26 @@ impl MadeGroups {
 }
 
 impl Shard {
-    /// Makes and deletes groups as the directory says by now.
-    pub(super) fn follow_directory(&mut self) {
-        if !std::mem::take(&mut self.made.changed) {
-            return;
+    /// Makes and deletes groups as the directories say by now.
+    pub(super) fn follow_directories(&mut self) {
+        while let Some(number) = self.made.changed.pop_first() {
+            self.follow_directory(number);
         }
-        let directory = &self.groups[self.made.directory as usize].apply.directory;
+    }
+
+    fn follow_directory(&mut self, number: u64) {
+        let place = self.made.directories[&number];
+        let directory = &self.groups[place as usize].apply.directory;
         let here = &self.made.by_slot;
-        let gone: Vec<u32> =
-            here.iter().filter(|(slot, _)| directory.get(**slot).is_none()).map(|(_, at)| *at).collect();
+        let ours = (number, Slot::ZERO)..(number + 1, Slot::ZERO);
+        let gone: Vec<u32> = here
+            .range(ours.clone())
+            .filter(|((_, slot), _)| directory.get(*slot).is_none())
+            .map(|(_, at)| *at)
+            .collect();
         let new: Vec<(Slot, Made)> = directory
             .iter()
-            .filter(|(slot, _)| !here.contains_key(slot))
+            .filter(|(slot, _)| !here.contains_key(&(number, *slot)))
             .map(|(slot, made)| (slot, made.clone()))
             .collect();
         // A machine deletes what it keeps before the log forgets the group; after a crash it is told again.
@@ -226,17 +249,18 @@ impl Shard {
             }
         }
         if (!gone.is_empty() || !new.is_empty()) && !is(Bug::GroupsAreNotRecorded) {
-            let (header, body) = self.groups[self.made.directory as usize].summary();
+            let (header, body) = self.groups[place as usize].summary();
             let (filling, _) = self.frames.push(&header, &[&body]);
             if !gone.is_empty() {
                 self.made.deleting = Some(filling.id);
             }
         }
         gone.into_iter().for_each(|at| self.delete_group(at));
-        new.into_iter().for_each(|(slot, made)| self.make_group(slot, &made));
-        let directory = &self.groups[self.made.directory as usize].apply.directory;
-        let ends = |(slot, at): (&Slot, &u32)| directory.get(*slot).is_some_and(|made| made.ending).then_some(*at);
-        let ending: Vec<u32> = self.made.by_slot.iter().filter_map(ends).collect();
+        new.into_iter().for_each(|(slot, made)| self.make_group(number, slot, &made));
+        let directory = &self.groups[place as usize].apply.directory;
+        let ends =
+            |((_, slot), at): (&(u64, Slot), &u32)| directory.get(*slot).is_some_and(|made| made.ending).then_some(*at);
+        let ending: Vec<u32> = self.made.by_slot.range(ours).filter_map(ends).collect();
         for at in ending {
             if !std::mem::replace(&mut self.groups[at as usize].ending, true) {
                 self.reject_open(at, Rejection::GroupDropped);
@@ -244,13 +268,13 @@ impl Shard {
         }
     }
 
-    fn make_group(&mut self, slot: Slot, made: &Made) {
+    fn make_group(&mut self, directory: u64, slot: Slot, made: &Made) {
         let maker = &self.made.maker;
         if let Some(reason) = maker.refuses(made.id) {
             self.fatal = Some(reason);
             return;
         }
-        let (id, uid) = (made.id, maker.uid(slot, made.id));
+        let (id, uid) = (made.id, maker.uid(directory, slot, made.id));
         let machine = match maker.new_machine(id) {
             Ok(machine) => machine,
             Err(reason) => {
@@ -258,14 +282,14 @@ impl Shard {
                 return;
             }
         };
-        let founders = || self.made.founders.clone().map(|founders| made.sized(founders));
+        let founders = || self.made.founders.get(&directory).cloned().map(|founders| made.sized(founders));
         let genesis = made.genesis().or_else(founders);
-        let replica = maker.replica(genesis, Recovered::default());
+        let replica = maker.replica(directory, genesis, Recovered::default());
         let taken = machine.as_ref().is_some_and(|machine| machine.takes_checkpoints());
         let checkpoints = GroupCheckpoints::new(uid, taken, None);
         let log = Default::default();
-        let mut group =
-            Group::new(GroupNames { id, uid }, replica, ApplyState::default(), log, machine, checkpoints, 0);
+        let names = GroupNames { id, uid, home: directory };
+        let mut group = Group::new(names, replica, ApplyState::default(), log, machine, checkpoints, 0);
         (group.kind, group.preferred) = (GroupKind::Made(slot), maker.config.preferred(id));
         let prefers = if maker.config.prefers(id) { PREFERRED_TRIES } else { 0 };
         tracing::info!(group = id, uid = format!("{uid:032x}"), "a group is made");
@@ -292,7 +316,7 @@ impl Shard {
     fn delete_group(&mut self, at: u32) {
         let group = &mut self.groups[at as usize];
         let GroupKind::Made(slot) = group.kind else { unreachable!("only these are deleted") };
-        let GroupNames { id, uid } = group.names;
+        let GroupNames { id, uid, home } = group.names;
         tracing::info!(group = id, uid = format!("{uid:032x}"), "a group is dropped");
         group.ending = true;
         if let Some(deadline) = group.timer.1.take() {
@@ -319,21 +343,21 @@ impl Shard {
         self.frames.forget_group(at);
         self.index.remove(uid);
         self.by_uid.remove(&uid);
-        self.made.by_slot.remove(&slot);
-        self.made.forget_again.remove(&slot);
+        self.made.by_slot.remove(&(home, slot));
+        self.made.forget_again.remove(&(home, slot));
         if self.made.by_id.get(&id) == Some(&at) {
             self.made.by_id.remove(&id);
         }
         // A husk: without voters and peers it does nothing, and nobody finds it.
         let config = synod_core::Config {
-            replica: ReplicaId(self.made.maker.replica),
+            replica: ReplicaId(self.made.maker.names.of(home)),
             genesis: Configuration::default(),
             peers: 0,
             window_slots: 1,
             window_bytes: 1,
         };
         let replica = Replica::new(config, Recovered::default());
-        let (names, log) = (GroupNames { id, uid }, Default::default());
+        let (names, log) = (GroupNames { id, uid, home }, Default::default());
         let mut husk = Group::new(names, replica, ApplyState::default(), log, None, GroupCheckpoints::default(), 0);
         husk.kind = GroupKind::Gone;
         self.made.dropped += 1;
@@ -352,12 +376,12 @@ impl Shard {
     /// Brings groups that are to end further towards that. Called on ticks.
     pub(super) fn end_groups(&mut self) {
         let ending = |at: &u32| self.groups[*at as usize].ending;
-        let places: Vec<(Slot, u32)> =
-            self.made.by_slot.iter().filter(|(_, at)| ending(at)).map(|(slot, at)| (*slot, *at)).collect();
-        for (slot, at) in places {
+        let places: Vec<((u64, Slot), u32)> =
+            self.made.by_slot.iter().filter(|(_, at)| ending(at)).map(|(made, at)| (*made, *at)).collect();
+        for ((directory, slot), at) in places {
             let replica = &self.groups[at as usize].replica;
             if replica.configuration().is_end() {
-                self.forget_group(slot);
+                self.forget_group(directory, slot);
             } else if replica.epoch().is_some() {
                 let end = replica.configuration().end();
                 self.act(at, &[], |r, out| {
@@ -368,42 +392,49 @@ impl Shard {
     }
 
     /// The last slot of a group is chosen: the directory's leader orders that it is forgotten.
-    fn forget_group(&mut self, made: Slot) {
-        let directory = self.made.directory;
-        let due = self.made.forget_again.get(&made).is_none_or(|due_ns| *due_ns <= self.now_ns);
+    fn forget_group(&mut self, number: u64, made: Slot) {
+        let directory = self.made.directories[&number];
+        let due = self.made.forget_again.get(&(number, made)).is_none_or(|due_ns| *due_ns <= self.now_ns);
         if due && self.epoch_of(directory).is_some() {
-            self.made.forget_again.insert(made, self.now_ns + FORGET_AGAIN_NS);
+            self.made.forget_again.insert((number, made), self.now_ns + FORGET_AGAIN_NS);
             // If it is refused, or lost with the leadership, it is ordered again.
-            let _ = self.propose_order(Order::Forget { made }, |_| ());
+            let _ = self.propose_order(directory, Order::Forget { made }, |_| ());
         }
     }
 
-    fn propose_order(&mut self, order: Order, reply: impl FnOnce(Outcome) + Send + 'static) -> Result<(), Rejection> {
+    fn propose_order(
+        &mut self,
+        directory: u32,
+        order: Order,
+        reply: impl FnOnce(Outcome) + Send + 'static,
+    ) -> Result<(), Rejection> {
         let run =
             Run { reply: Reply::Callback(Box::new(reply)), tag: 0, count: 0, submitted_ns: self.now_ns, handle: None };
         let entries = Entries::one(b"").expect("nothing fits everywhere");
-        let proposed = self.propose(self.made.directory, &entries, Some(order.header()), run);
+        let proposed = self.propose(directory, &entries, Some(order.header()), run);
         proposed.map_err(|(_, rejection)| rejection)
     }
 
     // ---- orders ----
 
-    /// Makes or drops a group, if this node leads the shard's directory.
+    /// Makes or drops a group, if this node leads the directory that it belongs to.
     pub(crate) fn change_groups(&mut self, change: GroupChange, until_ns: u64, reply: GroupReply) {
         let told = Arc::default();
         match self.begin_order(change, &told) {
-            Ok(made) => self.made.orders.push(PendingOrder { change, made, told, until_ns, reply }),
+            Ok((directory, made)) => {
+                self.made.orders.push(PendingOrder { change, directory, made, told, until_ns, reply });
+            }
             Err(error) => self.tell_groups(reply, Err(error)),
         }
     }
 
-    /// Gives the slot of the order that made the group, for one that is there.
+    /// Gives the place of the directory, and the slot of the order that made the group, for one that is there.
     fn begin_order(
         &mut self,
         change: GroupChange,
         told: &Arc<Mutex<Option<Outcome>>>,
-    ) -> Result<Option<Slot>, GroupError> {
-        let (id, directory) = (change.group(), self.made.directory);
+    ) -> Result<(u32, Option<Slot>), GroupError> {
+        let id = change.group();
         if self.stopping {
             return Err(Rejection::Stopping.into());
         }
@@ -413,6 +444,8 @@ impl Shard {
         if id <= self.made.maker.config.groups {
             return Err(GroupError::Configured(id));
         }
+        let number = self.homes.home(id);
+        let directory = self.made.directory(number).expect("such a group is on the shard of its directory");
         if self.epoch_of(directory).is_none() {
             return Err(Rejection::NotLeader { leader: self.leader_of(directory) }.into());
         }
@@ -439,8 +472,8 @@ impl Shard {
             (GroupChange::Drop(_), None) => unreachable!("it is busy or unknown"),
         };
         let tell = Arc::clone(told);
-        self.propose_order(order, move |outcome| *tell.lock().expect("no holder panics") = Some(outcome))?;
-        Ok(made)
+        self.propose_order(directory, order, move |outcome| *tell.lock().expect("no holder panics") = Some(outcome))?;
+        Ok((directory, made))
     }
 
     /// Looks what has become of the orders under way. Called on ticks.
@@ -455,10 +488,11 @@ impl Shard {
 
     fn outcome_of_order(&self, order: &PendingOrder) -> Option<GroupOutcome> {
         let late = self.now_ns >= order.until_ns || self.stopping;
-        let list = &self.groups[self.made.directory as usize].apply.directory;
+        let directory = &self.groups[order.directory as usize];
+        let (list, number) = (&directory.apply.directory, directory.names.home);
         let id = order.change.group();
         let told = *order.told.lock().expect("no holder panics");
-        let named = |made: Slot, ending| MadeGroup { group: id, uid: self.made.maker.uid(made, id), ending };
+        let named = |made: Slot, ending| MadeGroup { group: id, uid: self.made.maker.uid(number, made, id), ending };
         match (told, order.made) {
             (Some(Err(ProposeError::Rejected(rejection))), _) => Some(Err(rejection.into())),
             (Some(Err(ProposeError::Superseded)), _) => Some(Err(GroupError::Superseded)),
@@ -483,12 +517,14 @@ impl Shard {
 
     /// The groups of this shard that were made at run time, as this node knows them.
     pub(crate) fn made_groups(&self) -> Vec<MadeGroup> {
-        let list = &self.groups[self.made.directory as usize].apply.directory;
-        let group = |(slot, made): (Slot, &Made)| MadeGroup {
-            group: made.id,
-            uid: self.made.maker.uid(slot, made.id),
-            ending: made.ending,
+        let of = |(number, at): (&u64, &u32)| {
+            let (number, list) = (*number, &self.groups[*at as usize].apply.directory);
+            list.iter().map(move |(slot, made)| MadeGroup {
+                group: made.id,
+                uid: self.made.maker.uid(number, slot, made.id),
+                ending: made.ending,
+            })
         };
-        list.iter().map(group).collect()
+        self.made.directories.iter().flat_map(of).collect()
     }
 }

@@ -78,7 +78,7 @@ impl Shard {
                 self.trim(group, before, self.now_ns.saturating_add(wait_ns), reply);
             }
             Mail::PauseTrimming { group, paused, reply } => reply(self.pause_trimming(group, paused)),
-            Mail::Genesis(genesis) => self.found(&genesis),
+            Mail::Genesis(shard, genesis) => self.found(shard, &genesis),
             Mail::Wake => self.producers.due = true,
             Mail::Run(run) => run(&mut LocalShard { shard: self, producer: None }),
             Mail::Reply { connection, request, reply } => self.reply(connection, request, &reply),

@@ -6,6 +6,7 @@
 
 use synod_core::{Configuration, Quorums, ReplicaId};
 
+use super::links::Peer;
 use super::{QUORUM_LOST_NS, Shard};
 use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 use crate::outcome::{GroupId, Rejection};
@@ -99,7 +100,7 @@ impl Shard {
         match change {
             MembershipChange::Quorum(phase_2) => match configuration.resize(phase_2) {
                 None => Err(MembershipError::Quorum { phase_2, voters: configuration.voters.len() }),
-                Some(next) if !self.works(&next) => Err(self.too_few(&next)),
+                Some(next) if !self.works(at, &next) => Err(self.too_few(at, &next)),
                 Some(_) => Ok(()),
             },
             MembershipChange::Add(node) if votes => Err(MembershipError::VotesAlready(node)),
@@ -114,33 +115,33 @@ impl Shard {
                     Err(MembershipError::Quorum { phase_2, voters })
                 }
                 None => Err(MembershipError::LastVoter(node)),
-                Some(next) if !self.works(&next) => Err(MembershipError::WouldStop(node)),
+                Some(next) if !self.works(at, &next) => Err(MembershipError::WouldStop(node)),
                 Some(_) => Ok(()),
             },
             MembershipChange::Add(_) => Ok(()),
         }
     }
 
-    /// How many of a configuration's voters have answered lately, this one counted in.
-    pub(super) fn reachable(&self, configuration: &Configuration) -> usize {
+    /// How many of the voters of a group's configuration have answered lately, this one counted in.
+    pub(super) fn reachable(&self, at: u32, configuration: &Configuration) -> usize {
+        let home = self.groups[at as usize].names.home;
         let answers = |node: u64, replica: ReplicaId| {
+            let lately = |peer: &Peer| self.now_ns < peer.answered_ns + QUORUM_LOST_NS;
             node == self.node
-                || self.peers.iter().any(|peer| {
-                    peer.node == node && peer.replica == replica.0 && self.now_ns < peer.answered_ns + QUORUM_LOST_NS
-                })
+                || self.peers.iter().any(|peer| peer.node == node && peer.names.of(home) == replica.0 && lately(peer))
         };
         configuration.voters.iter().filter(|voter| answers(voter.node, voter.replica)).count()
     }
 
     /// Whether under a configuration somebody could be elected, and something chosen, with the voters that have answered
     /// lately.
-    pub(super) fn works(&self, configuration: &Configuration) -> bool {
-        self.reachable(configuration) >= configuration.quorums().both()
+    pub(super) fn works(&self, at: u32, configuration: &Configuration) -> bool {
+        self.reachable(at, configuration) >= configuration.quorums().both()
     }
 
-    fn too_few(&self, next: &Configuration) -> MembershipError {
+    fn too_few(&self, at: u32, next: &Configuration) -> MembershipError {
         let (voters, needed) = (next.voters.len(), next.quorums().both());
-        MembershipError::TooFew { voters, needed, reached: self.reachable(next) }
+        MembershipError::TooFew { voters, needed, reached: self.reachable(at, next) }
     }
 
     /// Has the change of a group proposed, if it waits; `caught_up` is the peer that has just caught up.
@@ -153,13 +154,13 @@ impl Shard {
         let configuration = group.replica.configuration();
         let next = match (pending.change, caught_up.map(|peer| &self.peers[peer])) {
             (MembershipChange::Add(node), Some(peer)) if peer.node == node => {
-                configuration.add(node, ReplicaId(peer.replica))
+                configuration.add(node, ReplicaId(peer.names.of(group.names.home)))
             }
             (MembershipChange::Remove(node), _) => configuration.remove(node),
             (MembershipChange::Quorum(phase_2), _) => configuration.resize(phase_2),
             _ => None,
         };
-        let Some(next) = next.filter(|next| self.works(next)) else { return };
+        let Some(next) = next.filter(|next| self.works(at, next)) else { return };
         let mut proposed = false;
         self.act(at, &[], |r, out| proposed = r.reconfigure(next.clone(), out));
         let group = &mut self.groups[at as usize];
@@ -198,6 +199,7 @@ impl Shard {
     fn outcome_of_change(&mut self, at: u32) -> Option<MembershipOutcome> {
         let leader = self.leader_of(at);
         let group = &mut self.groups[at as usize];
+        let home = group.names.home;
         let (chosen, leads) = (group.replica.log().chosen(), group.replica.epoch().is_some());
         let governing = group.replica.configuration();
         let pending = group.change.as_mut().expect("it is followed");
@@ -223,15 +225,15 @@ impl Shard {
                 Some(Err(match change {
                     MembershipChange::Add(node) => {
                         let peer = self.peers.iter().find(|peer| peer.node == node);
-                        let next = peer.and_then(|peer| configuration.add(node, ReplicaId(peer.replica)));
-                        match next.filter(|next| self.reachable(next) > self.reachable(&configuration)) {
-                            Some(next) if !self.works(&next) => self.too_few(&next),
+                        let next = peer.and_then(|peer| configuration.add(node, ReplicaId(peer.names.of(home))));
+                        match next.filter(|next| self.reachable(at, next) > self.reachable(at, &configuration)) {
+                            Some(next) if !self.works(at, &next) => self.too_few(at, &next),
                             _ => MembershipError::NotCaughtUp(node),
                         }
                     }
                     MembershipChange::Remove(node) => MembershipError::WouldStop(node),
                     MembershipChange::Quorum(phase_2) => match configuration.resize(phase_2) {
-                        Some(next) => self.too_few(&next),
+                        Some(next) => self.too_few(at, &next),
                         None => MembershipError::Quorum { phase_2, voters: configuration.voters.len() },
                     },
                 }))

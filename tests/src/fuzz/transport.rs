@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use synod_transport::hello::{PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, REPLY_TEXT_BYTES_MAX};
 use synod_transport::{
     Decoder, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, HELLO_BYTES, HELLO_BYTES_MAX, Hello, HelloReply,
-    HelloStatus, Identity, KnownPeer, Role, append_frame, judge,
+    HelloStatus, Identity, KnownPeer, ReplicaRule, Role, append_frame, judge,
 };
 
 use super::{Memory, Target, shape};
@@ -26,7 +26,8 @@ pub(super) const HELLO: Target = Target {
     about: "the body of a hello, and whether the dialer is let in",
     shape: |input| shape(input, &HELLOS, |_| ()),
     run: hello,
-    memory: Memory { bytes: 4096, per_byte: 2 },
+    // Rules are held twice while it is read again.
+    memory: Memory { bytes: 4096, per_byte: 8 },
 };
 
 /// The answer to it.
@@ -36,7 +37,7 @@ pub(super) const HELLO_REPLY: Target = Target {
     shape: |input| shape(input, &REPLIES, |_| ()),
     run: hello_reply,
     // A text that is not UTF-8 becomes up to three times as long.
-    memory: Memory { bytes: 4096, per_byte: 8 },
+    memory: Memory { bytes: 4096, per_byte: 12 },
 };
 
 static STREAMS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
@@ -63,11 +64,13 @@ const HELLO_SPECIMEN: Hello = Hello {
     target_incarnation: 11,
     shard: 0,
     shard_count: 2,
+    first_shards: 2,
     phase_2: 2,
     replacement: false,
     founder: true,
     founding: 77,
     replica: 33,
+    rules: Vec::new(),
     target_replica: 44,
     seen_replica: 44,
     wal_sequence_seen: 8,
@@ -75,7 +78,9 @@ const HELLO_SPECIMEN: Hello = Hello {
 
 static HELLOS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let client = Hello { role: Role::Client, node: 0, incarnation: 0, boot: 0, ..HELLO_SPECIMEN };
-    vec![HELLO_SPECIMEN.encode().to_vec(), client.encode().to_vec()]
+    let rules = (0..3).map(|shard| ReplicaRule { shards: 3, shard, replica: u128::from(shard) + 1 });
+    let moved = Hello { rules: rules.collect(), ..HELLO_SPECIMEN };
+    vec![HELLO_SPECIMEN.encode(), client.encode(), moved.encode()]
 });
 
 static REPLIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
@@ -85,10 +90,12 @@ static REPLIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         incarnation: 11,
         boot: 4,
         shard_count: 2,
+        first_shards: 2,
         replacement: false,
         founder: true,
         founding: 77,
         replica: 44,
+        rules: vec![ReplicaRule { shards: 2, shard: 1, replica: 9 }],
         target_replica: 33,
         seen_replica: 33,
         wal_sequence_seen: 7,
@@ -176,6 +183,7 @@ fn hello(bytes: &[u8]) -> bool {
         replacement: false,
         founding: 0,
         shard_count: 2,
+        first_shards: 2,
         phase_2: 2,
         members: &[1, 2, 3],
     };

@@ -14,3 +14,4 @@ mod pipe;
 mod process;
 mod rejoin;
 mod repair;
+mod shards;

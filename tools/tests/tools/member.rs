@@ -74,6 +74,10 @@ fn the_size_of_a_quorum_is_changed() {
     );
     wrong(&["group", "create", "--group", "7", "--phase-2", "4"], &["4 of 3 voters cannot choose"]);
     tell(&["group", "create", "--group", "7", "--phase-2", "1"]);
+    // The others hear of it a moment later.
+    while !tell(&["group", "list"]).contains("group 7") {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     assert_eq!(
         tell(&["member", "show", "--group", "7"]),
         format!("version 0, {voters}, quorum 3 of 3 elect, 1 choose\n")

@@ -24,6 +24,8 @@ pub struct Identity<'a> {
     pub founding: u32,
     /// How many shards it has.
     pub shard_count: u32,
+    /// How many shards the cluster began with.
+    pub first_shards: u32,
     /// How many voters choose a value in its groups at the beginning, 0 for a majority.
     pub phase_2: u16,
     /// The node ids of the cluster, its own too or not.
@@ -122,6 +124,13 @@ fn judge_peer(hello: &Hello, me: &Identity<'_>, known: Option<&KnownPeer>) -> Re
         format!(
             "your groups begin with `phase_2 = {}`, those of node {} with {}: make all directories with the same value",
             hello.phase_2, me.node, me.phase_2
+        )
+    })?;
+    refuse_unless(hello.first_shards == me.first_shards, HelloStatus::FirstShardsDiffer, || {
+        format!(
+            "you say that the cluster began with {} shards, node {} says with {}: make your directory anew with the right \
+             `first_shards`",
+            hello.first_shards, me.node, me.first_shards
         )
     })
 }

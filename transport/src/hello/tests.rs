@@ -17,11 +17,13 @@ fn hello() -> Hello {
         target_incarnation: 0,
         shard: 1,
         shard_count: 4,
+        first_shards: 3,
         phase_2: 3,
         replacement: true,
         founder: true,
         founding: FOUNDING,
         replica: 0x44,
+        rules: vec![ReplicaRule { shards: 3, shard: 2, replica: 0x77 }],
         target_replica: 0x55,
         seen_replica: 0x66,
         wal_sequence_seen: 99,
@@ -31,11 +33,11 @@ fn hello() -> Hello {
 #[test]
 fn golden_bytes_of_a_hello() {
     let bytes = hello().encode();
-    let mut golden = [0; HELLO_BYTES];
+    let mut golden = [0; HELLO_BYTES + 24];
     for (at, value) in [
         (0, 1),      // role
-        (2, 5),      // version_min
-        (4, 5),      // version_max
+        (2, 6),      // version_min
+        (4, 6),      // version_max
         (6, 3),      // flags: replacement 1, founder 2
         (8, 1),      // shard
         (12, 4),     // shard_count
@@ -50,6 +52,11 @@ fn golden_bytes_of_a_hello() {
         (128, 0x66), // seen_replica
         (144, 0x71), // founding
         (148, 3),    // phase_2
+        (150, 1),    // rules
+        (152, 3),    // first_shards
+        (256, 3),    // shards
+        (260, 2),    // shard
+        (264, 0x77), // replica
     ] {
         golden[at] = value;
     }
@@ -64,16 +71,18 @@ fn golden_bytes_of_a_reply() {
         incarnation: 0x33,
         boot: 8,
         shard_count: 4,
+        first_shards: 3,
         replacement: false,
         founder: true,
         founding: FOUNDING,
         replica: 0x44,
+        rules: vec![ReplicaRule { shards: 3, shard: 2, replica: 0x77 }],
         target_replica: 0x55,
         seen_replica: 0x66,
         wal_sequence_seen: 77,
         text: "no".into(),
     };
-    let mut golden = [0; 114];
+    let mut golden = [0; 138];
     for (at, value) in [
         (0, 2),      // status
         (2, 2),      // text_len
@@ -86,9 +95,14 @@ fn golden_bytes_of_a_reply() {
         (64, 0x55),  // target_replica
         (80, 0x66),  // seen_replica
         (96, 2),     // flags
+        (98, 1),     // rules
         (100, 0x71), // founding
+        (104, 3),    // first_shards
         (112, b'n'), // text
         (113, b'o'),
+        (114, 3),    // shards
+        (118, 2),    // shard
+        (122, 0x77), // replica
     ] {
         golden[at] = value;
     }
@@ -120,6 +134,24 @@ fn a_longer_hello_of_a_later_release_is_read() {
 }
 
 #[test]
+fn broken_rules_are_refused() {
+    let rule = ReplicaRule { shards: 3, shard: 2, replica: 7 };
+    let bytes = Hello { rules: vec![rule; REPLICA_RULES_MAX], ..hello() }.encode();
+    assert!(bytes.len() <= HELLO_BYTES_MAX && Hello::decode(&bytes).is_ok());
+    assert_eq!(Hello::decode(&bytes[..bytes.len() - 1]), Err(HelloError::Rules), "cut off");
+    let mut many = bytes.clone();
+    many[AT_RULES] = REPLICA_RULES_MAX as u8 + 1;
+    many.resize(bytes.len() + RULE_BYTES, 0);
+    assert_eq!(Hello::decode(&many), Err(HelloError::Rules));
+    let none = Hello { rules: vec![ReplicaRule { shard: 3, ..rule }], ..hello() }.encode();
+    assert_eq!(Hello::decode(&none), Err(HelloError::Rules), "there is no such shard");
+    let reply = HelloReply { rules: vec![rule; REPLICA_RULES_MAX], ..reply_of(HelloStatus::Ok, "é".repeat(300)) };
+    let bytes = reply.encode();
+    assert!(bytes.len() <= HELLO_BYTES_MAX && HelloReply::decode(&bytes).is_ok());
+    assert_eq!(HelloReply::decode(&bytes[..bytes.len() - 1]), Err(HelloError::Rules));
+}
+
+#[test]
 fn a_text_is_cut_between_characters_and_read_lossily() {
     let mut reply = reply_of(HelloStatus::Busy, "é".repeat(300));
     let read = HelloReply::decode(&reply.encode()).unwrap();
@@ -138,10 +170,12 @@ fn reply_of(status: HelloStatus, text: String) -> HelloReply {
         incarnation: 2,
         boot: 3,
         shard_count: 4,
+        first_shards: 3,
         replacement: true,
         founder: false,
         founding: FOUNDING,
         replica: 5,
+        rules: Vec::new(),
         target_replica: 6,
         seen_replica: 7,
         wal_sequence_seen: 8,
@@ -151,10 +185,10 @@ fn reply_of(status: HelloStatus, text: String) -> HelloReply {
 
 #[test]
 fn all_statuses_have_their_own_code() {
-    for code in 0..=13 {
+    for code in 0..=15 {
         assert_eq!(HelloStatus::of_code(code).unwrap() as u16, code);
     }
-    assert_eq!(HelloStatus::of_code(14), Err(HelloError::Status(14)));
+    assert_eq!(HelloStatus::of_code(16), Err(HelloError::Status(16)));
 }
 
 proptest! {
@@ -167,6 +201,7 @@ proptest! {
         shards in (any::<u32>(), 1..=u32::MAX),
         flags: (bool, bool),
         replicas in any::<(u128, u128, u128)>(),
+        rules in prop::collection::vec(any::<(u32, u32, u128)>(), 0..4),
         wal_sequence_seen: u64,
     ) {
         let hello = Hello {
@@ -181,11 +216,17 @@ proptest! {
             target_incarnation: target.1,
             shard: shards.0 % shards.1,
             shard_count: shards.1,
+            first_shards: shards.0,
             phase_2: shards.1 as u16,
             replacement: flags.0,
             founder: flags.1,
             founding: FOUNDING,
             replica: replicas.0,
+            rules: rules.iter().map(|(shard, more, replica)| ReplicaRule {
+                shards: shard.saturating_add(*more).max(1),
+                shard: *shard % shard.saturating_add(*more).max(1),
+                replica: *replica,
+            }).collect(),
             target_replica: replicas.1,
             seen_replica: replicas.2,
             wal_sequence_seen,
@@ -195,10 +236,11 @@ proptest! {
 
     #[test]
     fn replies_come_back_as_they_went(
-        code in 0..=12_u16,
+        code in 0..=15_u16,
         ids in any::<(u64, u128, u64, u32, u64)>(),
         flags: (bool, bool),
         replicas in any::<(u128, u128, u128)>(),
+        rules in prop::collection::vec(any::<(u32, u32, u128)>(), 0..4),
         text in ".{0,100}",
     ) {
         let reply = HelloReply {
@@ -207,10 +249,16 @@ proptest! {
             incarnation: ids.1,
             boot: ids.2,
             shard_count: ids.3,
+            first_shards: ids.3,
             replacement: flags.0,
             founder: flags.1,
             founding: FOUNDING,
             replica: replicas.0,
+            rules: rules.iter().map(|(shard, more, replica)| ReplicaRule {
+                shards: shard.saturating_add(*more).max(1),
+                shard: *shard % shard.saturating_add(*more).max(1),
+                replica: *replica,
+            }).collect(),
             target_replica: replicas.1,
             seen_replica: replicas.2,
             wal_sequence_seen: ids.4,

@@ -7,6 +7,7 @@ const ME: Identity<'static> = Identity {
     replacement: false,
     founding: 5,
     shard_count: 4,
+    first_shards: 2,
     phase_2: 2,
     members: &[1, 2, 3],
 };
@@ -31,11 +32,13 @@ fn peer() -> Hello {
         target_incarnation: 0,
         shard: 0,
         shard_count: 4,
+        first_shards: 2,
         phase_2: 2,
         replacement: false,
         founder: false,
         founding: 5,
         replica: 0,
+        rules: Vec::new(),
         target_replica: 0,
         seen_replica: 0,
         wal_sequence_seen: 0,
@@ -74,6 +77,7 @@ fn peers_are_refused_with_the_reason() {
     check(|h| h.node = 4, HelloStatus::UnknownNode, "add it");
     check(|h| h.shard_count = 5, HelloStatus::ShardCountDiffers, "same number");
     check(|h| h.phase_2 = 0, HelloStatus::QuorumDiffers, "phase_2");
+    check(|h| h.first_shards = 4, HelloStatus::FirstShardsDiffer, "`first_shards`");
     check(|h| h.boot = BOOT - 1, HelloStatus::StaleBoot, "synod init --replace");
     check(|h| h.incarnation = RETIRED, HelloStatus::Replaced, "never start it again");
     let retired = |h: &mut Hello| (h.incarnation, h.replacement) = (RETIRED, true);
@@ -115,10 +119,12 @@ fn an_answer_is_judged_like_a_hello() {
         incarnation: INCARNATION,
         boot: BOOT,
         shard_count: 4,
+        first_shards: 2,
         replacement: false,
         founder: true,
         founding: 5,
         replica: 1,
+        rules: Vec::new(),
         target_replica: 0,
         seen_replica: 0,
         wal_sequence_seen: 0,

@@ -1,0 +1,365 @@
+//! Another number of shards: the logs of a node are copied into those of a new *era*.
+//!
+//! A group's shard is its home modulo the number of shards, so another number puts most groups elsewhere. The node does
+//! nothing else meanwhile. All records of all groups go, in their order and as they are, into new logs beside the old ones;
+//! these are read back and compared, and one durable file, `meta`, switches. The groups stay the replicas that they were
+//! (see [`crate::homes`]): nobody else has to agree.
+//!
+//! Invariants:
+//! - Before the switch the old era is as it was, and whatever was begun of the new one is thrown away, unread; after it the
+//!   new era is whole, and the old one is thrown away, unread. Nothing votes in between.
+//! - Of a log that is damaged, suspect or lost nothing is copied: there is no new era.
+//! - What counts of each group is the same behind the copy as before it, or there is no switch.
+//! - The end of each old log is remembered: a peer that has seen votes that rest on more of it is believed.
+
+mod copy;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use synod_transport::hello::REPLICA_RULES_MAX;
+use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, FileSource, SyncMode};
+use synod_wal::recover::{Expect, RecoverError, Recovery, Verdict, recover};
+
+use crate::config::Config;
+use crate::limits::MIB;
+use crate::meta::{self, Directory, MetaV4};
+use crate::new_log::NewLog;
+use crate::peers::Peers;
+use crate::recovery::{Digest, Recoverer};
+use crate::sealed;
+use copy::Copier;
+
+/// Why a directory is not given another number of shards.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the directory has {from} shard(s) and the configuration says {to}, but its logs cannot be copied: {reason}")]
+pub struct RehomeError {
+    /// How many shards it has.
+    pub from: usize,
+    /// How many it was to have.
+    pub to: usize,
+    /// What stands against it, and what to do.
+    pub reason: String,
+}
+
+/// Makes a disk for a new log.
+type MakeDisk = dyn Fn(DiskConfig) -> Result<Box<dyn Disk>, String>;
+
+/// A directory that is given another number of shards.
+struct Rehoming<'a> {
+    config: &'a Config,
+    directory: &'a Directory,
+    now: MetaV4,
+    next: MetaV4,
+    /// The home of each group that there is, by uid.
+    homes: HashMap<u128, u64>,
+    /// What counts of the groups with records.
+    digests: HashMap<u128, Digest>,
+    make_disk: &'a MakeDisk,
+}
+
+type Step = fn(&Rehoming<'_>) -> Result<(), String>;
+
+/// Each is durable before the next. The last one, which writes `meta`, decides.
+const STEPS: [Step; 6] = [
+    |rehoming| rehoming.begin(),
+    |rehoming| rehoming.write_logs(),
+    |rehoming| rehoming.link_checkpoints(),
+    |rehoming| rehoming.finish_era(),
+    |rehoming| rehoming.compare(),
+    |rehoming| rehoming.decide(),
+];
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> String + '_ {
+    move |error| {
+        let hint = if error.kind() == ErrorKind::StorageFull {
+            " (the disk must have room for a second copy of the logs)"
+        } else {
+            ""
+        };
+        format!("{}: {error}{hint}", path.display())
+    }
+}
+
+/// Whether the replicas of every shard can be named in a handshake if there are so many shards.
+///
+/// # Errors
+/// When they cannot.
+pub(crate) fn check_rules(meta: &MetaV4, shards: usize) -> Result<(), RehomeError> {
+    let most = (0..shards).map(|shard| meta.rules_of(shard, shards).len()).max().unwrap_or(0);
+    if most <= REPLICA_RULES_MAX {
+        return Ok(());
+    }
+    let reason = format!(
+        "a shard would have groups of {most} earlier logs, and can have those of {REPLICA_RULES_MAX} at most: choose more \
+         shards"
+    );
+    Err(RehomeError { from: meta.logs.len(), to: shards, reason })
+}
+
+/// Gives a directory as many shards as the configuration says. The configuration's `first_shards` is the directory's.
+///
+/// # Errors
+/// Why not, and what has become of the directory.
+pub(crate) fn rehome(config: &Config, directory: &Directory, peers: &Peers) -> Result<(), RehomeError> {
+    let make_disk = |config: DiskConfig| {
+        let disk = BlockingDisk::new(config).map_err(|error| error.to_string())?;
+        Ok(Box::new(disk) as Box<dyn Disk>)
+    };
+    rehome_on(&make_disk, STEPS.len(), config, directory, peers)
+}
+
+fn rehome_on(
+    make_disk: &MakeDisk,
+    steps: usize,
+    config: &Config,
+    directory: &Directory,
+    peers: &Peers,
+) -> Result<(), RehomeError> {
+    let now = directory.snapshot();
+    let (from, to) = (now.logs.len(), config.shards);
+    let failed = |reason: String| {
+        let reason = format!("{reason}. Nothing was changed: with `shards = {from}` the node starts as before");
+        RehomeError { from, to, reason }
+    };
+    check_rules(&now, to)?;
+    tracing::warn!(
+        from,
+        to,
+        "the number of shards is another: the logs are copied, and the node starts when that is done. All nodes of the \
+         cluster must be given the same number"
+    );
+    let rehoming = Rehoming::examine(make_disk, config, directory, peers).map_err(failed)?;
+    let (prepare, decide) = STEPS[..steps].split_at(steps.min(STEPS.len() - 1));
+    if let Err(reason) = prepare.iter().try_for_each(|step| step(&rehoming)) {
+        // It only takes room; the next start removes it as well.
+        let _ = fs::remove_dir_all(rehoming.new_logs());
+        return Err(failed(reason));
+    }
+    if let Some(decide) = decide.first() {
+        // Both eras are whole and stay: which of them the next start finds named cannot be known now.
+        let unknown = |reason| {
+            let reason = format!("{reason}. It may be decided all the same: start the node again, with either number");
+            RehomeError { from, to, reason }
+        };
+        decide(&rehoming).map_err(unknown)?;
+        tracing::info!(from, to, era = rehoming.next.era, "the node has another number of shards");
+        directory.remove_other_eras();
+    }
+    Ok(())
+}
+
+impl<'a> Rehoming<'a> {
+    /// Reads all logs. Nothing is changed.
+    fn examine(
+        make_disk: &'a MakeDisk,
+        config: &'a Config,
+        directory: &'a Directory,
+        peers: &Peers,
+    ) -> Result<Self, String> {
+        let now = directory.snapshot();
+        let from = now.logs.len();
+        let waits = |shard: &usize| peers.founds() && directory.is_founder(*shard) && peers.genesis(*shard).is_none();
+        if let Some(shard) = (0..from).find(waits) {
+            return Err(format!(
+                "the groups of shard {shard} have not begun, since node(s) {:?} were not met yet: start all nodes with \
+                 `shards = {from}` once",
+                peers.missing(shard)
+            ));
+        }
+        let mut recoverer = Recoverer::default();
+        let mut ends = Vec::new();
+        for (shard, ids) in now.logs.iter().enumerate() {
+            let expect = Expect { shard: shard as u32, incarnation: ids.log, segment_bytes: config.segment_mib * MIB };
+            ends.push(read_log(&directory.logs(), expect, from, &mut recoverer)?);
+        }
+        let homes = homes_of_groups(config, &recoverer);
+        let mut digests = HashMap::new();
+        for uid in homes.keys() {
+            let Some(group) = recoverer.group(*uid) else { continue };
+            if let Some(slot) = group.hole() {
+                return Err(damaged(&format!("slot {slot} of group {uid:032x} is missing"), from));
+            }
+            digests.insert(*uid, group.digest(*uid));
+        }
+        let next = now.next_era(config.shards, &ends);
+        Ok(Self { config, directory, now, next, homes, digests, make_disk })
+    }
+
+    fn new_logs(&self) -> PathBuf {
+        meta::era_dir(self.directory.path(), self.next.era)
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        self.config.segment_mib * MIB
+    }
+
+    fn begin(&self) -> Result<(), String> {
+        let dir = self.new_logs();
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(at(&dir)(error)),
+            _ => {}
+        }
+        fs::create_dir(&dir).map_err(at(&dir))?;
+        sealed::sync_dir(self.directory.path()).map_err(at(self.directory.path()))
+    }
+
+    fn write_logs(&self) -> Result<(), String> {
+        let (old, new) = (self.directory.logs(), self.new_logs());
+        let mut logs = Vec::new();
+        for (shard, ids) in self.next.logs.iter().enumerate() {
+            let directory = meta::log_dir(&new, shard);
+            fs::create_dir(&directory).map_err(at(&directory))?;
+            let segment_bytes = self.segment_bytes();
+            let disk = (self.make_disk)(DiskConfig { directory, segment_bytes, sync: SyncMode::Durable })?;
+            logs.push(NewLog::create(disk, shard, ids.log, segment_bytes)?);
+        }
+        let mut copier = Copier::new(self.config.homes(), &self.homes, logs);
+        for (shard, ids) in self.now.logs.iter().enumerate() {
+            let dir = meta::log_dir(&old, shard);
+            if !dir.try_exists().map_err(at(&dir))? {
+                continue;
+            }
+            let mut outcome = Ok(());
+            let expect = self.expect(shard, ids.log);
+            recover(&mut FileSource::new(&dir), expect, &mut |place, _, header, body| {
+                if outcome.is_ok() {
+                    outcome = copier.take(place, header, body);
+                }
+            })
+            .map_err(|error| error.to_string())?;
+            outcome?;
+            tracing::info!(shard, bytes = copier.bytes(), "the log of this shard of before is copied");
+        }
+        copier.finish()
+    }
+
+    fn expect(&self, shard: usize, log: u128) -> Expect {
+        Expect { shard: shard as u32, incarnation: log, segment_bytes: self.segment_bytes() }
+    }
+
+    /// Checkpoints do not change, so a second name is as good as a copy.
+    fn link_checkpoints(&self) -> Result<(), String> {
+        let (old, new) = (self.directory.logs(), self.new_logs());
+        let dir_of = |logs: &Path, shard: usize| meta::log_dir(logs, shard).join("checkpoints");
+        for shard in 0..self.config.shards {
+            let dir = dir_of(&new, shard);
+            fs::create_dir(&dir).map_err(at(&dir))?;
+        }
+        for shard in 0..self.now.logs.len() {
+            let dir = dir_of(&old, shard);
+            let entries = match fs::read_dir(&dir) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                entries => entries.map_err(at(&dir))?,
+            };
+            for entry in entries {
+                let name = entry.map_err(at(&dir))?.file_name();
+                let uid = name.to_str().filter(|name| name.ends_with(".checkpoint")).and_then(|name| name.get(..32));
+                let uid = uid.and_then(|uid| u128::from_str_radix(uid, 16).ok());
+                let Some(home) = uid.and_then(|uid| self.homes.get(&uid)) else { continue };
+                let to = dir_of(&new, self.config.homes().shard_of(*home)).join(&name);
+                fs::hard_link(dir.join(&name), &to).map_err(at(&to))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the logs as opened, since an empty one in their place would be a lost one, and makes all names durable.
+    fn finish_era(&self) -> Result<(), String> {
+        let new = self.new_logs();
+        for shard in 0..self.config.shards {
+            meta::note_opened(&new, shard).map_err(at(&new))?;
+            let dir = meta::log_dir(&new, shard);
+            for dir in [dir.join("checkpoints"), dir] {
+                sealed::sync_dir(&dir).map_err(at(&dir))?;
+            }
+        }
+        sealed::sync_dir(&new).map_err(at(&new))
+    }
+
+    /// Reads the new logs as a start would.
+    fn compare(&self) -> Result<(), String> {
+        let new = self.new_logs();
+        let mut recoverer = Recoverer::default();
+        for (shard, ids) in self.next.logs.iter().enumerate() {
+            let dir = meta::log_dir(&new, shard);
+            let homes = self.config.homes();
+            let mut stray = false;
+            let recovery =
+                recover(&mut FileSource::new(&dir), self.expect(shard, ids.log), &mut |place, _, header, body| {
+                    stray |= self.homes.get(&header.uid).is_none_or(|home| homes.shard_of(*home) != shard);
+                    recoverer.note(place, header, body);
+                })
+                .map_err(|error| error.to_string())?;
+            if recovery.verdict != Verdict::Clean || recoverer.malformed.is_some() || stray {
+                return Err(format!("{}: the new log is not what was written", dir.display()));
+            }
+        }
+        for uid in self.homes.keys() {
+            if recoverer.group(*uid).map(|group| group.digest(*uid)).as_ref() != self.digests.get(uid) {
+                return Err(format!("a bug: group {uid:032x} is not the same in the new logs"));
+            }
+        }
+        Ok(())
+    }
+
+    /// With this the new era is the directory's.
+    fn decide(&self) -> Result<(), String> {
+        self.directory.begin_era(&self.next).map_err(|error| error.to_string())
+    }
+}
+
+fn damaged(what: &str, shards: usize) -> String {
+    format!(
+        "{what}. Start the node with `shards = {shards}` first: then this log is begun anew, and its replicas get their \
+         votes back from the other nodes"
+    )
+}
+
+/// Reads a shard's log, one of `shards`; gives the sequence of its last frame.
+fn read_log(logs: &Path, expect: Expect, shards: usize, recoverer: &mut Recoverer) -> Result<u64, String> {
+    let shard = expect.shard as usize;
+    let dir = meta::log_dir(logs, shard);
+    if let Some(reason) = meta::suspect_reason(logs, shard).map_err(at(&dir))? {
+        return Err(damaged(&format!("the log in {}: {reason}", dir.display()), shards));
+    }
+    let mut recovery = Recovery::empty();
+    if dir.try_exists().map_err(at(&dir))? {
+        let visit = &mut |place, _, header: &_, body: &_| recoverer.note(place, header, body);
+        recovery = recover(&mut FileSource::new(&dir), expect, visit).map_err(|error| match &error {
+            RecoverError::Damaged { .. } => damaged(&error.to_string(), shards),
+            _ => error.to_string(),
+        })?;
+    }
+    if recovery.segments.is_empty() && meta::was_opened(logs, shard).map_err(at(&dir))? {
+        return Err(format!("the log in {} is lost: put its files back (is its disk mounted?)", dir.display()));
+    }
+    if recoverer.malformed.is_some() {
+        return Err(format!(
+            "{} holds records that this version cannot read: run the one that wrote them",
+            dir.display()
+        ));
+    }
+    if let Verdict::TornTail { file, offset } = &recovery.verdict {
+        tracing::warn!(file, offset, "the log ends with a torn tail, which is left out");
+    }
+    Ok(recovery.durable_through)
+}
+
+/// The homes of all groups that there are, by uid.
+fn homes_of_groups(config: &Config, recoverer: &Recoverer) -> HashMap<u128, u64> {
+    let homes = config.homes();
+    let mut by_uid: HashMap<u128, u64> = (1..=config.groups).map(|id| (config.group_uid(id), homes.home(id))).collect();
+    for number in 0..homes.first_shards {
+        let uid = config.directory_uid(number);
+        by_uid.insert(uid, number);
+        let made = recoverer.group(uid).into_iter().flat_map(|group| group.apply.directory.iter());
+        by_uid.extend(made.map(|(slot, _)| (config.made_uid(number, slot.0), number)));
+    }
+    by_uid
+}
+
+#[cfg(test)]
+mod tests;
