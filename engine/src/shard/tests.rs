@@ -10,6 +10,8 @@ use crate::assemble::{ShardPlace, assemble};
 use crate::checkpoint::files::SystemFiles;
 use crate::checkpoint::store::Store;
 use crate::config::{Config, Member};
+use crate::homes::Names;
+use crate::large::Cutting;
 use crate::limits::MIB;
 
 /// A directory without a log.
@@ -43,11 +45,13 @@ fn started() -> Shard {
     let mut store = Store::open(Box::new(files), 7).unwrap();
     let place = ShardPlace {
         shard: 0,
-        replica: 1,
+        log: 1,
+        names: Names::all(1),
         segment_bytes: 4 * MIB,
         memory: Memory::new(1 << 20),
+        cutting: Cutting::default(),
         seed: 1,
-        genesis: Some(vec![(1, 1), (2, 2), (3, 3)]),
+        founders: vec![(0, vec![(1, 1), (2, 2), (3, 3)])],
         seen: Arc::default(),
         pull_bytes: 1 << 20,
     };
@@ -58,7 +62,11 @@ fn started() -> Shard {
 
 /// A peer's first frame of a handshake: it has seen votes that rest on this shard's log up to `seen`.
 fn meet(shard: &mut Shard, node: u64, seen: u64) {
-    shard.peer_connected(node, node, PeerHello { boot: 1, replica: u128::from(node), seen });
+    shard.peer_connected(
+        node,
+        node,
+        PeerHello { boot: 1, log: u128::from(node), names: Names::all(u128::from(node)), seen, lost: None },
+    );
 }
 
 #[test]
