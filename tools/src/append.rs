@@ -20,7 +20,7 @@ Examples:
   synod append --cluster demo/cluster.toml --group 1 < input.txt
   journalctl -f | synod append --cluster demo/cluster.toml --group 2
 
-An entry is a line with its newline, at most 1 MiB; a last line without a newline is an entry too.
+An entry is a line with its newline, at most 64 MiB; a last line without a newline is an entry too.
 What one read brings is sent at once, in batches of up to 64 KiB. When the leader dies, what is
 unknown is sent again to the next one, and takes effect once: all goes through a session of the
 group, and when that has ended because the input paused for long, through a new one. `synod tail`

@@ -3,7 +3,7 @@
 //! Invariant: the entries that come out, put together, are the bytes that went in.
 
 use synod::Entries;
-use synod::limits::{BATCH_ENTRIES_MAX, ENTRY_BYTES_MAX};
+use synod::limits::{BATCH_ENTRIES_MAX, LARGE_ENTRY_BYTES_MAX};
 
 /// A batch holds lines up to this together, or a single longer one.
 pub(crate) const BATCH_BYTES: usize = 64 << 10;
@@ -12,7 +12,7 @@ const _: () = assert!(BATCH_BYTES <= BATCH_ENTRIES_MAX, "even a batch of empty l
 
 /// A line that cannot be an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("line {line} is longer than 1 MiB, the most that an entry may have: split it")]
+#[error("line {line} is longer than 64 MiB, the most that an entry may have: split it")]
 pub(crate) struct LineTooLong {
     /// Its number, from 1.
     pub(crate) line: u64,
@@ -68,7 +68,7 @@ impl Lines {
         }
         self.searched = self.bytes.len();
         // Its end may be far away: it is not waited for.
-        if ENTRY_BYTES_MAX < self.searched - self.start { Err(self.too_long()) } else { Ok(None) }
+        if LARGE_ENTRY_BYTES_MAX < self.searched - self.start { Err(self.too_long()) } else { Ok(None) }
     }
 
     /// At the end of the input: takes the last line, which has no newline.
@@ -145,15 +145,15 @@ mod tests {
 
     #[test]
     fn a_line_may_be_as_long_as_an_entry() {
-        let mut longest = vec![b'x'; ENTRY_BYTES_MAX - 1];
+        let mut longest = vec![b'x'; LARGE_ENTRY_BYTES_MAX - 1];
         longest.push(b'\n');
         let input = [b"a\n", &longest[..], b"b\n"].concat();
-        assert_eq!(entries(input.chunks(1000)).unwrap(), [b"a\n".to_vec(), longest, b"b\n".to_vec()]);
+        assert_eq!(entries(input.chunks(1 << 20)).unwrap(), [b"a\n".to_vec(), longest, b"b\n".to_vec()]);
     }
 
     #[test]
     fn a_longer_line_is_named_and_those_before_it_come_out() {
-        let long = vec![b'x'; ENTRY_BYTES_MAX + 1];
+        let long = vec![b'x'; LARGE_ENTRY_BYTES_MAX + 1];
         for end in ["", "\n", "\nmore\n"] {
             let input = [b"a\nb\n", &long[..], end.as_bytes()].concat();
             assert_eq!(entries([&input[..]]), Err(LineTooLong { line: 3 }));
@@ -162,7 +162,7 @@ mod tests {
             assert_eq!(lines.next_batch().unwrap().unwrap().len(), 2);
             assert_eq!(lines.next_batch().unwrap_err(), LineTooLong { line: 3 });
         }
-        let exact = vec![b'x'; ENTRY_BYTES_MAX];
+        let exact = vec![b'x'; LARGE_ENTRY_BYTES_MAX];
         assert_eq!(entries([&exact[..]]).unwrap(), [exact]);
     }
 }

@@ -108,7 +108,7 @@ fn status(file: &Path) -> Vec<Line> {
     let mut lines = text.lines();
     let head: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
     let names = ["group", "leader", "node", "process", "applied", "next", "chain", "votes", "lease"];
-    assert_eq!(head, [&names[..], &["checkpoint", "pins", "pinned"]].concat());
+    assert_eq!(head, [&names[..], &["checkpoint", "pins", "pinned", "quorum"]].concat());
     let mut leader = None;
     let parse = |line: &str| {
         let mut words: Vec<&str> = line.split_whitespace().collect();

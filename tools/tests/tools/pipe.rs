@@ -85,14 +85,14 @@ fn a_tail_follows_and_ends_with_its_reader(cluster: &TestCluster, from: usize) {
 }
 
 #[test]
-fn a_line_over_a_mebibyte_is_named() {
+fn a_line_over_64_mebibytes_is_named_and_a_large_one_goes_in_whole() {
     let cluster = TestCluster::start(1, 1, 1);
-    let longest = [&vec![b'x'; (1 << 20) - 1][..], b"\n"].concat();
-    let before = [b"one\n", &longest[..]].concat();
-    let file = [&before[..], b"x", &longest, b"after\n"].concat();
+    let large = [&vec![b'x'; 3 << 20][..], b"\n"].concat();
+    let before = [b"one\n", &large[..]].concat();
+    let file = [&before[..], &vec![b'x'; (64 << 20) + 1], b"\nafter\n"].concat();
     let finished = cluster.append_all(1, &file);
     assert_eq!(finished.status.code(), Some(1));
-    assert!(finished.stderr.contains("line 3 is longer than 1 MiB"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("line 3 is longer than 64 MiB"), "{}", finished.stderr);
     assert_eq!(finished.stderr.lines().count(), 1);
     cluster.check_tails(1, &before);
 }
