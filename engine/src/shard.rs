@@ -100,6 +100,8 @@ const ELECTION_PREFERRED_NS: std::ops::Range<u64> = 5_000_000..25_000_000;
 const PREFERRED_TRIES: u32 = 40;
 const PROGRESS_NS: u64 = 400_000_000;
 const LEARN_NS: u64 = 500_000_000;
+/// Who is asked for chosen values and cannot be reached is passed over after so long, when another can be.
+const LEARN_ELSEWHERE_NS: u64 = 5_000_000;
 /// On a full disk it is tried so often whether there is room again.
 const RETRY_PREPARE_NS: u64 = 1_000_000_000;
 /// After a start no vote leaves for so long, unless all peers were met before.
@@ -609,6 +611,7 @@ impl Shard {
             }
             Timer::Election => Some(self.draw(ELECTION_NS)),
             Timer::Progress => Some(PROGRESS_NS),
+            Timer::Learn if self.asks_in_vain(at) => Some(LEARN_ELSEWHERE_NS),
             Timer::Learn => Some(LEARN_NS),
         }
         .map(|after| self.now_ns + after);
@@ -621,6 +624,15 @@ impl Shard {
         if let Some(deadline) = deadline {
             self.timers.insert((deadline, at));
         }
+    }
+
+    /// Whether a group asks a peer for chosen values that cannot be reached, while another can: under load it would
+    /// never catch up if it waited for each of those.
+    fn asks_in_vain(&self, at: u32) -> bool {
+        let reached = |peer: &Peer| peer.connection.is_some() && !peer.lost;
+        let Some(asked) = self.groups[at as usize].replica.asks() else { return false };
+        let in_vain = self.peer_of(at, asked).is_none_or(|peer| !reached(&self.peers[peer]));
+        in_vain && self.peers.iter().any(reached)
     }
 
     // ---- events ----

@@ -15,8 +15,9 @@ use crate::value::{Body, Payload, Value};
 
 /// A replica that lags by no more slots than this counts as caught up: the pipeline alone can be as long.
 const CAUGHT_UP_SLOTS: u64 = 256;
-/// An answer with fewer slots may be all that its sender has.
+/// An answer with fewer slots, and with fewer bytes than [`LITTLE_BYTES`], may be all that its sender has.
 const LITTLE_SLOTS: u64 = 32;
+const LITTLE_BYTES: u64 = 64 << 10;
 
 impl<P: Payload> Replica<P> {
     /// The configuration that governs the slot behind the chosen prefix.
@@ -201,9 +202,21 @@ impl<P: Payload> Replica<P> {
         self.learn(MemberId::outsider(peer), self.log().chosen().next(), out);
     }
 
-    /// Whether an answer brought so few slots behind `since` that its sender may have no more.
+    /// Whether an answer brought so little behind `since` that its sender may have no more. With large values even a
+    /// full answer is few slots.
     pub(crate) fn learned_little(&self, since: Slot) -> bool {
-        self.log().chosen().0.saturating_sub(since.0) < LITTLE_SLOTS
+        let chosen = self.log().chosen();
+        if chosen.0.saturating_sub(since.0) >= LITTLE_SLOTS {
+            return false;
+        }
+        // What has left memory already may have been large.
+        let bytes = |slot| self.log().get(Slot(slot)).map_or(LITTLE_BYTES, |entry| entry.value.bytes());
+        (since.0 + 1..=chosen.0).map(bytes).sum::<u64>() < LITTLE_BYTES
+    }
+
+    /// Whom this replica asks for chosen values, while it does.
+    pub fn asks(&self) -> Option<MemberId> {
+        self.learning.map(|learning| learning.from)
     }
 }
 

@@ -374,3 +374,38 @@ fn storms_with_wipes_lose_nothing() {
     let (committed, replaced) = ran.iter().fold((0, 0), |(c, r), (of, version)| (c + of, r + version));
     assert!(committed > 3000 && replaced > 500, "too little happened: {committed} committed, {replaced} replaced");
 }
+
+/// A batch of so many bytes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Sized(u32);
+
+impl Payload for Sized {
+    fn bytes(&self) -> u32 {
+        self.0
+    }
+}
+
+/// Whom a replica without a vote asks next after an answer with one value of so many bytes.
+fn asked_after(bytes: u32) -> Option<MemberId> {
+    let config = Config { genesis: Configuration::default(), ..crate::replica_test::config(4, 3) };
+    let mut replica = Replica::new(config, Recovered::default());
+    let mut out = Vec::new();
+    replica.timeout(&mut out);
+    assert_eq!(replica.asks(), Some(MemberId::outsider(0)));
+    let value = Value { origin: Ballot { round: 1, member: member(1) }, body: Body::Batch(Sized(bytes)) };
+    let learned = Message::Learned { slot: Slot(1), through: Slot(1), value };
+    replica.receive(MemberId::outsider(0), learned, &mut out);
+    assert_eq!(replica.log().chosen(), Slot(1));
+    let asked = out.iter().rev().find_map(|action| match action {
+        Action::Send { to, message: Message::LearnRequest { from } } => Some((*to, *from)),
+        _ => None,
+    });
+    assert_eq!(asked, replica.asks().map(|of| (of, Slot(2))));
+    replica.asks()
+}
+
+#[test]
+fn who_gets_few_large_values_asks_the_same_peer_on() {
+    assert_eq!(asked_after(1 << 20), Some(MemberId::outsider(0)), "a full answer of one slot");
+    assert_eq!(asked_after(100), Some(MemberId::outsider(1)), "it may have no more");
+}
