@@ -179,7 +179,9 @@ impl<P: Payload> Replica<P> {
         self.persist(Record::Installed { slot }, out);
         self.govern(configuration, slot, out);
         if let Some(learning) = self.learning.take() {
-            self.learn(learning.from, learning.target, out);
+            // Whoever was asked is there, and likely has what follows: without a vote, this replica asks it on.
+            let further = if self.votes() { Slot::ZERO } else { self.log().chosen().next() };
+            self.learn(learning.from, learning.target.max(further), out);
         }
         if self.learning.is_none() {
             self.learn_on(out);
