@@ -52,10 +52,7 @@ impl Group {
         let held = (hold_entries > 0).then(|| (self.checkpoints.index() + 1).saturating_sub(hold_entries));
         let pinned = self.checkpoints.pins.values().map(|pin| pin.index).chain(held).min();
         match pinned {
-            Some(index) if index < self.apply.next_index && !is(Bug::PinsAreIgnored) => {
-                let at = self.indexes.partition_point(|(_, first)| *first <= index);
-                at.checked_sub(1).map_or(Slot::ZERO, |at| self.indexes[at].0.prev())
-            }
+            Some(index) if !is(Bug::PinsAreIgnored) => self.last_slot_before(index),
             _ => self.apply.slot,
         }
     }
@@ -107,21 +104,27 @@ impl Shard {
             return Some(Keeps::Unchosen);
         }
         let has_machine = group.machine.is_some() || group.checkpoints.away;
-        let serves = if group.checkpoints.taken {
-            gone <= group.checkpoints.slot() || is(Bug::MachinesAreForgotten)
-        } else {
-            !has_machine || slot <= group.replica.low() || is(Bug::SegmentsGoUnasked)
-        };
-        if !serves {
-            return Some(if group.checkpoints.taken { Keeps::Machine } else { Keeps::Voter });
+        if group.checkpoints.taken && gone > group.checkpoints.slot() && !is(Bug::MachinesAreForgotten) {
+            return Some(Keeps::Machine);
         }
-        if slot > Slot::ZERO && slot > group.unpinned(self.checkpoints.policy.hold(self.writer.bytes_live())) {
+        // Without checkpoints, who lacks entries that a state machine needs gets them from the log or not at all.
+        let asked_for = has_machine && !group.checkpoints.taken && !is(Bug::SegmentsGoUnasked);
+        let settled = if asked_for { group.replica.low() } else { Slot(u64::MAX) };
+        let unpinned = group.unpinned(self.checkpoints.policy.hold(self.writer.bytes_live()));
+        if slot > settled {
+            return Some(Keeps::Voter);
+        }
+        if slot > unpinned {
             return Some(Keeps::Reader);
         }
-        // After a restart, entries can be read from the first summary on behind which no slot is missing.
-        match newer.iter().map(|slots| slots.get(at).copied().unwrap_or_default()).find(|of| *of >= gone) {
+        // After a restart, entries can be read from the first summary on behind which no slot is missing: what lies before
+        // it in its own segment goes with this one.
+        let readable = newer.iter().map(|slots| slots.get(at).copied().unwrap_or_default()).find(|of| *of >= gone);
+        match readable {
             None => Some(Keeps::Summary),
             Some(of) if of > group.consumed() && !is(Bug::MachinesAreForgotten) => Some(Keeps::Machine),
+            Some(of) if of > settled.max(gone) => Some(Keeps::Voter),
+            Some(of) if of > unpinned.max(gone) => Some(Keeps::Reader),
             Some(_) => None,
         }
     }

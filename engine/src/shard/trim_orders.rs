@@ -35,7 +35,7 @@ pub(crate) struct TrimOrder {
 
 impl Group {
     /// The last slot all of whose entries have an index below `index`.
-    fn last_slot_before(&self, index: u64) -> Slot {
+    pub(super) fn last_slot_before(&self, index: u64) -> Slot {
         if index >= self.apply.next_index {
             return self.apply.slot;
         }
