@@ -124,7 +124,8 @@ pub struct Config {
     /// The node that should lead all groups; without it, leaders are spread evenly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preferred_leader: Option<NodeId>,
-    /// Log kept per shard for readers and lagging replicas, in MiB, although nobody needs it any more.
+    /// Log kept per shard for readers and lagging replicas, in MiB, although nobody needs it any more. State machines take
+    /// checkpoints in time for it, so that the log stays near this.
     #[serde(default = "defaults::retain_mib")]
     pub retain_mib: u64,
     /// Log per shard, in MiB, at which new proposals are refused as overloaded.

@@ -935,6 +935,7 @@ impl Shard {
         self.renew_summaries();
         self.give_groups_home();
         self.unpin_oldest();
+        self.take_checkpoints_ahead();
         self.step_trims();
     }
 

@@ -229,9 +229,11 @@ impl SimStore {
         Store::open(files, config.cluster_id().expect("a checked configuration")).map(Self)
     }
 
-    /// Carries out one operation.
-    pub fn carry_out(&mut self, op: SimStoreOp) -> Option<SimStoreDone> {
-        self.0.carry_out(op.0).map(SimStoreDone)
+    /// Carries out some operations in turn.
+    pub fn carry_out(&mut self, ops: impl IntoIterator<Item = SimStoreOp>) -> Vec<SimStoreDone> {
+        let mut dones = Vec::new();
+        self.0.carry_out_all(ops.into_iter().map(|op| op.0), |done| dones.push(SimStoreDone(done)));
+        dones
     }
 }
 

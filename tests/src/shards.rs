@@ -310,10 +310,8 @@ impl Shards {
                 shard.on_disk(done).unwrap();
             }
         }
-        for op in store_ops {
-            if let Some(done) = store.carry_out(op) {
-                shard.on_store(done);
-            }
+        for done in store.carry_out(store_ops) {
+            shard.on_store(done);
         }
         let closed = shard.take_closed();
         for other in (0..self.setup.nodes).filter(|other| closed.contains(&Self::conn(at, *other))) {

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use synod::client::Client;
-use synod::{Consistency, GroupId, NodeId};
+use synod::Consistency;
 
 use crate::error::ToolError;
 use crate::tail;
-use crate::target::{ClusterFile, check_group, check_node};
+use crate::target::Replica;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,13 +32,7 @@ enum Freshness {
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(flatten)]
-    cluster: ClusterFile,
-    /// The node to read from
-    #[arg(long)]
-    node: NodeId,
-    /// The group to read
-    #[arg(long)]
-    group: GroupId,
+    of: Replica,
     /// How fresh the entries must be
     #[arg(long, value_enum, default_value = "linearizable")]
     consistency: Freshness,
@@ -55,17 +48,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
-    let cluster = args.cluster.read()?;
-    check_group(&cluster, args.group)?;
-    check_node(&cluster, args.node)?;
     let consistency = match args.consistency {
         Freshness::Linearizable => Consistency::Linearizable,
         Freshness::Quorum => Consistency::Quorum,
         Freshness::AtLeast => Consistency::AtLeast(args.index.unwrap_or(0)),
         Freshness::Stale => Consistency::Stale,
     };
-    let mut client = Client::new(cluster);
+    let mut client = args.of.client()?;
     let wait = Duration::from_millis(u64::from(args.timeout_ms));
-    let last = client.read_index(args.node, args.group, consistency, wait)?;
-    tail::copy(&mut client, args.node, args.group, args.from, last.saturating_add(1))
+    let last = client.read_index(args.of.node, args.of.group, consistency, wait)?;
+    tail::copy(&mut client, args.of.node, args.of.group, args.from, last.saturating_add(1))
 }

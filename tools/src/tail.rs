@@ -9,7 +9,7 @@ use synod::client::{Client, ClientError};
 use synod::{GroupId, NodeId};
 
 use crate::error::ToolError;
-use crate::target::{ClusterFile, check_group, check_node};
+use crate::target::Replica;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,13 +29,7 @@ const HOLD: Duration = Duration::from_secs(1);
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(flatten)]
-    cluster: ClusterFile,
-    /// The node to read from
-    #[arg(long)]
-    node: NodeId,
-    /// The group to read
-    #[arg(long)]
-    group: GroupId,
+    of: Replica,
     /// The index of the first entry wanted
     #[arg(long, value_name = "INDEX", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     from: u64,
@@ -45,12 +39,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
-    let cluster = args.cluster.read()?;
-    check_group(&cluster, args.group)?;
-    check_node(&cluster, args.node)?;
-    let mut client = Client::new(cluster);
-    let end = if args.until_end { client.leader(args.group)?.1.next_index } else { u64::MAX };
-    copy(&mut client, args.node, args.group, args.from, end)
+    let mut client = args.of.client()?;
+    let end = if args.until_end { client.leader(args.of.group)?.1.next_index } else { u64::MAX };
+    copy(&mut client, args.of.node, args.of.group, args.from, end)
 }
 
 /// Writes a node's entries from index `from` up to `end`, without it, to stdout.

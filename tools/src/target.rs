@@ -55,6 +55,29 @@ impl Target {
     }
 }
 
+/// What one node holds of a group.
+#[derive(clap::Args)]
+pub(crate) struct Replica {
+    #[command(flatten)]
+    cluster: ClusterFile,
+    /// The node that is asked
+    #[arg(long)]
+    pub(crate) node: NodeId,
+    /// The group
+    #[arg(long)]
+    pub(crate) group: GroupId,
+}
+
+impl Replica {
+    /// A client for a node and a group that the cluster has.
+    pub(crate) fn client(&self) -> Result<Client, ToolError> {
+        let cluster = self.cluster.read()?;
+        check_group(&cluster, self.group)?;
+        check_node(&cluster, self.node)?;
+        Ok(Client::new(cluster))
+    }
+}
+
 /// How long a node may take to say which groups were made at run time.
 const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 

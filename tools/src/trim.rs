@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use synod::client::Client;
-use synod::{GroupId, NodeId};
-
 use crate::error::ToolError;
-use crate::target::{ClusterFile, check_group, check_node};
+use crate::target::Replica;
 use crate::terminal::say;
 
 const EXAMPLES: &str = "\
@@ -24,13 +21,7 @@ is taken.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(flatten)]
-    cluster: ClusterFile,
-    /// The node whose log is trimmed
-    #[arg(long)]
-    node: NodeId,
-    /// The group whose entries are not needed
-    #[arg(long)]
-    group: GroupId,
+    of: Replica,
     /// The index of the first entry that stays
     #[arg(long, value_name = "INDEX", value_parser = clap::value_parser!(u64).range(1..))]
     before: u64,
@@ -40,11 +31,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
-    let cluster = args.cluster.read()?;
-    check_group(&cluster, args.group)?;
-    check_node(&cluster, args.node)?;
     let wait = Duration::from_millis(u64::from(args.timeout_ms));
-    let first_index = Client::new(cluster).trim(args.node, args.group, args.before, wait)?;
-    say(format_args!("the log of group {} on node {} begins at index {first_index}\n", args.group, args.node));
+    let first_index = args.of.client()?.trim(args.of.node, args.of.group, args.before, wait)?;
+    say(format_args!("the log of group {} on node {} begins at index {first_index}\n", args.of.group, args.of.node));
     Ok(())
 }

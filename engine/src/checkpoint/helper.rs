@@ -9,6 +9,9 @@ use super::StoreOp;
 use super::store::Store;
 use crate::mailbox::{Mail, Post};
 
+/// Checkpoints that are written before the first of them is told of.
+const OPS_AT_ONCE: usize = 64;
+
 /// The way to a shard's store.
 #[derive(Debug)]
 pub(crate) struct Helper {
@@ -22,10 +25,9 @@ impl Helper {
         let (send, receive) = mpsc::channel::<StoreOp>();
         let stopping = store.stopping();
         let run = move || {
-            for op in receive {
-                if let Some(done) = store.carry_out(op) {
-                    post.send_wait(Mail::Store(done));
-                }
+            while let Ok(op) = receive.recv() {
+                let ops = std::iter::once(op).chain(receive.try_iter());
+                store.carry_out_all(ops.take(OPS_AT_ONCE), |done| post.send_wait(Mail::Store(done)));
             }
         };
         let name = format!("synod-ckpt-{shard}");

@@ -24,6 +24,13 @@ pub(crate) struct Store {
     stopping: Arc<AtomicBool>,
 }
 
+/// A checkpoint that is written, and not durable under its name yet.
+struct Unnamed {
+    temporary: String,
+    name: String,
+    kept: Kept,
+}
+
 /// The name of a whole checkpoint.
 pub(crate) fn whole_name(uid: u128, slot: u64) -> String {
     format!("{uid:032x}-{slot:016x}.checkpoint")
@@ -153,13 +160,32 @@ impl Store {
         Ok(index)
     }
 
+    /// Carries out some operations in turn and tells of each that is answered. The checkpoints that they write one behind
+    /// the other are made durable together: small ones cost little else.
+    pub(crate) fn carry_out_all(&mut self, ops: impl IntoIterator<Item = StoreOp>, mut done: impl FnMut(StoreDone)) {
+        let mut writes = Vec::new();
+        for op in ops {
+            match op {
+                StoreOp::Write { group, uid, state, view } => writes.push((group, self.write(uid, state, view))),
+                // What is removed has been replaced before, durably: it is none of these.
+                StoreOp::Remove { .. } => drop(self.carry_out(op)),
+                op => {
+                    self.make_durable(std::mem::take(&mut writes), &mut done);
+                    self.carry_out(op).into_iter().for_each(&mut done);
+                }
+            }
+        }
+        self.make_durable(writes, &mut done);
+    }
+
     /// Carries out one operation.
     pub(crate) fn carry_out(&mut self, op: StoreOp) -> Option<StoreDone> {
         let text = |error: io::Error| error.to_string();
         Some(match op {
-            StoreOp::Write { group, uid, state, view } => {
-                let result = self.write(uid, state, view).map_err(text);
-                StoreDone::Written { group, result }
+            StoreOp::Write { .. } => {
+                let mut written = None;
+                self.carry_out_all([op], |done| written = Some(done));
+                return written;
             }
             StoreOp::Read { request, uid, slot, offset, bytes } => {
                 let result = self.read(uid, slot, offset, bytes as usize);
@@ -204,22 +230,41 @@ impl Store {
         self.files.read(&whole_name(uid, slot), offset, bytes).map_err(|error| error.to_string())
     }
 
-    fn write(&mut self, uid: u128, state: ApplyState, view: Box<dyn Checkpoint>) -> io::Result<Kept> {
+    /// Writes a checkpoint under a temporary name; nothing of it is durable yet.
+    fn write(&mut self, uid: u128, state: ApplyState, view: Box<dyn Checkpoint>) -> io::Result<Unnamed> {
         let name = whole_name(uid, state.slot.0);
         let temporary = format!("{name}.tmp");
-        let written = self.write_to(&temporary, uid, &state, view);
-        let renamed = written.and_then(|written| {
-            self.files.sync(&temporary)?;
-            self.files.rename(&temporary, &name)?;
-            self.files.sync_names()?;
-            Ok(written)
-        });
-        match renamed {
-            Ok((bytes, id)) => Ok(Kept { state, bytes, id }),
+        match self.write_to(&temporary, uid, &state, view) {
+            Ok((bytes, id)) => Ok(Unnamed { temporary, name, kept: Kept { state, bytes, id } }),
             Err(error) => {
                 let _ = self.files.remove(&temporary);
                 Err(error)
             }
+        }
+    }
+
+    /// Makes the files of written checkpoints durable, then gives them their names, then makes these durable.
+    fn make_durable(&mut self, writes: Vec<(u32, io::Result<Unnamed>)>, mut done: impl FnMut(StoreDone)) {
+        if writes.is_empty() {
+            return;
+        }
+        let temporary = writes.iter().filter_map(|(_, written)| Some(written.as_ref().ok()?.temporary.as_str()));
+        let mut synced = self.files.sync_all(&temporary.collect::<Vec<_>>()).into_iter();
+        let mut rename = |unnamed: Unnamed| {
+            let synced = synced.next().expect("each file was synced");
+            let renamed = synced.and_then(|()| self.files.rename(&unnamed.temporary, &unnamed.name));
+            if renamed.is_err() {
+                let _ = self.files.remove(&unnamed.temporary);
+            }
+            renamed.map(|()| unnamed.kept)
+        };
+        let renamed: Vec<_> =
+            writes.into_iter().map(|(group, written)| (group, written.and_then(&mut rename))).collect();
+        let named = self.files.sync_names();
+        for (group, kept) in renamed {
+            let named = named.as_ref().map_err(ToString::to_string);
+            let result = kept.map_err(|error| error.to_string()).and_then(|kept| named.map(|()| kept));
+            done(StoreDone::Written { group, result });
         }
     }
 

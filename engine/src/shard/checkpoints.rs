@@ -1,7 +1,7 @@
 //! When a group's state machine takes a checkpoint, and what becomes of it.
 //!
 //! Invariants: a checkpoint is taken of a machine that stands exactly where the group's apply state stands; a few at a
-//! time are written per shard; at most two per group are kept, and a third only while a peer still reads the oldest.
+//! time are written per shard, fewer where they are large; at most two per group are kept, and a third only while a peer still reads the oldest.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,8 +16,12 @@ use crate::limits::MIB;
 use crate::marks::{Mark, mark};
 use crate::outcome::GroupId;
 
-/// Checkpoints that a shard writes at a time.
-const WRITES_MAX: usize = 2;
+/// Checkpoints that a shard writes at a time, when they are small: the store makes them durable together.
+const WRITES_MAX: usize = 64;
+/// Of others so many: each is a frozen view that takes memory.
+const LARGE_WRITES_MAX: usize = 2;
+/// A checkpoint with no more bytes is small.
+const SMALL_BYTES: u64 = 256 << 10;
 /// Checkpoints that a group keeps.
 const KEPT_MAX: usize = 2;
 /// A checkpoint that a peer has read from so recently is not deleted.
@@ -150,7 +154,10 @@ pub(crate) struct Checkpoints {
     pub(crate) ops: Vec<StoreOp>,
     /// Groups whose checkpoint is due.
     due: VecDeque<u32>,
-    writing: usize,
+    /// The groups whose checkpoint is being written, and whether it may be a large one.
+    writing: BTreeMap<u32, bool>,
+    /// The size of the last one that was written: a group that has none yet may be like it.
+    last_bytes: u64,
     sweep_ns: u64,
     pub(super) transfers: super::catch_up::Transfers,
 }
@@ -164,7 +171,15 @@ impl std::fmt::Debug for StoreOp {
 impl Checkpoints {
     pub(crate) fn new(policy: CheckpointPolicy) -> Self {
         let transfers = super::catch_up::Transfers::default();
-        Self { policy, ops: Vec::new(), due: VecDeque::new(), writing: 0, sweep_ns: 0, transfers }
+        Self {
+            policy,
+            ops: Vec::new(),
+            due: VecDeque::new(),
+            writing: BTreeMap::new(),
+            last_bytes: u64::MAX,
+            sweep_ns: 0,
+            transfers,
+        }
     }
 }
 
@@ -220,14 +235,43 @@ impl Shard {
                 self.expire_pins(at);
             }
         }
+        self.take_due_checkpoints();
+    }
+
+    fn take_due_checkpoints(&mut self) {
         for _ in 0..self.checkpoints.due.len() {
-            if self.checkpoints.writing == WRITES_MAX {
+            let writing = &self.checkpoints.writing;
+            let large = writing.values().filter(|large| **large).count();
+            if writing.len() == WRITES_MAX || large == LARGE_WRITES_MAX {
                 return;
             }
             let Some(at) = self.checkpoints.due.pop_front() else { return };
             self.groups[at as usize].checkpoints.wanted = false;
             self.take_checkpoint(at);
         }
+    }
+
+    /// Has checkpoints taken before the log needs them to stay within its budget: of the groups with entries in what goes
+    /// once the last quarter of it is written.
+    pub(super) fn take_checkpoints_ahead(&mut self) {
+        let ahead = self.retain_bytes / 4 * 3;
+        if !self.checkpoints.due.is_empty() || self.writer.bytes_live() <= ahead {
+            return;
+        }
+        let mut left = self.writer.bytes_live();
+        let goes = self.writer.segments().take_while(|segment| {
+            left = left.saturating_sub(segment.segment_bytes);
+            segment.sealed && left >= ahead
+        });
+        let Some(last) = goes.last() else { return };
+        let lacks: Vec<u32> = self
+            .index
+            .segment_slots(last.generation)
+            .filter_map(|(uid, slot)| Some((*self.by_uid.get(&uid)?, slot)))
+            .filter(|(at, slot)| self.groups[*at as usize].checkpoints.slot().0 < *slot)
+            .map(|(at, _)| at)
+            .collect();
+        lacks.into_iter().for_each(|at| self.want_checkpoint(at));
     }
 
     fn take_checkpoint(&mut self, at: u32) {
@@ -248,9 +292,10 @@ impl Shard {
         match machine.checkpoint() {
             Ok(view) => {
                 of.writing = true;
+                let large = of.newest().map_or(self.checkpoints.last_bytes, |kept| kept.bytes) > SMALL_BYTES;
+                self.checkpoints.writing.insert(at, large);
                 (of.entries, of.bytes, of.taken_ns) = (0, 0, self.now_ns);
                 let (uid, state) = (group.names.uid, group.apply.settled());
-                self.checkpoints.writing += 1;
                 self.checkpoints.ops.push(StoreOp::Write { group: at, uid, state, view });
                 tracing::debug!(group = group.names.id, %slot, "a checkpoint is taken");
             }
@@ -280,12 +325,13 @@ impl Shard {
         }
         match done {
             StoreDone::Written { group, result } => {
-                self.checkpoints.writing -= 1;
+                self.checkpoints.writing.remove(&group);
                 self.groups[group as usize].checkpoints.writing = false;
                 match result {
                     Ok(kept) => {
                         mark(Mark::CheckpointWritten);
                         let index = kept.index();
+                        self.checkpoints.last_bytes = kept.bytes;
                         self.keep_checkpoint(group, kept);
                         let waiters = std::mem::take(&mut self.groups[group as usize].checkpoints.waiters);
                         waiters.into_iter().for_each(|reply| reply(Ok(index)));
@@ -293,6 +339,7 @@ impl Shard {
                     }
                     Err(reason) => self.checkpoint_failed(group, &reason),
                 }
+                self.take_due_checkpoints();
             }
             StoreDone::Read { request, result } => self.on_checkpoint_read(request, result),
             StoreDone::Begun { group, part, result } => self.on_fetch_begun(group, part, result),
@@ -335,7 +382,7 @@ impl Shard {
         let uid = self.groups[group as usize].names.uid;
         let kept = match done {
             StoreDone::Written { result, .. } => {
-                self.checkpoints.writing -= 1;
+                self.checkpoints.writing.remove(&group);
                 result.ok()
             }
             StoreDone::Finished { result, .. } => result.ok(),

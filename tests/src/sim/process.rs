@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use synod::GroupId;
-use synod::simulation::{NoShard, SimShard, SimStore, configuration_of, configurations, votes};
+use synod::simulation::{NoShard, SimShard, SimStore, SimStoreOp, configuration_of, configurations, votes};
 use synod_core::planted::{Bug, is};
 use synod_wal::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use synod_wal::{DiskDone, DiskOp, Expect, Verdict, WriteData, recover};
@@ -12,6 +12,9 @@ use synod_wal::{DiskDone, DiskOp, Expect, Verdict, WriteData, recover};
 use super::plan::{MS, S, US, around, pick};
 use super::world::{Event, Process, World};
 use crate::disk::{Dice, OpId, OpKind, Outcome};
+
+/// Operations that a store takes up at most before it tells of the first.
+const STORE_OPS_AT_ONCE: usize = 6;
 
 impl World {
     /// What a node's clock shows.
@@ -245,11 +248,10 @@ impl World {
         state.fail_next = false;
         let mut dice = Dice::new(self.dice.roll());
         for (shard, (mut store, ops)) in process.stores.into_iter().enumerate() {
-            // The first operation was under way: some of its steps are done.
-            if let Some(op) = ops.into_iter().next().filter(|op| op.name() != "restore") {
-                state.files[shard].end_after(dice.below(10));
-                drop(store.carry_out(op));
-            }
+            // The first operations were under way: some of their steps are done.
+            let first = ops.into_iter().take_while(|op| op.name() != "restore");
+            state.files[shard].end_after(dice.below(20));
+            drop(store.carry_out(first.take(1 + dice.below(STORE_OPS_AT_ONCE))));
             state.files[shard].end(power, &mut dice);
         }
         for disk in &mut state.disks {
@@ -353,7 +355,7 @@ impl World {
         }
     }
 
-    /// The store carries out its next operation, unless its disk hangs.
+    /// The store carries out its next operations, unless its disk hangs.
     pub(super) fn schedule_store(&mut self, node: usize, shard: usize) {
         let state = &self.nodes[node];
         let Some(process) = state.process.as_ref().filter(|_| !state.hung) else { return };
@@ -368,21 +370,24 @@ impl World {
         let state = &mut self.nodes[node];
         let Some(process) = state.process.as_mut().filter(|_| !state.hung) else { return Ok(()) };
         let (store, ops) = &mut process.stores[shard];
-        let Some(op) = ops.pop_front() else { return Ok(()) };
-        let name = op.name();
-        if ["write", "append", "finish"].contains(&name) && std::mem::take(&mut state.fail_next) {
+        let at_once = ops.len().min(1 + self.dice.below(STORE_OPS_AT_ONCE));
+        let ops: Vec<SimStoreOp> = ops.drain(..at_once).collect();
+        let names: Vec<&str> = ops.iter().map(SimStoreOp::name).collect();
+        let writes = |name: &&str| ["write", "append", "finish"].contains(name);
+        if names.iter().any(writes) && std::mem::take(&mut state.fail_next) {
             state.files[shard].fail_next();
         }
-        let done = store.carry_out(op);
-        if name != "append" {
-            self.mark(match name {
-                "write" => "checkpoint written",
-                "finish" => "checkpoint fetched",
-                "restore" => "machine restored",
-                _ => "checkpoint read",
-            });
+        let dones = store.carry_out(ops);
+        for name in names {
+            match name {
+                "write" => self.mark("checkpoint written"),
+                "finish" => self.mark("checkpoint fetched"),
+                "restore" => self.mark("machine restored"),
+                "read" => self.mark("checkpoint read"),
+                _ => {}
+            }
         }
-        if let Some(done) = done {
+        for done in dones {
             self.with_shard(node, shard, |sim| sim.on_store(done));
         }
         self.schedule_store(node, shard);

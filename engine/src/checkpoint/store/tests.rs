@@ -244,3 +244,36 @@ fn what_has_rotted_is_not_given_to_a_peer() {
     let Some(StoreDone::Read { result, .. }) = store.carry_out(read) else { panic!("a read is answered") };
     assert!(result.unwrap_err().contains("damaged"));
 }
+
+#[test]
+fn checkpoints_written_together_fail_one_by_one() {
+    /// A view that cannot be written.
+    struct Fails;
+    impl Checkpoint for Fails {
+        fn write(self: Box<Self>, _: &mut dyn io::Write) -> io::Result<()> {
+            Err(io::Error::other("the machine is broken"))
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    write(&mut store, UID, 3);
+    let op = |group: u32, slot, view: Box<dyn Checkpoint>| {
+        let uid = UID + u128::from(group);
+        StoreOp::Write { group, uid, state: state(slot), view }
+    };
+    let ops = [
+        op(0, 5, Box::new(data(5))),
+        op(1, 6, Box::new(Fails)),
+        StoreOp::Remove { uid: UID, slot: 3 },
+        op(2, 7, Box::new(data(7))),
+    ];
+    let mut told = Vec::new();
+    store.carry_out_all(ops, |done| match done {
+        StoreDone::Written { group, result } => told.push((group, result.map(|kept| kept.slot().0).ok())),
+        _ => panic!("only writes are answered"),
+    });
+    assert_eq!(told, [(0, Some(5)), (1, None), (2, Some(7))]);
+    let names = [whole_name(UID, 5), whole_name(UID + 2, 7)];
+    assert_eq!(files(dir.path()), names.map(|name| dir.path().join(name)), "and no leftovers");
+    assert_eq!(restored(&mut store, 5).unwrap(), data(5));
+}
