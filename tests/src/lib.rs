@@ -23,6 +23,7 @@ pub mod model;
 pub mod schedules;
 pub mod shards;
 pub mod sim;
+pub mod sums;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -101,7 +102,16 @@ impl Cluster {
 
     /// Starts a stopped node.
     pub fn start_node(&mut self, node: u64) {
-        let started = Node::start(self.configs[node as usize - 1].clone(), Options::default());
+        self.start_with(node, Options::default());
+    }
+
+    /// Starts a stopped node with state machines.
+    pub fn start_summing(&mut self, node: u64, sums: &sums::Sums) {
+        self.start_with(node, Options { machines: Some(sums.machines(node)), ..Options::default() });
+    }
+
+    fn start_with(&mut self, node: u64, options: Options) {
+        let started = Node::start(self.configs[node as usize - 1].clone(), options);
         self.nodes[node as usize - 1] = Some(started.unwrap_or_else(|error| panic!("node {node}: {error}")));
     }
 

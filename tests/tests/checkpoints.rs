@@ -1,67 +1,16 @@
 //! Real nodes whose state machines live in memory: their logs are trimmed behind checkpoints, and who was away catches up.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use synod::{Checkpoint, CommittedBatch, Config, Entries, MachineError, MachineFactory, Node, Options, StateMachine};
+use synod::{Config, Entries};
+use synod_sim::sums::Sums;
 use synod_sim::{Cluster, PATIENCE};
 
 const ENTRY_BYTES: usize = 64 << 10;
 
-/// Per node: how many entries its machine holds, and a checksum over all of them.
-type States = Arc<Mutex<HashMap<u64, (u64, u32)>>>;
-
-/// Counts and sums the entries, in memory.
-struct Sum {
-    node: u64,
-    state: (u64, u32),
-    states: States,
-}
-
-impl Sum {
-    fn show(&self) {
-        self.states.lock().expect("no holder panics").insert(self.node, self.state);
-    }
-}
-
-impl StateMachine for Sum {
-    fn durable_index(&self) -> u64 {
-        0
-    }
-
-    fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), MachineError> {
-        for entry in batch.entries.iter() {
-            self.state = (self.state.0 + 1, crc32c::crc32c_append(self.state.1, entry));
-        }
-        self.show();
-        Ok(())
-    }
-
-    fn takes_checkpoints(&self) -> bool {
-        true
-    }
-
-    fn checkpoint(&mut self) -> Result<Box<dyn Checkpoint>, MachineError> {
-        // Some weight, so that it does not go in one message.
-        let filling = vec![self.state.1 as u8; 3 << 20];
-        Ok(Box::new([&self.state.0.to_le_bytes()[..], &self.state.1.to_le_bytes(), &filling].concat()))
-    }
-
-    fn restore(&mut self, index: u64, input: &mut dyn std::io::Read) -> Result<(), MachineError> {
-        let mut bytes = Vec::new();
-        input.read_to_end(&mut bytes)?;
-        let (count, rest) = bytes.split_first_chunk::<8>().ok_or("too short")?;
-        let (sum, filling) = rest.split_first_chunk::<4>().ok_or("too short")?;
-        self.state = (u64::from_le_bytes(*count), u32::from_le_bytes(*sum));
-        if self.state.0 != index || filling.len() != 3 << 20 || filling.iter().any(|byte| *byte != self.state.1 as u8) {
-            return Err("the checkpoint has another state".into());
-        }
-        self.show();
-        Ok(())
-    }
-}
+/// Some weight, so that a checkpoint does not go in one message.
+const CHECKPOINT_BYTES: usize = 3 << 20;
 
 fn small(config: &mut Config) {
     config.segment_mib = 4;
@@ -73,7 +22,7 @@ fn small(config: &mut Config) {
 
 struct Summing {
     cluster: Cluster,
-    states: States,
+    sums: Sums,
     written: u64,
 }
 
@@ -85,24 +34,19 @@ impl Summing {
 
     fn start_with(configure: impl Fn(&mut Config)) -> Self {
         let cluster = Cluster::start(3, configure);
-        let mut this = Self { cluster, states: States::default(), written: 0 };
+        let mut this = Self { cluster, sums: Sums::with_filling(CHECKPOINT_BYTES), written: 0 };
         (1..=3).for_each(|node| this.cluster.stop_node(node));
         (1..=3).for_each(|node| this.start_node(node));
         this
     }
 
     fn start_node(&mut self, node: u64) {
-        let states = Arc::clone(&self.states);
-        let machines: MachineFactory =
-            Arc::new(move |_| Ok(Some(Box::new(Sum { node, state: (0, 0), states: Arc::clone(&states) }))));
-        let options = Options { machines: Some(machines), ..Options::default() };
-        let config = self.cluster.configs[node as usize - 1].clone();
-        self.cluster.nodes[node as usize - 1] = Some(Node::start(config, options).expect("it starts"));
+        self.cluster.start_summing(node, &self.sums);
     }
 
     fn stop_node(&mut self, node: u64) {
         self.cluster.stop_node(node);
-        self.states.lock().expect("no holder panics").remove(&node);
+        self.sums.forget(node);
     }
 
     fn write(&mut self, entries: u64) {
@@ -117,8 +61,7 @@ impl Summing {
     fn converge(&self, nodes: &[u64]) {
         let end = Instant::now() + PATIENCE;
         loop {
-            let states = self.states.lock().expect("no holder panics").clone();
-            let all: Vec<_> = nodes.iter().map(|node| states.get(node).copied()).collect();
+            let all: Vec<_> = nodes.iter().map(|node| self.sums.of(*node, 1)).collect();
             if all.iter().all(|state| *state == all[0] && state.is_some_and(|(count, _)| count == self.written)) {
                 return;
             }

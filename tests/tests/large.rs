@@ -1,9 +1,7 @@
 //! Entries that no slot holds: cut into parts on their way, and whole wherever they are handed over.
 
-use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use synod::client::protocol::{RejectionV1, ReplyV1, Request};
@@ -11,11 +9,9 @@ use synod::client::{Client, ClientError, NodeClient};
 use synod::limits::{
     APPEND_PART_BYTES_MAX, ENTRY_BYTES_MAX, LARGE_BYTES_MAX, LARGE_ENTRY_BYTES_MAX, PART_BYTES_MAX, PARTS_MAX,
 };
-use synod::{
-    Checkpoint, CommittedBatch, Config, Entries, Handle, MachineError, MachineFactory, Member, Node, Options, Overload,
-    ProposeError, Rejection, StateMachine, new_cluster_id,
-};
+use synod::{Config, Entries, Handle, Member, Node, Overload, ProposeError, Rejection, new_cluster_id};
 use synod_sim::disk::Dice;
+use synod_sim::sums::{Sum, Sums, sum_with};
 use synod_sim::{Cluster, PATIENCE, free_addresses};
 
 /// No part of it is like another.
@@ -103,51 +99,10 @@ fn an_entry_over_the_limit_is_refused_and_so_is_one_too_many() {
     wait_for("room for another", || handle.propose_batch(1, entries(count)).wait().ok());
 }
 
-/// Per node: how many entries its machine holds, and a checksum over all of them.
-type States = Arc<Mutex<HashMap<u64, (u64, u32)>>>;
-
-/// Counts and sums the entries, in memory.
-struct Sum {
-    node: u64,
-    state: (u64, u32),
-    states: States,
-}
-
-impl StateMachine for Sum {
-    fn durable_index(&self) -> u64 {
-        0
-    }
-
-    fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), MachineError> {
-        for entry in batch.entries.iter() {
-            self.state = (self.state.0 + 1, crc32c::crc32c_append(self.state.1, entry));
-        }
-        self.states.lock().expect("no holder panics").insert(self.node, self.state);
-        Ok(())
-    }
-
-    fn takes_checkpoints(&self) -> bool {
-        true
-    }
-
-    fn checkpoint(&mut self) -> Result<Box<dyn Checkpoint>, MachineError> {
-        Ok(Box::new([&self.state.0.to_le_bytes()[..], &self.state.1.to_le_bytes()].concat()))
-    }
-
-    fn restore(&mut self, _: u64, input: &mut dyn std::io::Read) -> Result<(), MachineError> {
-        let mut bytes = Vec::new();
-        input.read_to_end(&mut bytes)?;
-        let (count, sum) = bytes.split_first_chunk::<8>().ok_or("too short")?;
-        self.state = (u64::from_le_bytes(*count), u32::from_le_bytes(sum.try_into()?));
-        self.states.lock().expect("no holder panics").insert(self.node, self.state);
-        Ok(())
-    }
-}
-
 struct Summing {
     cluster: Cluster,
-    states: States,
-    expected: (u64, u32),
+    sums: Sums,
+    expected: Sum,
 }
 
 impl Summing {
@@ -156,30 +111,30 @@ impl Summing {
         let cluster = Cluster::start(3, |config| {
             (config.segment_mib, config.retain_mib, config.wal_mib_max, config.cache_mib) = (4, 4, 64, 2);
         });
-        let mut this = Self { cluster, states: States::default(), expected: (0, 0) };
+        let mut this = Self { cluster, sums: Sums::default(), expected: (0, 0) };
         (1..=3).for_each(|node| this.cluster.stop_node(node));
         (1..=3).for_each(|node| this.start_node(node));
         this
     }
 
     fn start_node(&mut self, node: u64) {
-        let states = Arc::clone(&self.states);
-        let machines: MachineFactory =
-            Arc::new(move |_| Ok(Some(Box::new(Sum { node, state: (0, 0), states: Arc::clone(&states) }))));
-        let options = Options { machines: Some(machines), ..Options::default() };
-        let config = self.cluster.configs[node as usize - 1].clone();
-        self.cluster.nodes[node as usize - 1] = Some(Node::start(config, options).expect("it starts"));
+        self.cluster.start_summing(node, &self.sums);
+    }
+
+    fn stop_node(&mut self, node: u64) {
+        self.cluster.stop_node(node);
+        self.sums.forget(node);
     }
 
     fn commit(&mut self, entry: &[u8]) {
         self.cluster.commit(1, 1, self.expected.0 + 1, &Entries::one(entry).unwrap());
-        self.expected = (self.expected.0 + 1, crc32c::crc32c_append(self.expected.1, entry));
+        self.expected = sum_with(self.expected, entry);
     }
 
     fn check(&self, nodes: &[u64]) {
         for node in nodes {
             wait_for("a machine that holds all", || {
-                let state = self.states.lock().expect("no holder panics").get(node).copied();
+                let state = self.sums.of(*node, 1);
                 assert!(state.is_none_or(|(count, sum)| count < self.expected.0 || sum == self.expected.1));
                 (state == Some(self.expected)).then_some(())
             });
@@ -198,20 +153,18 @@ fn machines_get_large_entries_whole_and_once() {
         summing.commit(b"small");
     }
     summing.check(&[1, 2, 3]);
-    summing.cluster.stop_node(3);
+    summing.stop_node(3);
     for seed in 3..6 {
         summing.commit(&entry(seed, bytes));
         summing.commit(b"small");
     }
     summing.check(&[1, 2]);
-    summing.states.lock().expect("no holder panics").clear();
-    (1..=2).for_each(|node| summing.cluster.stop_node(node));
+    (1..=2).for_each(|node| summing.stop_node(node));
     (1..=3).for_each(|node| summing.start_node(node));
     summing.commit(&entry(6, bytes));
     summing.check(&[1, 2, 3]);
     // More than the log may keep: it goes behind checkpoints, and whoever was away catches up across that.
-    summing.cluster.stop_node(2);
-    summing.states.lock().expect("no holder panics").remove(&2);
+    summing.stop_node(2);
     for seed in 7..21 {
         summing.commit(&entry(seed, bytes));
     }

@@ -1,13 +1,11 @@
 //! Another number of shards: a whole cluster is started with it, on real nodes.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use synod::{
-    Checkpoint, CommittedBatch, Config, Entries, GroupError, GroupOutcome, Handle, MachineError, MachineFactory, Node,
-    Options, StateMachine,
-};
+use synod::{Config, Entries, GroupError, GroupOutcome, Handle, Node, Options};
+use synod_sim::sums::{Sums, sum_with};
 use synod_sim::{Cluster, PATIENCE};
 
 /// Waits until something holds.
@@ -234,56 +232,6 @@ fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
     all.check();
 }
 
-/// Per node and group: how many entries its machine holds, and a checksum over all of them.
-type States = Arc<Mutex<HashMap<(u64, u64), (u64, u32)>>>;
-
-/// Counts and sums the entries of a group, in memory.
-struct Sum {
-    at: (u64, u64),
-    state: (u64, u32),
-    states: States,
-}
-
-impl Sum {
-    fn show(&self) {
-        self.states.lock().unwrap().insert(self.at, self.state);
-    }
-}
-
-impl StateMachine for Sum {
-    fn durable_index(&self) -> u64 {
-        0
-    }
-
-    fn apply(&mut self, batch: &CommittedBatch<'_>) -> Result<(), MachineError> {
-        for entry in batch.entries.iter() {
-            self.state = (self.state.0 + 1, crc32c::crc32c_append(self.state.1, entry));
-        }
-        self.show();
-        Ok(())
-    }
-
-    fn takes_checkpoints(&self) -> bool {
-        true
-    }
-
-    fn checkpoint(&mut self) -> Result<Box<dyn Checkpoint>, MachineError> {
-        Ok(Box::new([&self.state.0.to_le_bytes()[..], &self.state.1.to_le_bytes()].concat()))
-    }
-
-    fn restore(&mut self, index: u64, input: &mut dyn std::io::Read) -> Result<(), MachineError> {
-        let mut bytes = Vec::new();
-        input.read_to_end(&mut bytes)?;
-        let (count, rest) = bytes.split_first_chunk::<8>().ok_or("too short")?;
-        self.state = (u64::from_le_bytes(*count), u32::from_le_bytes(rest.try_into().map_err(|_| "another length")?));
-        if self.state.0 != index {
-            return Err("the checkpoint has another state".into());
-        }
-        self.show();
-        Ok(())
-    }
-}
-
 /// Machines in memory come back from checkpoints, behind which the log was trimmed before the number was changed.
 #[test]
 fn checkpoints_and_trimmed_logs_come_along() {
@@ -292,23 +240,17 @@ fn checkpoints_and_trimmed_logs_come_along() {
         (c.segment_mib, c.retain_mib, c.wal_mib_max, c.cache_mib) = (4, 4, 40, 4);
     };
     let mut cluster = Cluster::start(3, small);
-    let states = States::default();
+    let sums = Sums::default();
     let restart = |cluster: &mut Cluster, shards: usize| {
         (1..=3).for_each(|node| cluster.stop_node(node));
-        states.lock().unwrap().clear();
-        for node in 1..=3_u64 {
-            let states = Arc::clone(&states);
-            let machines: MachineFactory = Arc::new(move |group| {
-                Ok(Some(Box::new(Sum { at: (node, group), state: (0, 0), states: Arc::clone(&states) })))
-            });
-            let config = &mut cluster.configs[node as usize - 1];
-            config.shards = shards;
-            let options = Options { machines: Some(machines), ..Options::default() };
-            cluster.nodes[node as usize - 1] = Some(Node::start(config.clone(), options).expect("it starts"));
+        for node in 1..=3 {
+            sums.forget(node);
+            cluster.configs[node as usize - 1].shards = shards;
+            cluster.start_summing(node, &sums);
         }
     };
     restart(&mut cluster, 2);
-    let mut sums = HashMap::new();
+    let mut expected = [(0, 0); 2];
     let mut sequence = 0;
     let mut write = |cluster: &Cluster, entries: u64| {
         for _ in 0..entries {
@@ -316,13 +258,13 @@ fn checkpoints_and_trimmed_logs_come_along() {
             for group in [1, 2] {
                 let entry = vec![sequence as u8; 64 << 10];
                 cluster.commit(group, 1, sequence, &Entries::one(&entry).unwrap());
-                let sum: &mut (u64, u32) = sums.entry(group).or_default();
-                *sum = (sum.0 + 1, crc32c::crc32c_append(sum.1, &entry));
+                let sum = &mut expected[group as usize - 1];
+                *sum = sum_with(*sum, &entry);
             }
         }
         for (node, group) in (1..=3).flat_map(|node| [(node, 1), (node, 2)]) {
             wait(&format!("the machine of group {group} on node {node} has everything"), || {
-                states.lock().unwrap().get(&(node, group)) == sums.get(&group)
+                sums.of(node, group) == Some(expected[group as usize - 1])
             });
         }
     };
