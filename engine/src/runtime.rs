@@ -4,7 +4,7 @@
 //! tasks that are ready and flushes once. No borrow of the shard is held across an await. Except for the transport's
 //! driver, this is the only file that knows glommio.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
@@ -99,7 +99,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
         let helper = Helper::start(shard.shard_number(), store, posts[shard.shard_number()].clone());
         let driver = Rc::new(Driver {
             shard: RefCell::new(shard),
-            disk: RefCell::new(disk),
+            disk: RefCell::new(Some(disk)),
             helper,
             opened: Cell::new(Some(opened)),
             suspect,
@@ -187,7 +187,8 @@ struct Link {
 
 struct Driver {
     shard: RefCell<Shard>,
-    disk: RefCell<Box<dyn Disk>>,
+    /// None once the shard is closed: its owner may start the next node on the same files.
+    disk: RefCell<Option<Box<dyn Disk>>>,
     helper: Helper,
     opened: Cell<Option<NoteOpened>>,
     suspect: NoteSuspect,
@@ -212,6 +213,11 @@ impl Driver {
         let result = event(&mut shard);
         self.turn.set();
         result
+    }
+
+    /// The disk of a shard that is not closed.
+    fn disk(&self) -> RefMut<'_, Box<dyn Disk>> {
+        RefMut::map(self.disk.borrow_mut(), |disk| disk.as_mut().expect("tasks leave a closed shard alone"))
     }
 
     fn finish(&self, end: Result<(), String>) {
@@ -253,7 +259,7 @@ impl Driver {
 
     fn run_turn(&self) -> Result<(), String> {
         let mut shard = self.shard.borrow_mut();
-        let mut disk = self.disk.borrow_mut();
+        let mut disk = self.disk();
         let mut done = Vec::new();
         loop {
             shard.now_ns = now_ns();
@@ -343,7 +349,7 @@ impl Driver {
     // ---- disk ----
 
     async fn reap_disk(self: Rc<Self>) {
-        let event = self.disk.borrow().event_fd().try_clone_to_owned();
+        let event = self.disk().event_fd().try_clone_to_owned();
         let event = match event {
             Ok(event) => event,
             Err(error) => return self.finish(Err(format!("the disk's event descriptor: {error}"))),
@@ -358,7 +364,7 @@ impl Driver {
             if self.over.get() {
                 return;
             }
-            self.disk.borrow_mut().poll(&mut done);
+            self.disk().poll(&mut done);
             let failed = self.event(|shard| done.drain(..).find_map(|done| shard.on_disk(done).err()));
             if let Some(error) = failed {
                 return self.finish(Err(error.to_string()));
@@ -524,10 +530,12 @@ impl Driver {
         }
         // Buffers must outlive the writes that read them.
         let mut done = Vec::new();
-        let mut disk = self.disk.borrow_mut();
+        let mut disk = self.disk.borrow_mut().take().expect("a shard is closed once");
         while disk.in_flight() > 0 {
             disk.wait(&mut done);
         }
+        // It ends here and not with the last task: its thread must not delete files that the next node reads.
+        drop(disk);
     }
 
     /// A client's request for a group of another shard goes there, and its reply comes back.
