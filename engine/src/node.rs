@@ -14,13 +14,12 @@ use synod_transport::hello::{
 };
 use synod_transport::net::listen::{DialError, Listener, ServingListener, dial, reply};
 use synod_transport::peer::Backoff;
-use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, SyncMode, UringDisk, flush_tail};
 
-use crate::config::{Config, ConfigError, DiskBackend, Sync};
+use crate::config::{Config, ConfigError, DiskBackend};
 use crate::handle::Handle;
 use crate::homes::Names;
 use crate::large::LargeBudget;
-use crate::limits::MIB;
+use crate::log_store::{CheckedStore, LogStore};
 use crate::machine::{MachineError, StateMachine};
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post, mailbox};
 use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV4};
@@ -89,6 +88,9 @@ pub struct Options {
     pub on_fatal: Option<OnFatal>,
     /// Told what happens to the groups: who leads, who votes.
     pub events: Option<OnEvent>,
+    /// Where the logs are kept; without it in files in the node's directory, as [`Config::disk`] says. A node has one for
+    /// life: with another it finds its logs lost, and does not start.
+    pub log_store: Option<Arc<dyn LogStore>>,
 }
 
 /// A running node. Dropping it stops it as [`Node::shutdown`] does.
@@ -111,6 +113,7 @@ struct Shared {
     directory: Directory,
     peers: Peers,
     seen: Arc<Seen>,
+    logs: Arc<dyn LogStore>,
     stopping: AtomicBool,
     ended: AtomicBool,
 }
@@ -216,14 +219,19 @@ impl Node {
             founders: (!directory.is_replacement()).then_some(first),
         };
         let peers = Peers::open(&config.dir, owner)?;
+        let own_logs = options.log_store.clone().map(|store| Arc::new(CheckedStore(store)) as Arc<dyn LogStore>);
         if directory.shards() != config.shards {
-            rehome::rehome(&config, &directory, &peers)?;
+            // Nobody else waits for this thread.
+            let logs = own_logs.as_deref().unwrap_or(&DiskBackend::Blocking);
+            rehome::rehome(logs, &config, &directory, &peers)?;
         }
+        let logs = own_logs.unwrap_or_else(|| Arc::new(config.disk));
         let shared = Arc::new(Shared {
             cluster,
             directory,
             peers,
             seen: Arc::default(),
+            logs,
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             config,
@@ -678,33 +686,17 @@ fn run_shard(shard: usize, setup: Setup, on_fatal: Option<OnFatal>) {
 
 /// Recovers a shard's log and makes its groups.
 fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>) -> Result<Built, String> {
-    let Shared { config, directory, peers, seen, .. } = shared;
-    let opening = Opening { config, directory, peers, seen, machines };
+    let Shared { config, directory, peers, seen, logs, .. } = shared;
+    let opening = Opening { config, directory, peers, seen, logs: &**logs, machines };
     let (assembled, recovery, store) = opening.recover_or_renew(shard)?;
-    let segment_bytes = config.segment_mib * MIB;
-    let directory = meta::log_dir(&directory.logs(), shard);
-    if let Some(tail) = recovery.tail_generation() {
-        // What recovery found may only be in the page cache: it must be durable before any vote rests on it.
-        flush_tail(&directory, tail).map_err(|error| error.to_string())?;
-    }
     tracing::info!(shard, verdict = ?recovery.verdict, segments = recovery.segments.len(), "the log is recovered");
     let missing = peers.missing(shard);
     if !missing.is_empty() && shared.me(shard).founder {
         tracing::info!(shard, nodes = ?missing, "the shard's groups begin when these nodes were met once");
     }
 
-    let disk_config = DiskConfig {
-        directory,
-        segment_bytes,
-        sync: match config.sync {
-            Sync::Durable => SyncMode::Durable,
-            Sync::Os => SyncMode::Os,
-        },
-    };
-    let disk: Box<dyn Disk> = match config.disk {
-        DiskBackend::Uring => Box::new(UringDisk::new(disk_config).map_err(|error| error.to_string())?),
-        DiskBackend::Blocking => Box::new(BlockingDisk::new(disk_config).map_err(|error| error.to_string())?),
-    };
+    // What recovery found may only be in the page cache: the store makes it durable before any vote rests on it.
+    let disk = logs.open(&opening.place(shard), recovery.tail_generation()).map_err(|error| error.to_string())?;
     Ok((assembled, disk, config.spare_segments, store))
 }
 
