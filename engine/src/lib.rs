@@ -81,6 +81,10 @@ mod shard;
 pub mod simulation;
 mod wire;
 
+/// How nodes are connected: the seam for those who bring their own connections, by
+/// [`Options::transport`](crate::Options::transport).
+pub use synod_transport::net::transport;
+
 pub use batch::{Batch, Entries};
 pub use clock::now_ns;
 pub use config::{Cluster, Config, ConfigError, DiskBackend, Member, Sync};

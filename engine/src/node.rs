@@ -1,7 +1,7 @@
 //! A node: its directory, its shards' threads, its listener, dialers and ticker.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -12,7 +12,9 @@ use synod_transport::hello::{
     Hello, HelloReply, HelloStatus, Identity, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Refusal, ReplicaRule, Role,
     judge, judge_answer,
 };
-use synod_transport::net::listen::{DialError, Listener, ServingListener, dial, reply};
+use synod_transport::net::listen::{DialError, Listener, ServingListener, dial, dial_over, reply};
+use synod_transport::net::socket::Socket;
+use synod_transport::net::transport::Transport;
 use synod_transport::peer::Backoff;
 
 use crate::config::{Config, ConfigError, DiskBackend};
@@ -91,6 +93,9 @@ pub struct Options {
     /// Where the logs are kept; without it in files in the node's directory, as [`Config::disk`] says. A node has one for
     /// life: with another it finds its logs lost, and does not start.
     pub log_store: Option<Arc<dyn LogStore>>,
+    /// Makes the connections; without it they are TCP. All nodes of a cluster must have the same. Clients of this crate, and
+    /// the tools, connect by TCP only.
+    pub transport: Option<Arc<dyn Transport>>,
 }
 
 /// A running node. Dropping it stops it as [`Node::shutdown`] does.
@@ -114,6 +119,7 @@ struct Shared {
     peers: Peers,
     seen: Arc<Seen>,
     logs: Arc<dyn LogStore>,
+    transport: Option<Arc<dyn Transport>>,
     stopping: AtomicBool,
     ended: AtomicBool,
 }
@@ -232,6 +238,7 @@ impl Node {
             peers,
             seen: Arc::default(),
             logs,
+            transport: options.transport.clone(),
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             config,
@@ -241,7 +248,11 @@ impl Node {
 
         let address = config.address();
         let failed = |error| StartError::Listen { address, error };
-        let listener = Listener::bind(address).map_err(failed)?;
+        let listener = match &shared.transport {
+            Some(transport) => Listener::over(&**transport, address),
+            None => Listener::bind(address),
+        };
+        let listener = listener.map_err(failed)?;
 
         let large = LargeBudget::default();
         let mut node = Self {
@@ -424,7 +435,7 @@ impl Shared {
     }
 
     /// Answers a new connection and hands it to the shard that it is for.
-    fn welcome(&self, hello: &Hello, stream: TcpStream, posts: &[Post]) {
+    fn welcome(&self, hello: &Hello, stream: Socket, posts: &[Post]) {
         let shard = hello.shard as usize % posts.len();
         let met = match self.judge(hello, shard) {
             Ok(met) => met,
@@ -550,6 +561,13 @@ impl Shared {
         }
     }
 
+    fn dial(&self, address: SocketAddr, hello: &Hello) -> Result<(HelloReply, Socket), DialError> {
+        match &self.transport {
+            Some(transport) => dial_over(&**transport, address, hello, DIAL_TIMEOUT),
+            None => dial(address, hello, DIAL_TIMEOUT).map(|(reply, stream)| (reply, stream.into())),
+        }
+    }
+
     /// Connects a shard to the same shard of a peer. At the first contact the two make each other known first.
     fn dial_shard(
         &self,
@@ -557,10 +575,10 @@ impl Shared {
         address: SocketAddr,
         shard: usize,
         posts: &[Post],
-    ) -> Result<(PeerHello, TcpStream), DialFailure> {
+    ) -> Result<(PeerHello, Socket), DialFailure> {
         for _ in 0..GREETINGS_MAX {
             let hello = self.hello(node, shard);
-            let (answer, stream) = match dial(address, &hello, DIAL_TIMEOUT) {
+            let (answer, stream) = match self.dial(address, &hello) {
                 Ok((answer, stream)) => (answer, Some(stream)),
                 Err(DialError::Refused { reply, .. }) if reply.status == HelloStatus::Greeted => (*reply, None),
                 Err(error) => {

@@ -6,6 +6,7 @@
 //! - [`fuzz`]: every decoder under arbitrary bytes.
 //! - [`model`]: the real core under a model checker.
 //! - [`schedules`]: what takes an exact moment, on a few [`shards`] moved by hand.
+//! - [`memory_logs`], [`pipes`]: a log store and a transport of one's own.
 //! - [`Cluster`]: a cluster in this process, over real disks and sockets. It waits with a generous limit and says what it
 //!   waited for; no test asserts a duration.
 
@@ -21,6 +22,7 @@ pub mod lone;
 mod made;
 pub mod memory_logs;
 pub mod model;
+pub mod pipes;
 pub mod schedules;
 pub mod shards;
 pub mod sim;
