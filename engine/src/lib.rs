@@ -34,7 +34,7 @@
 //! them; `checkpoint` keeps what state machines write, on a helper thread, and `router` lets several share a group;
 //! `runtime` drives a shard on
 //! its executor; `node` owns threads, `meta` the directory, `peers` what is known of the other nodes, `open_log` what
-//! becomes of a log at a start, `rehome` what becomes of all logs when the number of shards is another, `repair` what becomes of a cluster that has lost its quorum, `mailbox` the ways in.
+//! becomes of a log at a start, `log_store` where logs are, `rehome` what becomes of all logs when the number of shards is another, `repair` what becomes of a cluster that has lost its quorum, `mailbox` the ways in.
 
 mod apply;
 mod assemble;
@@ -53,6 +53,7 @@ mod homes;
 mod indexes;
 mod large;
 pub mod limits;
+pub mod log_store;
 mod machine;
 mod mailbox;
 mod marks;
@@ -79,6 +80,10 @@ mod shard;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 mod wire;
+
+/// How nodes are connected: the seam for those who bring their own connections, by
+/// [`Options::transport`](crate::Options::transport).
+pub use synod_transport::net::transport;
 
 pub use batch::{Batch, Entries};
 pub use clock::now_ns;

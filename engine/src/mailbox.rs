@@ -3,7 +3,6 @@
 //! A user thread never touches a shard's data; it posts mail. A full mailbox refuses: nothing blocks or spins.
 
 use std::future::poll_fn;
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
@@ -11,6 +10,7 @@ use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use synod_transport::Socket;
 
 use crate::batch::Entries;
 use crate::checkpoint::StoreDone;
@@ -117,9 +117,9 @@ pub(crate) enum Mail {
     /// Run on the shard's thread.
     Run(Box<dyn FnOnce(&mut LocalShard<'_>) + Send>),
     /// A handshake is done: a peer's connection.
-    Peer { node: u64, stream: TcpStream, peer: PeerHello },
+    Peer { node: u64, stream: Socket, peer: PeerHello },
     /// A handshake is done: a client's connection.
-    Client { stream: TcpStream },
+    Client { stream: Socket },
     /// A reply for a client of this shard, from another shard.
     Reply { connection: u64, request: u64, reply: ReplyV1 },
     /// The last of the shard's founders was met.

@@ -1,7 +1,7 @@
 //! A node: its directory, its shards' threads, its listener, dialers and ticker.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -12,15 +12,16 @@ use synod_transport::hello::{
     Hello, HelloReply, HelloStatus, Identity, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Refusal, ReplicaRule, Role,
     judge, judge_answer,
 };
-use synod_transport::net::listen::{DialError, Listener, ServingListener, dial, reply};
+use synod_transport::net::listen::{DialError, Listener, ServingListener, dial, dial_over, reply};
+use synod_transport::net::socket::Socket;
+use synod_transport::net::transport::Transport;
 use synod_transport::peer::Backoff;
-use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, SyncMode, UringDisk, flush_tail};
 
-use crate::config::{Config, ConfigError, DiskBackend, Sync};
+use crate::config::{Config, ConfigError, DiskBackend};
 use crate::handle::Handle;
 use crate::homes::Names;
 use crate::large::LargeBudget;
-use crate::limits::MIB;
+use crate::log_store::{CheckedStore, LogStore};
 use crate::machine::{MachineError, StateMachine};
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post, mailbox};
 use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV4};
@@ -89,6 +90,12 @@ pub struct Options {
     pub on_fatal: Option<OnFatal>,
     /// Told what happens to the groups: who leads, who votes.
     pub events: Option<OnEvent>,
+    /// Where the logs are kept; without it in files in the node's directory, as [`Config::disk`] says. A node has one for
+    /// life: with another it finds its logs lost, and does not start.
+    pub log_store: Option<Arc<dyn LogStore>>,
+    /// Makes the connections; without it they are TCP. All nodes of a cluster must have the same. Clients of this crate, and
+    /// the tools, connect by TCP only.
+    pub transport: Option<Arc<dyn Transport>>,
 }
 
 /// A running node. Dropping it stops it as [`Node::shutdown`] does.
@@ -111,6 +118,8 @@ struct Shared {
     directory: Directory,
     peers: Peers,
     seen: Arc<Seen>,
+    logs: Arc<dyn LogStore>,
+    transport: Option<Arc<dyn Transport>>,
     stopping: AtomicBool,
     ended: AtomicBool,
 }
@@ -216,14 +225,20 @@ impl Node {
             founders: (!directory.is_replacement()).then_some(first),
         };
         let peers = Peers::open(&config.dir, owner)?;
+        let own_logs = options.log_store.clone().map(|store| Arc::new(CheckedStore(store)) as Arc<dyn LogStore>);
         if directory.shards() != config.shards {
-            rehome::rehome(&config, &directory, &peers)?;
+            // Nobody else waits for this thread.
+            let logs = own_logs.as_deref().unwrap_or(&DiskBackend::Blocking);
+            rehome::rehome(logs, &config, &directory, &peers)?;
         }
+        let logs = own_logs.unwrap_or_else(|| Arc::new(config.disk));
         let shared = Arc::new(Shared {
             cluster,
             directory,
             peers,
             seen: Arc::default(),
+            logs,
+            transport: options.transport.clone(),
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             config,
@@ -233,7 +248,11 @@ impl Node {
 
         let address = config.address();
         let failed = |error| StartError::Listen { address, error };
-        let listener = Listener::bind(address).map_err(failed)?;
+        let listener = match &shared.transport {
+            Some(transport) => Listener::over(&**transport, address),
+            None => Listener::bind(address),
+        };
+        let listener = listener.map_err(failed)?;
 
         let large = LargeBudget::default();
         let mut node = Self {
@@ -416,7 +435,7 @@ impl Shared {
     }
 
     /// Answers a new connection and hands it to the shard that it is for.
-    fn welcome(&self, hello: &Hello, stream: TcpStream, posts: &[Post]) {
+    fn welcome(&self, hello: &Hello, stream: Socket, posts: &[Post]) {
         let shard = hello.shard as usize % posts.len();
         let met = match self.judge(hello, shard) {
             Ok(met) => met,
@@ -542,6 +561,13 @@ impl Shared {
         }
     }
 
+    fn dial(&self, address: SocketAddr, hello: &Hello) -> Result<(HelloReply, Socket), DialError> {
+        match &self.transport {
+            Some(transport) => dial_over(&**transport, address, hello, DIAL_TIMEOUT),
+            None => dial(address, hello, DIAL_TIMEOUT).map(|(reply, stream)| (reply, stream.into())),
+        }
+    }
+
     /// Connects a shard to the same shard of a peer. At the first contact the two make each other known first.
     fn dial_shard(
         &self,
@@ -549,10 +575,10 @@ impl Shared {
         address: SocketAddr,
         shard: usize,
         posts: &[Post],
-    ) -> Result<(PeerHello, TcpStream), DialFailure> {
+    ) -> Result<(PeerHello, Socket), DialFailure> {
         for _ in 0..GREETINGS_MAX {
             let hello = self.hello(node, shard);
-            let (answer, stream) = match dial(address, &hello, DIAL_TIMEOUT) {
+            let (answer, stream) = match self.dial(address, &hello) {
                 Ok((answer, stream)) => (answer, Some(stream)),
                 Err(DialError::Refused { reply, .. }) if reply.status == HelloStatus::Greeted => (*reply, None),
                 Err(error) => {
@@ -678,33 +704,17 @@ fn run_shard(shard: usize, setup: Setup, on_fatal: Option<OnFatal>) {
 
 /// Recovers a shard's log and makes its groups.
 fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>) -> Result<Built, String> {
-    let Shared { config, directory, peers, seen, .. } = shared;
-    let opening = Opening { config, directory, peers, seen, machines };
+    let Shared { config, directory, peers, seen, logs, .. } = shared;
+    let opening = Opening { config, directory, peers, seen, logs: &**logs, machines };
     let (assembled, recovery, store) = opening.recover_or_renew(shard)?;
-    let segment_bytes = config.segment_mib * MIB;
-    let directory = meta::log_dir(&directory.logs(), shard);
-    if let Some(tail) = recovery.tail_generation() {
-        // What recovery found may only be in the page cache: it must be durable before any vote rests on it.
-        flush_tail(&directory, tail).map_err(|error| error.to_string())?;
-    }
     tracing::info!(shard, verdict = ?recovery.verdict, segments = recovery.segments.len(), "the log is recovered");
     let missing = peers.missing(shard);
     if !missing.is_empty() && shared.me(shard).founder {
         tracing::info!(shard, nodes = ?missing, "the shard's groups begin when these nodes were met once");
     }
 
-    let disk_config = DiskConfig {
-        directory,
-        segment_bytes,
-        sync: match config.sync {
-            Sync::Durable => SyncMode::Durable,
-            Sync::Os => SyncMode::Os,
-        },
-    };
-    let disk: Box<dyn Disk> = match config.disk {
-        DiskBackend::Uring => Box::new(UringDisk::new(disk_config).map_err(|error| error.to_string())?),
-        DiskBackend::Blocking => Box::new(BlockingDisk::new(disk_config).map_err(|error| error.to_string())?),
-    };
+    // What recovery found may only be in the page cache: the store makes it durable before any vote rests on it.
+    let disk = logs.open(&opening.place(shard), recovery.tail_generation()).map_err(|error| error.to_string())?;
     Ok((assembled, disk, config.spare_segments, store))
 }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use synod_core::{Configuration, Quorums, ReplicaId};
-use synod_wal::disk::FileSource;
 use synod_wal::recover::{Expect, Recovery, recover};
 
 use crate::assemble::{AssembleError, ShardPlace, assemble};
@@ -13,6 +12,7 @@ use crate::checkpoint::store::Store;
 use crate::config::Config;
 use crate::large::Cutting;
 use crate::limits::MIB;
+use crate::log_store::{LogPlace, LogStore};
 use crate::meta::{self, Directory};
 use crate::node::MachineFactory;
 use crate::outcome::GroupId;
@@ -29,10 +29,22 @@ pub(crate) struct Opening<'a> {
     pub(crate) directory: &'a Directory,
     pub(crate) peers: &'a Peers,
     pub(crate) seen: &'a Arc<Seen>,
+    pub(crate) logs: &'a dyn LogStore,
     pub(crate) machines: Option<&'a MachineFactory>,
 }
 
 impl Opening<'_> {
+    /// Where a shard's log is now.
+    pub(crate) fn place(&self, shard: usize) -> LogPlace {
+        LogPlace {
+            log: self.directory.log_id(shard),
+            shard,
+            directory: meta::log_dir(&self.directory.logs(), shard),
+            segment_bytes: self.config.segment_mib * MIB,
+            sync: self.config.sync.into(),
+        }
+    }
+
     /// Recovers a shard's log. One that is damaged or suspect is set aside and begun anew: the new one's replica founds
     /// nothing, and gets its vote back from the others. One that is lost is not: its disk may only be missing, perhaps on
     /// all nodes alike. Nor is one without which the others are no quorum: then nobody could give it a vote.
@@ -82,11 +94,12 @@ impl Opening<'_> {
         let config = self.config;
         let (incarnation, names) = (self.directory.log_id(shard), self.directory.names(shard));
         let expect = Expect { shard: shard as u32, incarnation, segment_bytes: config.segment_mib * MIB };
-        let log = meta::log_dir(&self.directory.logs(), shard);
         let mut found = Recoverer::default();
         let visit = &mut |place, _, header: &_, body: &_| found.record(place, header, body);
-        // That it is damaged is known.
-        let _ = recover(&mut FileSource::new(&log), expect, visit);
+        if let Ok(mut segments) = self.logs.segments(&self.place(shard)) {
+            // That it is damaged is known.
+            let _ = recover(&mut *segments, expect, visit);
+        }
         let homes = config.homes();
         let mut groups: Vec<(GroupId, u128, u64, Option<Configuration>)> =
             config.groups_of(shard).map(|id| (id, config.group_uid(id), homes.home(id), None)).collect();
@@ -139,13 +152,13 @@ impl Opening<'_> {
         let cluster = self.config.cluster_id().expect("validated");
         let files = SystemFiles::open(log.join("checkpoints")).map_err(failed)?;
         let mut store = Store::open(Box::new(files), cluster).map_err(failed)?;
-        let (shard_machine, recovery) =
-            assemble(self.config, &place, &mut FileSource::new(&log), &mut store, self.machines)?;
+        let mut segments = self.logs.segments(&self.place(shard)).map_err(failed)?;
+        let (shard_machine, recovery) = assemble(self.config, &place, &mut *segments, &mut store, self.machines)?;
         if recovery.segments.is_empty() && meta::was_opened(&logs, shard).map_err(failed)? {
             return Err(AssembleError::Refused(format!(
-                "the log in {} is lost, and with it this node's votes: put its files back (is its disk mounted?), or, \
-                 when they are gone for good, replace this node by a new one (`synod init --replace` in an empty \
-                 directory)",
+                "the log in {} is lost, and with it this node's votes: put its files back (is its disk mounted, and is \
+                 it the log store that this node was made with?), or, when they are gone for good, replace this node by \
+                 a new one (`synod init --replace` in an empty directory)",
                 log.display()
             )));
         }
@@ -163,7 +176,7 @@ mod tests {
 
     use super::*;
     use crate::apply::ApplyState;
-    use crate::config::Member;
+    use crate::config::{DiskBackend, Member};
     use crate::meta::{DirectoryLock, MetaV4};
     use crate::peers::Owner;
     use crate::persist::Summary;
@@ -189,9 +202,9 @@ mod tests {
 
     impl Node {
         fn open(&self) -> Result<(Shard, Recovery), String> {
-            let (seen, machines) = (&Arc::default(), None);
+            let (seen, machines, logs) = (&Arc::default(), None, &DiskBackend::Uring);
             let Self { config, directory, peers, .. } = self;
-            let opened = Opening { config, directory, peers, seen, machines }.recover_or_renew(0);
+            let opened = Opening { config, directory, peers, seen, logs, machines }.recover_or_renew(0);
             opened.map(|(shard, recovery, _)| (shard, recovery))
         }
     }

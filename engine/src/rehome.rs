@@ -20,11 +20,12 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use synod_transport::hello::REPLICA_RULES_MAX;
-use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, FileSource, SyncMode};
+use synod_wal::disk::SyncMode;
 use synod_wal::recover::{Expect, RecoverError, Recovery, Verdict, recover};
 
 use crate::config::Config;
 use crate::limits::MIB;
+use crate::log_store::{LogPlace, LogStore};
 use crate::meta::{self, Directory, MetaV4};
 use crate::new_log::NewLog;
 use crate::peers::Peers;
@@ -44,9 +45,6 @@ pub struct RehomeError {
     pub reason: String,
 }
 
-/// Makes a disk for a new log.
-type MakeDisk = dyn Fn(DiskConfig) -> Result<Box<dyn Disk>, String>;
-
 /// A directory that is given another number of shards.
 struct Rehoming<'a> {
     config: &'a Config,
@@ -57,7 +55,7 @@ struct Rehoming<'a> {
     homes: HashMap<u128, u64>,
     /// What counts of the groups with records.
     digests: HashMap<u128, Digest>,
-    make_disk: &'a MakeDisk,
+    logs: &'a dyn LogStore,
 }
 
 type Step = fn(&Rehoming<'_>) -> Result<(), String>;
@@ -103,16 +101,17 @@ pub(crate) fn check_rules(meta: &MetaV4, shards: usize) -> Result<(), RehomeErro
 ///
 /// # Errors
 /// Why not, and what has become of the directory.
-pub(crate) fn rehome(config: &Config, directory: &Directory, peers: &Peers) -> Result<(), RehomeError> {
-    let make_disk = |config: DiskConfig| {
-        let disk = BlockingDisk::new(config).map_err(|error| error.to_string())?;
-        Ok(Box::new(disk) as Box<dyn Disk>)
-    };
-    rehome_on(&make_disk, STEPS.len(), config, directory, peers)
+pub(crate) fn rehome(
+    logs: &dyn LogStore,
+    config: &Config,
+    directory: &Directory,
+    peers: &Peers,
+) -> Result<(), RehomeError> {
+    rehome_on(logs, STEPS.len(), config, directory, peers)
 }
 
 fn rehome_on(
-    make_disk: &MakeDisk,
+    logs: &dyn LogStore,
     steps: usize,
     config: &Config,
     directory: &Directory,
@@ -131,10 +130,11 @@ fn rehome_on(
         "the number of shards is another: the logs are copied, and the node starts when that is done. All nodes of the \
          cluster must be given the same number"
     );
-    let rehoming = Rehoming::examine(make_disk, config, directory, peers).map_err(failed)?;
+    let rehoming = Rehoming::examine(logs, config, directory, peers).map_err(failed)?;
     let (prepare, decide) = STEPS[..steps].split_at(steps.min(STEPS.len() - 1));
     if let Err(reason) = prepare.iter().try_for_each(|step| step(&rehoming)) {
-        // It only takes room; the next start removes it as well.
+        // It only takes room; the next start removes what is in files as well.
+        rehoming.forget(&rehoming.new_logs(), &rehoming.next);
         let _ = fs::remove_dir_all(rehoming.new_logs());
         return Err(failed(reason));
     }
@@ -144,8 +144,10 @@ fn rehome_on(
             let reason = format!("{reason}. It may be decided all the same: start the node again, with either number");
             RehomeError { from, to, reason }
         };
+        let old = directory.logs();
         decide(&rehoming).map_err(unknown)?;
         tracing::info!(from, to, era = rehoming.next.era, "the node has another number of shards");
+        rehoming.forget(&old, &rehoming.now);
         directory.remove_other_eras();
     }
     Ok(())
@@ -154,7 +156,7 @@ fn rehome_on(
 impl<'a> Rehoming<'a> {
     /// Reads all logs. Nothing is changed.
     fn examine(
-        make_disk: &'a MakeDisk,
+        logs: &'a dyn LogStore,
         config: &'a Config,
         directory: &'a Directory,
         peers: &Peers,
@@ -172,8 +174,8 @@ impl<'a> Rehoming<'a> {
         let mut recoverer = Recoverer::default();
         let mut ends = Vec::new();
         for (shard, ids) in now.logs.iter().enumerate() {
-            let expect = Expect { shard: shard as u32, incarnation: ids.log, segment_bytes: config.segment_mib * MIB };
-            ends.push(read_log(&directory.logs(), expect, from, &mut recoverer)?);
+            let place = place(config, &directory.logs(), shard, ids.log);
+            ends.push(read_log(logs, &directory.logs(), &place, from, &mut recoverer)?);
         }
         let homes = homes_of_groups(config, &recoverer);
         let mut digests = HashMap::new();
@@ -185,15 +187,19 @@ impl<'a> Rehoming<'a> {
             digests.insert(*uid, group.digest(*uid));
         }
         let next = now.next_era(config.shards, &ends);
-        Ok(Self { config, directory, now, next, homes, digests, make_disk })
+        Ok(Self { config, directory, now, next, homes, digests, logs })
     }
 
     fn new_logs(&self) -> PathBuf {
         meta::era_dir(self.directory.path(), self.next.era)
     }
 
-    fn segment_bytes(&self) -> u64 {
-        self.config.segment_mib * MIB
+    fn place(&self, logs: &Path, shard: usize, log: u128) -> LogPlace {
+        place(self.config, logs, shard, log)
+    }
+
+    fn forget(&self, logs: &Path, of: &MetaV4) {
+        (0..).zip(&of.logs).for_each(|(shard, ids)| self.logs.forget(&self.place(logs, shard, ids.log)));
     }
 
     fn begin(&self) -> Result<(), String> {
@@ -210,21 +216,21 @@ impl<'a> Rehoming<'a> {
         let (old, new) = (self.directory.logs(), self.new_logs());
         let mut logs = Vec::new();
         for (shard, ids) in self.next.logs.iter().enumerate() {
-            let directory = meta::log_dir(&new, shard);
-            fs::create_dir(&directory).map_err(at(&directory))?;
-            let segment_bytes = self.segment_bytes();
-            let disk = (self.make_disk)(DiskConfig { directory, segment_bytes, sync: SyncMode::Durable })?;
-            logs.push(NewLog::create(disk, shard, ids.log, segment_bytes)?);
+            let place = self.place(&new, shard, ids.log);
+            fs::create_dir(&place.directory).map_err(at(&place.directory))?;
+            let disk = self.logs.open(&place, None).map_err(|error| error.to_string())?;
+            logs.push(NewLog::create(disk, shard, ids.log, place.segment_bytes)?);
         }
         let mut copier = Copier::new(self.config.homes(), &self.homes, logs);
         for (shard, ids) in self.now.logs.iter().enumerate() {
-            let dir = meta::log_dir(&old, shard);
-            if !dir.try_exists().map_err(at(&dir))? {
+            let place = self.place(&old, shard, ids.log);
+            let dir = &place.directory;
+            if !dir.try_exists().map_err(at(dir))? {
                 continue;
             }
             let mut outcome = Ok(());
-            let expect = self.expect(shard, ids.log);
-            recover(&mut FileSource::new(&dir), expect, &mut |place, _, header, body| {
+            let mut segments = self.logs.segments(&place).map_err(at(dir))?;
+            recover(&mut *segments, expect(&place), &mut |place, _, header, body| {
                 if outcome.is_ok() {
                     outcome = copier.take(place, header, body);
                 }
@@ -234,10 +240,6 @@ impl<'a> Rehoming<'a> {
             tracing::info!(shard, bytes = copier.bytes(), "the log of this shard of before is copied");
         }
         copier.finish()
-    }
-
-    fn expect(&self, shard: usize, log: u128) -> Expect {
-        Expect { shard: shard as u32, incarnation: log, segment_bytes: self.segment_bytes() }
     }
 
     /// Checkpoints do not change, so a second name is as good as a copy.
@@ -284,15 +286,16 @@ impl<'a> Rehoming<'a> {
         let new = self.new_logs();
         let mut recoverer = Recoverer::default();
         for (shard, ids) in self.next.logs.iter().enumerate() {
-            let dir = meta::log_dir(&new, shard);
+            let place = self.place(&new, shard, ids.log);
+            let dir = &place.directory;
             let homes = self.config.homes();
             let mut stray = false;
-            let recovery =
-                recover(&mut FileSource::new(&dir), self.expect(shard, ids.log), &mut |place, _, header, body| {
-                    stray |= self.homes.get(&header.uid).is_none_or(|home| homes.shard_of(*home) != shard);
-                    recoverer.note(place, header, body);
-                })
-                .map_err(|error| error.to_string())?;
+            let mut segments = self.logs.segments(&place).map_err(at(dir))?;
+            let recovery = recover(&mut *segments, expect(&place), &mut |place, _, header, body| {
+                stray |= self.homes.get(&header.uid).is_none_or(|home| homes.shard_of(*home) != shard);
+                recoverer.note(place, header, body);
+            })
+            .map_err(|error| error.to_string())?;
             if recovery.verdict != Verdict::Clean || recoverer.malformed.is_some() || stray {
                 return Err(format!("{}: the new log is not what was written", dir.display()));
             }
@@ -318,22 +321,38 @@ fn damaged(what: &str, shards: usize) -> String {
     )
 }
 
+/// A log of an era, whatever the node says of syncs: nobody else has what is in it while it is copied.
+fn place(config: &Config, logs: &Path, shard: usize, log: u128) -> LogPlace {
+    let (directory, segment_bytes) = (meta::log_dir(logs, shard), config.segment_mib * MIB);
+    LogPlace { log, shard, directory, segment_bytes, sync: SyncMode::Durable }
+}
+
+fn expect(place: &LogPlace) -> Expect {
+    Expect { shard: place.shard as u32, incarnation: place.log, segment_bytes: place.segment_bytes }
+}
+
 /// Reads a shard's log, one of `shards`; gives the sequence of its last frame.
-fn read_log(logs: &Path, expect: Expect, shards: usize, recoverer: &mut Recoverer) -> Result<u64, String> {
-    let shard = expect.shard as usize;
-    let dir = meta::log_dir(logs, shard);
-    if let Some(reason) = meta::suspect_reason(logs, shard).map_err(at(&dir))? {
+fn read_log(
+    store: &dyn LogStore,
+    logs: &Path,
+    place: &LogPlace,
+    shards: usize,
+    recoverer: &mut Recoverer,
+) -> Result<u64, String> {
+    let (shard, dir) = (place.shard, &place.directory);
+    if let Some(reason) = meta::suspect_reason(logs, shard).map_err(at(dir))? {
         return Err(damaged(&format!("the log in {}: {reason}", dir.display()), shards));
     }
     let mut recovery = Recovery::empty();
-    if dir.try_exists().map_err(at(&dir))? {
+    if dir.try_exists().map_err(at(dir))? {
         let visit = &mut |place, _, header: &_, body: &_| recoverer.note(place, header, body);
-        recovery = recover(&mut FileSource::new(&dir), expect, visit).map_err(|error| match &error {
+        let mut segments = store.segments(place).map_err(at(dir))?;
+        recovery = recover(&mut *segments, expect(place), visit).map_err(|error| match &error {
             RecoverError::Damaged { .. } => damaged(&error.to_string(), shards),
             _ => error.to_string(),
         })?;
     }
-    if recovery.segments.is_empty() && meta::was_opened(logs, shard).map_err(at(&dir))? {
+    if recovery.segments.is_empty() && meta::was_opened(logs, shard).map_err(at(dir))? {
         return Err(format!("the log in {} is lost: put its files back (is its disk mounted?)", dir.display()));
     }
     if recoverer.malformed.is_some() {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use glommio::io::BufferedFile;
 use glommio::{LocalExecutorBuilder, Placement};
+use synod_transport::Socket;
 use synod_transport::frame::Decoder;
 use synod_transport::net::glommio::Connection;
 use synod_wal::disk::{Disk, UringDisk};
@@ -410,7 +411,7 @@ impl Driver {
 
     // ---- connections ----
 
-    fn add_link(self: &Rc<Self>, stream: std::net::TcpStream, peer: Option<(u64, PeerHello)>) {
+    fn add_link(self: &Rc<Self>, stream: Socket, peer: Option<(u64, PeerHello)>) {
         let connection = match Connection::from_socket(stream) {
             Ok(connection) => connection,
             Err(error) => return tracing::warn!(%error, "a new connection is lost"),

@@ -13,7 +13,7 @@
 
 use std::{collections::VecDeque, io, rc::Rc};
 
-use synod_wal::{DiskDone, DiskError, DiskOp, RecordPlace, Records, SegmentSource, WriteData, segment_name};
+use synod_wal::{DiskDone, DiskError, DiskOp, RecordPlace, SegmentSource, WriteData, segment_name};
 
 mod choice;
 mod content;
@@ -282,13 +282,7 @@ impl SimDisk {
         if read < record.len() {
             return Err(failed(&io::ErrorKind::UnexpectedEof.into()));
         }
-        match Records::new(&record).next() {
-            Some(Ok((_, _, range))) if range.len() == record.len() => Ok(record),
-            found => {
-                let text = format!("no such record lies at byte {}: {found:?}", place.offset);
-                Err(DiskError::invalid("read", segment_name(place.generation), text))
-            }
-        }
+        place.check(segment_name(place.generation), &record).map(|()| record)
     }
 
     fn read_bytes(&mut self, generation: u64, offset: u64, buf: &mut [u8]) -> io::Result<usize> {

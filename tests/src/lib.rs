@@ -6,6 +6,7 @@
 //! - [`fuzz`]: every decoder under arbitrary bytes.
 //! - [`model`]: the real core under a model checker.
 //! - [`schedules`]: what takes an exact moment, on a few [`shards`] moved by hand.
+//! - [`memory_logs`], [`pipes`]: a log store and a transport of one's own.
 //! - [`Cluster`]: a cluster in this process, over real disks and sockets. It waits with a generous limit and says what it
 //!   waited for; no test asserts a duration.
 
@@ -19,7 +20,9 @@ pub mod leases;
 pub mod lone;
 #[cfg(test)]
 mod made;
+pub mod memory_logs;
 pub mod model;
+pub mod pipes;
 pub mod schedules;
 pub mod shards;
 pub mod sim;
@@ -73,6 +76,13 @@ pub fn free_addresses(count: usize) -> Vec<SocketAddr> {
 impl Cluster {
     /// Starts a new cluster; `change` may alter each node's configuration first.
     pub fn start(count: usize, change: impl Fn(&mut Config)) -> Self {
+        let mut cluster = Self::prepare(count, change);
+        (1..=count as u64).for_each(|node| cluster.start_node(node));
+        cluster
+    }
+
+    /// As [`start`](Self::start), with all nodes stopped.
+    pub fn prepare(count: usize, change: impl Fn(&mut Config)) -> Self {
         // `RUST_LOG=debug cargo test` shows what the nodes did.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
@@ -90,9 +100,7 @@ impl Cluster {
         };
         let configs: Vec<Config> = (1..=count as u64).map(config).collect();
         let nodes = configs.iter().map(|_| None).collect();
-        let mut cluster = Self { configs, nodes, sessions: Mutex::default(), dir };
-        (1..=count as u64).for_each(|node| cluster.start_node(node));
-        cluster
+        Self { configs, nodes, sessions: Mutex::default(), dir }
     }
 
     /// Where the nodes' directories are.

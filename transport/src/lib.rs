@@ -12,11 +12,12 @@
 //! # Drivers: thin, all I/O is here
 //! - [`net::glommio`]: a connected socket on a shard's executor.
 //! - [`net::listen`]: the port of a node and the handshake at both ends, on plain threads.
+//! - [`net::transport`]: the seam for connections that are not the system's TCP; [`net::socket`] is either.
 //!
 //! # The way of a connection
 //! ```text
 //! dialer                                      listener
-//! dial(): connect, Hello ───────────────────▶ one short-lived thread reads it, calls on_hello(Hello, TcpStream)
+//! dial(): connect, Hello ───────────────────▶ one short-lived thread reads it, calls on_hello(Hello, Socket)
 //!                                             owner: judge(), then reply()
 //! HelloReply ◀────────────────────────────────
 //! both hand the socket to the shard that owns it: Connection::from_socket()
@@ -30,7 +31,8 @@
 //! - Every queue and buffer has a bound, and every handshake a deadline.
 //! - A connection that broke the format is never read again: an error of the [`Decoder`] stays.
 //!
-//! What is absent on purpose: encryption, compression, retransmission (TCP has it), and any knowledge of what a body means.
+//! What is absent on purpose: encryption (a [`Transport`] may bring it), compression, retransmission (TCP has it), and any
+//! knowledge of what a body means.
 //! The bytes are drawn in `docs/internals/wire_format.md`.
 
 pub mod frame;
@@ -50,6 +52,8 @@ pub use hello::{
     Refusal, ReplicaRule, Role, judge, judge_answer,
 };
 pub use net::glommio::Connection;
-pub use net::listen::{DialError, HandshakeLimits, Listener, ServingListener, dial, reply};
+pub use net::listen::{DialError, HandshakeLimits, Listener, ServingListener, dial, dial_over, reply};
+pub use net::socket::Socket;
+pub use net::transport::{Acceptor, ByteStream, Transport};
 pub use outbox::{Chunk, Full, Outbox};
 pub use peer::Backoff;

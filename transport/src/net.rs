@@ -2,3 +2,6 @@
 
 pub mod glommio;
 pub mod listen;
+mod own;
+pub mod socket;
+pub mod transport;

@@ -21,7 +21,7 @@ fn a_full_descriptor_table_delays_connections_but_loses_none() {
     let mut serving = listener
         .serve(move |hello, stream| {
             // The test may be over already.
-            let _ = sender.send((hello, stream));
+            let _ = sender.send((hello, stream.into_tcp().unwrap()));
         })
         .unwrap();
     // Their descriptors must exist before the table is full.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use synod_transport::hello::{PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN};
 use synod_transport::{
-    DialError, HandshakeLimits, Hello, HelloReply, HelloStatus, KIND_HELLO, Listener, Role, ServingListener, dial,
-    encode_frame, reply,
+    DialError, HandshakeLimits, Hello, HelloReply, HelloStatus, KIND_HELLO, Listener, Role, ServingListener, Socket,
+    dial, encode_frame, reply,
 };
 
 /// Far beyond what any step takes: reached only by a test that fails.
@@ -67,7 +67,7 @@ fn answer(status: HelloStatus, text: &str) -> HelloReply {
 }
 
 /// A listener that hands on what it is given.
-fn listener(limits: HandshakeLimits) -> (ServingListener, mpsc::Receiver<(Hello, TcpStream)>) {
+fn listener(limits: HandshakeLimits) -> (ServingListener, mpsc::Receiver<(Hello, Socket)>) {
     let (sender, receiver) = mpsc::channel();
     let serving = Listener::bind(any_port())
         .unwrap()
@@ -99,9 +99,10 @@ fn a_hello_is_answered_and_the_socket_then_works_both_ways() {
     let (serving, accepted) = listener(HandshakeLimits::default());
     let addr = serving.local_addr();
     let dialer = std::thread::spawn(move || dial(addr, &hello(), PATIENCE).unwrap());
-    let (received, mut theirs) = accepted.recv_timeout(PATIENCE).unwrap();
+    let (received, theirs) = accepted.recv_timeout(PATIENCE).unwrap();
     assert_eq!(received, hello());
     reply(&theirs, &answer(HelloStatus::Ok, "")).unwrap();
+    let mut theirs = theirs.into_tcp().unwrap();
     // Behind the reply at once: the dialer must not swallow it.
     theirs.write_all(b"first").unwrap();
     let (answered, mut ours) = dialer.join().unwrap();
@@ -125,8 +126,9 @@ fn what_follows_the_hello_is_left_in_the_socket_even_if_it_comes_in_drops() {
     for piece in bytes.chunks(7) {
         stream.write_all(piece).unwrap();
     }
-    let (received, mut theirs) = accepted.recv_timeout(PATIENCE).unwrap();
+    let (received, theirs) = accepted.recv_timeout(PATIENCE).unwrap();
     assert_eq!(received, hello());
+    let mut theirs = theirs.into_tcp().unwrap();
     let mut buf = [0; 4];
     theirs.read_exact(&mut buf).unwrap();
     assert_eq!(&buf, b"next");

@@ -8,7 +8,7 @@ use std::{io, rc::Rc};
 
 use thiserror::Error;
 
-use crate::{buf::AlignedBuf, frame::SharedFrame};
+use crate::{buf::AlignedBuf, frame::SharedFrame, record::Records};
 
 /// An order to the disk.
 #[derive(Debug)]
@@ -102,6 +102,24 @@ pub struct RecordPlace {
     pub offset: u64,
     /// Bytes of the whole record, with padding.
     pub bytes: u32,
+}
+
+impl RecordPlace {
+    /// Checks that `bytes`, read from here in `file`, are one whole record whose checksums are right.
+    ///
+    /// # Errors
+    /// What stands here instead.
+    pub fn check(&self, file: impl Into<String>, bytes: &[u8]) -> Result<(), DiskError> {
+        let text = match Records::new(bytes).next() {
+            Some(Ok((_, _, range))) if range.len() == self.bytes as usize && range.len() == bytes.len() => {
+                return Ok(());
+            }
+            Some(Ok(_)) => "a record of another length lies".into(),
+            Some(Err(error)) => format!("{error}: the record is damaged"),
+            None => "no record lies".into(),
+        };
+        Err(DiskError::invalid("read", file, format!("{text} at byte {}", self.offset)))
+    }
 }
 
 /// A failed operation of the disk.

@@ -1,16 +1,19 @@
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use synod_core::{Ballot, Body, MemberId, Record, Slot, Value};
+use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, FileSource};
 use synod_wal::ops::{DiskDone, DiskError, DiskOp};
 use synod_wal::record::{RecordHeader, body_crc};
+use synod_wal::recover::SegmentSource;
 
 use super::*;
 use crate::apply::ApplyState;
 use crate::batch::Entries;
-use crate::config::Member;
+use crate::config::{DiskBackend, Member};
 use crate::directory::Order;
 use crate::meta::DirectoryLock;
 use crate::payload::{BatchHeader, Payload, Place};
@@ -64,8 +67,8 @@ struct Open {
     _lock: DirectoryLock,
 }
 
-fn disk(config: DiskConfig) -> Result<Box<dyn Disk>, String> {
-    Ok(Box::new(BlockingDisk::new(config).map_err(|error| error.to_string())?))
+fn disk(config: DiskConfig) -> Result<Box<dyn Disk>, DiskError> {
+    Ok(Box::new(BlockingDisk::new(config)?))
 }
 
 impl Room {
@@ -171,7 +174,7 @@ impl Open {
     }
 
     fn rehome(&self, steps: usize) -> Result<(), RehomeError> {
-        rehome_on(&disk, steps, &self.config, &self.directory, &self.peers)
+        rehome_on(&DiskBackend::Blocking, steps, &self.config, &self.directory, &self.peers)
     }
 
     /// What counts of every group, by uid; that it is on its shard, and which replica it is.
@@ -334,20 +337,33 @@ fn a_rehoming_that_is_broken_off_is_done_or_not() {
 /// A disk whose operation of this number, counted over all disks, fails.
 struct Failing {
     disk: Box<dyn Disk>,
-    left: Rc<Cell<i64>>,
+    left: Arc<AtomicI64>,
     failed: Vec<DiskDone>,
+}
+
+struct FailingStore(Arc<AtomicI64>);
+
+impl LogStore for FailingStore {
+    fn segments(&self, place: &LogPlace) -> io::Result<Box<dyn SegmentSource>> {
+        DiskBackend::Blocking.segments(place)
+    }
+
+    fn open(&self, place: &LogPlace, tail: Option<u64>) -> Result<Box<dyn Disk>, DiskError> {
+        let disk = DiskBackend::Blocking.open(place, tail)?;
+        Ok(Box::new(Failing { disk, left: Arc::clone(&self.0), failed: Vec::new() }))
+    }
 }
 
 impl Disk for Failing {
     fn submit(&mut self, op: DiskOp) {
         let counts = matches!(op, DiskOp::Write { .. } | DiskOp::Prepare { .. });
-        self.left.set(self.left.get() - i64::from(counts));
+        let left = self.left.fetch_sub(i64::from(counts), Relaxed) - i64::from(counts);
         let full = || DiskError::from_io("write", "a segment", &ErrorKind::StorageFull.into());
         match op {
-            DiskOp::Prepare { generation, .. } if self.left.get() == 0 => {
+            DiskOp::Prepare { generation, .. } if left == 0 => {
                 self.failed.push(DiskDone::Prepared { generation, result: Err(full()) });
             }
-            DiskOp::Write { ticket, .. } if self.left.get() == 0 => {
+            DiskOp::Write { ticket, .. } if left == 0 => {
                 self.failed.push(DiskDone::Written { ticket, result: Err(full()) });
             }
             op => self.disk.submit(op),
@@ -382,11 +398,7 @@ fn a_disk_that_fails_or_fills_leaves_the_old_era() {
     let (before, old) = (open.digests(), files(&room.config.dir));
     let mut failures = 0;
     for op in 1.. {
-        let left = Rc::new(Cell::new(op));
-        let failing = move |config: DiskConfig| {
-            let left = Rc::clone(&left);
-            Ok(Box::new(Failing { disk: disk(config)?, left, failed: Vec::new() }) as Box<dyn Disk>)
-        };
+        let failing = FailingStore(Arc::new(AtomicI64::new(op)));
         match rehome_on(&failing, STEPS.len(), &open.config, &open.directory, &open.peers) {
             Ok(()) => break,
             Err(error) => {
@@ -409,7 +421,7 @@ fn what_was_decided_is_finished_by_the_next_start() {
     let room = Room::new();
     let open = room.open(3);
     let before = open.digests();
-    let rehoming = Rehoming::examine(&disk, &open.config, &open.directory, &open.peers).unwrap();
+    let rehoming = Rehoming::examine(&DiskBackend::Blocking, &open.config, &open.directory, &open.peers).unwrap();
     STEPS.iter().try_for_each(|step| step(&rehoming)).unwrap();
     assert!(room.config.dir.join("shard-0").is_dir());
     drop(rehoming);

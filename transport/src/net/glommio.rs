@@ -12,7 +12,6 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::TcpStream;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -20,11 +19,19 @@ use std::rc::Rc;
 use futures_io::{AsyncRead, AsyncWrite};
 use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
 
-/// One TCP connection that belongs to the executor of this thread.
+use super::own::OwnStream;
+use super::socket::Socket;
+
+/// One connection that belongs to the executor of this thread.
 pub struct Connection {
-    stream: RefCell<::glommio::net::TcpStream>,
+    stream: Stream,
     reads: Cell<bool>,
     writes: Cell<bool>,
+}
+
+enum Stream {
+    Tcp(RefCell<::glommio::net::TcpStream>),
+    Own(OwnStream),
 }
 
 impl Connection {
@@ -35,11 +42,17 @@ impl Connection {
     ///
     /// # Panics
     /// Outside a glommio executor.
-    pub fn from_socket(socket: TcpStream) -> io::Result<Rc<Self>> {
-        socket.set_nodelay(true)?;
-        // SAFETY: into_raw_fd gives up the ownership of an open stream socket, and the glommio stream takes it.
-        let stream = unsafe { ::glommio::net::TcpStream::from_raw_fd(socket.into_raw_fd()) };
-        Ok(Rc::new(Self { stream: RefCell::new(stream), reads: Cell::new(false), writes: Cell::new(false) }))
+    pub fn from_socket(socket: impl Into<Socket>) -> io::Result<Rc<Self>> {
+        let stream = match socket.into() {
+            Socket::Tcp(socket) => {
+                socket.set_nodelay(true)?;
+                // SAFETY: into_raw_fd gives up the ownership of an open stream socket, and the glommio stream takes it.
+                let stream = unsafe { ::glommio::net::TcpStream::from_raw_fd(socket.into_raw_fd()) };
+                Stream::Tcp(RefCell::new(stream))
+            }
+            Socket::Own(stream) => Stream::Own(OwnStream::new(stream)),
+        };
+        Ok(Rc::new(Self { stream, reads: Cell::new(false), writes: Cell::new(false) }))
     }
 
     /// Reads some bytes; 0 when the other end, or [`shutdown`](Self::shutdown), has ended the stream. Dropping the future
@@ -53,7 +66,11 @@ impl Connection {
     pub async fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         assert!(!buf.is_empty(), "a read of no bytes cannot be told from the end of the stream");
         let _only = Only::begin(&self.reads, "reader");
-        poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf)).await
+        poll_fn(|cx| match &self.stream {
+            Stream::Tcp(stream) => Pin::new(&mut *stream.borrow_mut()).poll_read(cx, buf),
+            Stream::Own(stream) => stream.poll_read(cx, buf),
+        })
+        .await
     }
 
     /// Sends what the socket takes at once, without waiting: 0 when that is nothing.
@@ -61,8 +78,12 @@ impl Connection {
     /// # Errors
     /// Those of the socket: the connection is over.
     pub fn try_send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let stream = match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Own(stream) => return stream.try_send(slices),
+        };
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        self.with_fd(|fd| {
+        with_fd(stream, |fd| {
             loop {
                 match rustix::net::sendmsg(fd, slices, &mut SendAncillaryBuffer::default(), flags) {
                     Ok(sent) => return Ok(sent),
@@ -85,21 +106,28 @@ impl Connection {
     pub async fn write_some(&self, buf: &[u8]) -> io::Result<usize> {
         assert!(!buf.is_empty(), "a write of no bytes waits for nothing");
         let _only = Only::begin(&self.writes, "writer");
-        poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, buf)).await
+        poll_fn(|cx| match &self.stream {
+            Stream::Tcp(stream) => Pin::new(&mut *stream.borrow_mut()).poll_write(cx, buf),
+            Stream::Own(stream) => stream.poll_write(cx, buf),
+        })
+        .await
     }
 
     /// Ends the connection in both directions: the other end is told, and reads and writes that wait here come back. May be
     /// called again.
     pub fn shutdown(&self) {
-        // It can only fail because there is no connection any more, which is what is wanted.
-        let _ = self.with_fd(|fd| rustix::net::shutdown(fd, Shutdown::Both));
+        match &self.stream {
+            // It can only fail because there is no connection any more, which is what is wanted.
+            Stream::Tcp(stream) => drop(with_fd(stream, |fd| rustix::net::shutdown(fd, Shutdown::Both))),
+            Stream::Own(stream) => stream.shutdown(),
+        }
     }
+}
 
-    fn with_fd<R>(&self, use_fd: impl FnOnce(BorrowedFd<'_>) -> R) -> R {
-        let stream = self.stream.borrow();
-        // SAFETY: the stream owns the descriptor and is borrowed until this function ends.
-        use_fd(unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) })
-    }
+fn with_fd<R>(stream: &RefCell<::glommio::net::TcpStream>, use_fd: impl FnOnce(BorrowedFd<'_>) -> R) -> R {
+    let stream = stream.borrow();
+    // SAFETY: the stream owns the descriptor and is borrowed until this function ends.
+    use_fd(unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) })
 }
 
 impl Drop for Connection {

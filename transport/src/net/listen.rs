@@ -8,14 +8,17 @@
 //! - Before a hello was read, a stranger costs a thread and at most 4 KiB.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::fmt;
+use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Type};
 
+use super::socket::Socket;
+use super::transport::{Acceptor, Transport};
 use crate::frame::{
     FRAME_HEADER_BYTES, FrameError, FrameHeader, KIND_HELLO, KIND_HELLO_REPLY, encode_frame, padded_len,
 };
@@ -47,8 +50,39 @@ impl Default for HandshakeLimits {
 /// A port that is taken, but not served yet.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
+    door: Door,
     addr: SocketAddr,
+}
+
+/// Where connections come in.
+enum Door {
+    Tcp(TcpListener),
+    Own(Box<dyn Acceptor>),
+}
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if matches!(self, Self::Tcp(_)) { "Tcp" } else { "Own" })
+    }
+}
+
+impl Door {
+    /// The next connection, and where it comes from.
+    fn accept(&self) -> io::Result<(Socket, String)> {
+        match self {
+            Self::Tcp(socket) => socket.accept().map(|(stream, from)| (Socket::Tcp(stream), from.to_string())),
+            Self::Own(acceptor) => acceptor.accept().map(|(stream, from)| (Socket::Own(stream), from)),
+        }
+    }
+
+    /// Wakes the thread that accepts.
+    fn stop(&self) {
+        match self {
+            // It fails only for a socket that is no longer listening.
+            Self::Tcp(socket) => drop(SockRef::from(socket).shutdown(Shutdown::Both)),
+            Self::Own(acceptor) => acceptor.stop(),
+        }
+    }
 }
 
 impl Listener {
@@ -58,14 +92,23 @@ impl Listener {
     /// When the port is in use (the text says so), or the address is not one of this machine.
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
         let explain = |error: io::Error| explain_bind(addr, &error);
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP)).map_err(explain)?;
+        let socket =
+            socket2::Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP)).map_err(explain)?;
         // A restart need not wait for the old connections to time out. Two listeners at once stay impossible.
         socket.set_reuse_address(true).map_err(explain)?;
         socket.bind(&addr.into()).map_err(explain)?;
         socket.listen(BACKLOG).map_err(explain)?;
         let socket = TcpListener::from(socket);
         let addr = socket.local_addr()?;
-        Ok(Self { socket, addr })
+        Ok(Self { door: Door::Tcp(socket), addr })
+    }
+
+    /// Takes an address of another transport.
+    ///
+    /// # Errors
+    /// Those of the transport.
+    pub fn over(transport: &dyn Transport, addr: SocketAddr) -> io::Result<Self> {
+        Ok(Self { door: Door::Own(transport.listen(addr)?), addr })
     }
 
     /// The address that others dial.
@@ -76,12 +119,12 @@ impl Listener {
 
     /// Accepts connections from now on, with the default [`HandshakeLimits`].
     ///
-    /// `on_hello` gets each hello and its socket, which is blocking and without timeouts. It runs on a short-lived thread of
+    /// `on_hello` gets each hello and its socket; one of the system's is blocking and without timeouts. It runs on a short-lived thread of
     /// that connection, several at once. Its owner judges the hello, sends a [`reply`], and hands the socket on or drops it.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn serve(self, on_hello: impl Fn(Hello, TcpStream) + Send + Sync + 'static) -> io::Result<ServingListener> {
+    pub fn serve(self, on_hello: impl Fn(Hello, Socket) + Send + Sync + 'static) -> io::Result<ServingListener> {
         self.serve_within(HandshakeLimits::default(), on_hello)
     }
 
@@ -92,7 +135,7 @@ impl Listener {
     pub fn serve_within(
         self,
         limits: HandshakeLimits,
-        on_hello: impl Fn(Hello, TcpStream) + Send + Sync + 'static,
+        on_hello: impl Fn(Hello, Socket) + Send + Sync + 'static,
     ) -> io::Result<ServingListener> {
         let handshakes = Arc::new(Handshakes {
             limits,
@@ -100,12 +143,12 @@ impl Listener {
             running: Mutex::new(Running::default()),
             ended: Condvar::new(),
         });
-        let socket = Arc::new(self.socket);
+        let door = Arc::new(self.door);
         let accepts = {
-            let (socket, handshakes) = (Arc::clone(&socket), Arc::clone(&handshakes));
-            thread::Builder::new().name("synod-accept".into()).spawn(move || accept_all(&socket, &handshakes))?
+            let (door, handshakes) = (Arc::clone(&door), Arc::clone(&handshakes));
+            thread::Builder::new().name("synod-accept".into()).spawn(move || accept_all(&door, &handshakes))?
         };
-        Ok(ServingListener { socket, addr: self.addr, handshakes, accepts: Some(accepts) })
+        Ok(ServingListener { door, addr: self.addr, handshakes, accepts: Some(accepts) })
     }
 }
 
@@ -128,7 +171,7 @@ fn explain_bind(addr: SocketAddr, error: &io::Error) -> io::Error {
 
 /// A port that is served until [`stop`](Self::stop) or drop.
 pub struct ServingListener {
-    socket: Arc<TcpListener>,
+    door: Arc<Door>,
     addr: SocketAddr,
     handshakes: Arc<Handshakes>,
     accepts: Option<JoinHandle<()>>,
@@ -146,8 +189,7 @@ impl ServingListener {
     pub fn stop(&mut self) {
         self.handshakes.stop();
         if let Some(accepts) = self.accepts.take() {
-            // Wakes the thread out of accept(). It fails only for a socket that is no longer listening.
-            let _ = SockRef::from(&*self.socket).shutdown(Shutdown::Both);
+            self.door.stop();
             if accepts.join().is_err() {
                 tracing::error!(addr = %self.addr, "the accepting thread had panicked");
             }
@@ -162,10 +204,10 @@ impl Drop for ServingListener {
     }
 }
 
-fn accept_all(socket: &TcpListener, handshakes: &Arc<Handshakes>) {
+fn accept_all(door: &Door, handshakes: &Arc<Handshakes>) {
     let mut failing = false;
     loop {
-        let accepted = socket.accept();
+        let accepted = door.accept();
         if handshakes.running().stopping {
             return;
         }
@@ -190,7 +232,7 @@ fn accept_all(socket: &TcpListener, handshakes: &Arc<Handshakes>) {
 /// What the accepting thread and the handshake threads share.
 struct Handshakes {
     limits: HandshakeLimits,
-    on_hello: Box<dyn Fn(Hello, TcpStream) + Send + Sync>,
+    on_hello: Box<dyn Fn(Hello, Socket) + Send + Sync>,
     running: Mutex<Running>,
     /// Told when a handshake ends.
     ended: Condvar,
@@ -200,7 +242,7 @@ struct Handshakes {
 struct Running {
     next_id: u64,
     /// The sockets of the handshakes under way, so that a stop can break them off; `None` once the hello was read.
-    sockets: BTreeMap<u64, Option<Arc<TcpStream>>>,
+    sockets: BTreeMap<u64, Option<Arc<Socket>>>,
     stopping: bool,
 }
 
@@ -210,7 +252,7 @@ impl Handshakes {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(self: &Arc<Self>, stream: TcpStream, from: SocketAddr) {
+    fn begin(self: &Arc<Self>, stream: Socket, from: String) {
         let stream = Arc::new(stream);
         let mut running = self.running();
         if running.stopping {
@@ -218,7 +260,7 @@ impl Handshakes {
         }
         if self.limits.at_once_max <= running.sockets.len() {
             drop(running);
-            refuse_busy(&stream, from);
+            refuse_busy(&stream, &from);
             return;
         }
         let id = running.next_id;
@@ -226,9 +268,9 @@ impl Handshakes {
         running.sockets.insert(id, Some(Arc::clone(&stream)));
         drop(running);
         let slot = Slot { handshakes: Arc::clone(self), id };
-        let spawned = thread::Builder::new().name("synod-handshake".into()).spawn(move || slot.run(stream, from));
+        let spawned = thread::Builder::new().name("synod-handshake".into()).spawn(move || slot.run(stream, &from));
         if let Err(error) = spawned {
-            tracing::warn!(%error, %from, "connection closed, no thread for its handshake: raise the limit of threads");
+            tracing::warn!(%error, "connection closed, no thread for its handshake: raise the limit of threads");
         }
     }
 
@@ -236,8 +278,8 @@ impl Handshakes {
         let mut running = self.running();
         running.stopping = true;
         for socket in running.sockets.values().flatten() {
-            // Wakes its thread; fails only when the connection is over already.
-            let _ = socket.shutdown(Shutdown::Both);
+            // Wakes its thread.
+            socket.shutdown();
         }
     }
 
@@ -254,7 +296,7 @@ struct Slot {
 }
 
 impl Slot {
-    fn run(self, stream: Arc<TcpStream>, from: SocketAddr) {
+    fn run(self, stream: Arc<Socket>, from: &str) {
         match read_hello(&stream, self.handshakes.limits.timeout) {
             Ok(hello) => {
                 if let Some(stream) = self.take_socket(stream) {
@@ -266,7 +308,7 @@ impl Slot {
     }
 
     /// The socket alone, unless a stop has begun: after this a stop no longer touches it.
-    fn take_socket(&self, stream: Arc<TcpStream>) -> Option<TcpStream> {
+    fn take_socket(&self, stream: Arc<Socket>) -> Option<Socket> {
         let mut running = self.handshakes.running();
         if running.stopping {
             return None;
@@ -284,7 +326,7 @@ impl Drop for Slot {
 }
 
 /// Tells a stranger to come again, as far as that goes without waiting.
-fn refuse_busy(stream: &TcpStream, from: SocketAddr) {
+fn refuse_busy(stream: &Socket, from: &str) {
     tracing::debug!(%from, "connection closed: too many handshakes at once");
     let reply = HelloReply {
         status: HelloStatus::Busy,
@@ -303,18 +345,15 @@ fn refuse_busy(stream: &TcpStream, from: SocketAddr) {
         wal_sequence_seen: 0,
         text: "too many handshakes at once: dial again in a moment".into(),
     };
-    // Best effort: the connection is closed in any case.
-    let _ = stream.set_nonblocking(true);
-    let mut socket = stream;
-    let _ = socket.write(&encode_frame(KIND_HELLO_REPLY, 0, &reply.encode()));
+    stream.write_now(&encode_frame(KIND_HELLO_REPLY, 0, &reply.encode()));
 }
 
-fn read_hello(stream: &TcpStream, timeout: Duration) -> Result<Hello, HandshakeError> {
+fn read_hello(stream: &Socket, timeout: Duration) -> Result<Hello, HandshakeError> {
     let deadline = Instant::now() + timeout;
-    stream.set_nodelay(true)?;
+    stream.set_nodelay()?;
     let body = read_frame(stream, KIND_HELLO, deadline)?;
     let hello = Hello::decode(&body)?;
-    stream.set_read_timeout(None)?;
+    stream.clear_timeouts()?;
     Ok(hello)
 }
 
@@ -322,11 +361,10 @@ fn read_hello(stream: &TcpStream, timeout: Duration) -> Result<Hello, HandshakeE
 ///
 /// # Errors
 /// When the dialer has gone or takes nothing for 5 seconds: drop the socket.
-pub fn reply(stream: &TcpStream, reply: &HelloReply) -> io::Result<()> {
-    stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
-    let mut socket = stream;
-    socket.write_all(&encode_frame(KIND_HELLO_REPLY, 0, &reply.encode()))?;
-    stream.set_write_timeout(None)
+pub fn reply(stream: &Socket, reply: &HelloReply) -> io::Result<()> {
+    let deadline = Instant::now() + REPLY_TIMEOUT;
+    stream.write_all_by(&encode_frame(KIND_HELLO_REPLY, 0, &reply.encode()), deadline)?;
+    stream.clear_timeouts()
 }
 
 /// Why there is no connection. Dial again later, unless it was refused for a reason that stays.
@@ -390,30 +428,49 @@ pub enum HandshakeError {
 pub fn dial(addr: SocketAddr, hello: &Hello, timeout: Duration) -> Result<(HelloReply, TcpStream), DialError> {
     let deadline = Instant::now() + timeout;
     let stream = TcpStream::connect_timeout(&addr, timeout).map_err(|source| DialError::Connect { addr, source })?;
-    let reply = say_hello(&stream, hello, deadline).map_err(|source| DialError::Handshake { addr, source })?;
+    let (reply, socket) = meet(addr, Socket::Tcp(stream), hello, deadline)?;
+    Ok((reply, socket.into_tcp().expect("it is the one that went in")))
+}
+
+/// As [`dial`], over another transport.
+///
+/// # Errors
+/// When nobody answers in time, or the answer is a refusal.
+pub fn dial_over(
+    transport: &dyn Transport,
+    addr: SocketAddr,
+    hello: &Hello,
+    timeout: Duration,
+) -> Result<(HelloReply, Socket), DialError> {
+    let deadline = Instant::now() + timeout;
+    let dialled = transport.dial(hello.target_node, addr, timeout);
+    let stream = dialled.map_err(|source| DialError::Connect { addr, source })?;
+    meet(addr, Socket::Own(stream), hello, deadline)
+}
+
+/// The dialer's side of the handshake.
+fn meet(addr: SocketAddr, socket: Socket, hello: &Hello, deadline: Instant) -> Result<(HelloReply, Socket), DialError> {
+    let reply = say_hello(&socket, hello, deadline).map_err(|source| DialError::Handshake { addr, source })?;
     if reply.status == HelloStatus::Ok {
-        Ok((reply, stream))
+        Ok((reply, socket))
     } else {
         Err(DialError::Refused { addr, reply: Box::new(reply) })
     }
 }
 
-fn say_hello(stream: &TcpStream, hello: &Hello, deadline: Instant) -> Result<HelloReply, HandshakeError> {
-    stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(time_left(deadline)?))?;
-    let mut socket = stream;
-    socket.write_all(&encode_frame(KIND_HELLO, 0, &hello.encode()))?;
+fn say_hello(stream: &Socket, hello: &Hello, deadline: Instant) -> Result<HelloReply, HandshakeError> {
+    stream.set_nodelay()?;
+    stream.write_all_by(&encode_frame(KIND_HELLO, 0, &hello.encode()), deadline)?;
     let body = read_frame(stream, KIND_HELLO_REPLY, deadline)?;
     let reply = HelloReply::decode(&body)?;
-    stream.set_write_timeout(None)?;
-    stream.set_read_timeout(None)?;
+    stream.clear_timeouts()?;
     Ok(reply)
 }
 
 /// Reads exactly one frame of a handshake and gives its body.
-fn read_frame(stream: &TcpStream, kind: u8, deadline: Instant) -> Result<Vec<u8>, HandshakeError> {
+fn read_frame(stream: &Socket, kind: u8, deadline: Instant) -> Result<Vec<u8>, HandshakeError> {
     let mut header = [0; FRAME_HEADER_BYTES];
-    read_exact_by(stream, &mut header, deadline)?;
+    stream.read_exact_by(&mut header, deadline)?;
     let header = FrameHeader::decode(&header)?;
     if header.kind != kind {
         return Err(HandshakeError::Kind { found: header.kind, wanted: kind });
@@ -421,34 +478,8 @@ fn read_frame(stream: &TcpStream, kind: u8, deadline: Instant) -> Result<Vec<u8>
     header.check_len(HELLO_BYTES_MAX as u32)?;
     let body_len = header.body_len as usize;
     let mut body = vec![0; padded_len(body_len)];
-    read_exact_by(stream, &mut body, deadline)?;
+    stream.read_exact_by(&mut body, deadline)?;
     header.check_body(&body)?;
     body.truncate(body_len);
     Ok(body)
-}
-
-/// Fills `buf` before the deadline: one that counts for all reads together, or a byte now and then would hold the place.
-fn read_exact_by(stream: &TcpStream, mut buf: &mut [u8], deadline: Instant) -> io::Result<()> {
-    let mut socket = stream;
-    while !buf.is_empty() {
-        stream.set_read_timeout(Some(time_left(deadline)?))?;
-        match socket.read(buf) {
-            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the other end closed the connection")),
-            Ok(n) => buf = &mut buf[n..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // What a timeout is called differs; the next round finds the deadline passed.
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-fn time_left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        Err(io::Error::new(io::ErrorKind::TimedOut, "the other end did not finish the handshake in time"))
-    } else {
-        Ok(left)
-    }
 }

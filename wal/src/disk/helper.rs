@@ -35,7 +35,7 @@ use crate::{
         signal::Signal,
     },
     ops::{DiskDone, DiskError, RecordPlace},
-    record::{RECORD_ALIGN, RECORD_BODY_BYTES_MAX, RECORD_HEADER_BYTES, Records, record_bytes},
+    record::{RECORD_ALIGN, RECORD_BODY_BYTES_MAX, RECORD_HEADER_BYTES, record_bytes},
 };
 
 /// Jobs that may wait in the channel; more wait on the shard's side.
@@ -272,10 +272,6 @@ impl Worker {
     }
 
     fn read(&mut self, place: &RecordPlace, newest: u64) -> Result<Vec<u8>, DiskError> {
-        let invalid = |files: &SegmentFiles, text: String| {
-            let file = files.file(place.generation);
-            DiskError::invalid("read", file, format!("{text} at byte {}", place.offset))
-        };
         let bytes = place.bytes as usize;
         let end = place.offset.checked_add(u64::from(place.bytes));
         let legal = (RECORD_HEADER_BYTES..=record_bytes(RECORD_BODY_BYTES_MAX)).contains(&bytes)
@@ -283,16 +279,12 @@ impl Worker {
             && PAGE_BYTES as u64 <= place.offset
             && end.is_some();
         if !legal {
-            return Err(invalid(&self.files, format!("no record of {bytes} bytes can lie")));
+            let text = format!("no record of {bytes} bytes can lie at byte {}", place.offset);
+            return Err(DiskError::invalid("read", self.files.file(place.generation), text));
         }
         let record = if place.generation < newest { self.read_mapped(place) } else { self.read_file(place) };
         let record = record.map_err(|error| self.error("read", place.generation, &error))?;
-        match Records::new(&record).next() {
-            Some(Ok((_, _, range))) if range.len() == record.len() => Ok(record),
-            Some(Ok(_)) => Err(invalid(&self.files, "a record of another length lies".into())),
-            Some(Err(error)) => Err(invalid(&self.files, format!("{error}: the record is damaged"))),
-            None => Err(invalid(&self.files, "no record lies".into())),
-        }
+        place.check(self.files.file(place.generation), &record).map(|()| record)
     }
 
     fn read_file(&self, place: &RecordPlace) -> io::Result<Vec<u8>> {
