@@ -357,7 +357,9 @@ fn idle(groups: u64, seconds: u64) {
     for groups in [1, groups] {
         let nodes = Nodes::start(groups, 64, |config| config.spare_segments = 1);
         let proposed: Vec<_> = (1..=groups).map(|group| nodes.handle(1).propose(group, b"once")).collect();
-        proposed.into_iter().for_each(|proposal| drop(proposal.wait().expect("node 1 leads")));
+        for proposal in proposed {
+            proposal.wait().expect("node 1 leads");
+        }
         nodes.wait("all followers know all", |nodes| [2, 3].iter().all(|node| nodes.has_caught_up(*node, 1..=groups)));
         // Until the last heartbeat that names a group is through.
         std::thread::sleep(Duration::from_secs(5));

@@ -58,6 +58,12 @@ impl Group {
     }
 }
 
+/// Behind which slot a group's entries can be read after a restart when those up to `gone` are: from the first of the newer
+/// summaries on behind which no slot is missing. What lies before it in its own segment goes as well.
+pub(super) fn readable_behind(at: usize, gone: Slot, newer: &[&Vec<Slot>]) -> Option<Slot> {
+    newer.iter().map(|slots| slots.get(at).copied().unwrap_or_default()).find(|of| *of >= gone)
+}
+
 impl Shard {
     /// Whether the oldest segment, `generation`, may go.
     pub(super) fn may_release(&self, generation: u64) -> bool {
@@ -117,10 +123,7 @@ impl Shard {
         if slot > unpinned {
             return Some(Keeps::Reader);
         }
-        // After a restart, entries can be read from the first summary on behind which no slot is missing: what lies before
-        // it in its own segment goes with this one.
-        let readable = newer.iter().map(|slots| slots.get(at).copied().unwrap_or_default()).find(|of| *of >= gone);
-        match readable {
+        match readable_behind(at, gone, newer) {
             None => Some(Keeps::Summary),
             Some(of) if of > group.consumed() && !is(Bug::MachinesAreForgotten) => Some(Keeps::Machine),
             Some(of) if of > settled.max(gone) => Some(Keeps::Voter),

@@ -1,14 +1,15 @@
 //! Trimming on demand: an operator or a database says up to where a group's log is not needed.
 //!
 //! The log of a shard is one, and goes a segment at a time from its oldest on, so an order can free less than it names: what
-//! lies in the same segment as something newer stays until that may go too. It frees nothing that a restart, a replica that
+//! lies in the same segment as something newer stays until that may go too, and so does what something newer needs to be
+//! read after a restart. It frees nothing that a restart, a replica that
 //! lags or a reader needs: for that it has checkpoints taken and waits for them, up to its time.
 
 use synod_core::Slot;
 
 use super::Shard;
 use super::group::Group;
-use super::trim::Keeps;
+use super::trim::{Keeps, readable_behind};
 use crate::client::protocol::ReplyV1;
 use crate::marks::{Mark, mark};
 use crate::outcome::GroupId;
@@ -93,7 +94,9 @@ impl Shard {
         let highest = self.index.segment_slots(generation).find(|(uid, _)| *uid == group.names.uid);
         group.first_index() < order.before
             && highest.is_none_or(|(_, slot)| {
-                self.slot_in(group, generation, Slot(slot)) <= group.last_slot_before(order.before)
+                let slot = self.slot_in(group, generation, Slot(slot));
+                let goes = readable_behind(order.at as usize, slot, &self.newer_summaries(generation));
+                goes.unwrap_or(slot) <= group.last_slot_before(order.before)
             })
     }
 
