@@ -18,6 +18,8 @@ const CAUGHT_UP_SLOTS: u64 = 256;
 /// An answer with fewer slots, and with fewer bytes than [`LITTLE_BYTES`], may be all that its sender has.
 const LITTLE_SLOTS: u64 = 32;
 const LITTLE_BYTES: u64 = 64 << 10;
+/// With large values another peer is asked whenever so many slots are full: the leader must hear that this one keeps up.
+const ROUND_SLOTS: u64 = 16;
 
 impl<P: Payload> Replica<P> {
     /// The configuration that governs the slot behind the chosen prefix.
@@ -204,12 +206,15 @@ impl<P: Payload> Replica<P> {
         self.learn(MemberId::outsider(peer), self.log().chosen().next(), out);
     }
 
-    /// Whether an answer brought so little behind `since` that its sender may have no more. With large values even a
-    /// full answer is few slots.
-    pub(crate) fn learned_little(&self, since: Slot) -> bool {
+    /// Whether another peer is to be asked after an answer that brought what is behind `since`: it was so little that its
+    /// sender may have no more. With large values even a full answer is few slots, so it is seldom.
+    pub(crate) fn asks_another(&self, since: Slot) -> bool {
         let chosen = self.log().chosen();
         if chosen.0.saturating_sub(since.0) >= LITTLE_SLOTS {
             return false;
+        }
+        if chosen.0 / ROUND_SLOTS != since.0 / ROUND_SLOTS {
+            return true;
         }
         // What has left memory already may have been large.
         let bytes = |slot| self.log().get(Slot(slot)).map_or(LITTLE_BYTES, |entry| entry.value.bytes());

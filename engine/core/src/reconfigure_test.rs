@@ -385,27 +385,29 @@ impl Payload for Sized {
     }
 }
 
-/// Whom a replica without a vote asks next after an answer with one value of so many bytes.
-fn asked_after(bytes: u32) -> Option<MemberId> {
+/// Whom a replica without a vote asks after each of some answers with one value of so many bytes.
+fn asked_after(bytes: u32, answers: u64) -> Vec<MemberId> {
     let config = Config { genesis: Configuration::default(), ..crate::replica_test::config(4, 3) };
     let mut replica = Replica::new(config, Recovered::default());
     let mut out = Vec::new();
     replica.timeout(&mut out);
-    assert_eq!(replica.asks(), Some(MemberId::outsider(0)));
-    let value = Value { origin: Ballot { round: 1, member: member(1) }, body: Body::Batch(Sized(bytes)) };
-    let learned = Message::Learned { slot: Slot(1), through: Slot(1), value };
-    replica.receive(MemberId::outsider(0), learned, &mut out);
-    assert_eq!(replica.log().chosen(), Slot(1));
-    let asked = out.iter().rev().find_map(|action| match action {
-        Action::Send { to, message: Message::LearnRequest { from } } => Some((*to, *from)),
-        _ => None,
-    });
-    assert_eq!(asked, replica.asks().map(|of| (of, Slot(2))));
-    replica.asks()
+    let mut asked = Vec::new();
+    for slot in (1..=answers).map(Slot) {
+        let from = replica.asks().expect("it asks on");
+        let value = Value { origin: Ballot { round: 1, member: member(1) }, body: Body::Batch(Sized(bytes)) };
+        replica.receive(from, Message::Learned { slot, through: slot, value }, &mut out);
+        assert_eq!(replica.log().chosen(), slot);
+        asked.extend(replica.asks());
+    }
+    asked
 }
 
 #[test]
 fn who_gets_few_large_values_asks_the_same_peer_on() {
-    assert_eq!(asked_after(1 << 20), Some(MemberId::outsider(0)), "a full answer of one slot");
-    assert_eq!(asked_after(100), Some(MemberId::outsider(1)), "it may have no more");
+    let [first, second] = [MemberId::outsider(0), MemberId::outsider(1)];
+    assert_eq!(asked_after(100, 1), [second], "the first may have no more");
+    let asked = asked_after(1 << 20, 40);
+    assert!(asked[..15].iter().all(|of| *of == first), "full answers of one slot");
+    assert_eq!(asked[15], second, "the leader must hear of it one day");
+    assert_eq!(asked.iter().filter(|of| **of == second).count(), 16);
 }

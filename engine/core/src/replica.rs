@@ -498,8 +498,8 @@ impl<P: Payload> Replica<P> {
             return;
         }
         self.learning = None;
-        if !self.votes() && self.learned_little(learning.since) {
-            // It has all that this one has. Only the leader can give it a vote, so it asks round.
+        if !self.votes() && self.asks_another(learning.since) {
+            // It may have all that this one has. Only the leader can give it a vote, so it asks round.
             self.learn_from_next(out);
             return;
         }
