@@ -1,7 +1,7 @@
 //! Where a node keeps its logs: the seam for those who bring their own.
 //!
 //! A node asks its [`LogStore`] for two things of each shard's log: its segments, as recovery reads them, and a [`Disk`] that
-//! carries out the log's operations. The system's own store is [`DiskBackend`](crate::DiskBackend): files in the node's
+//! carries out the log's operations. The system's own store is [`DiskBackend`]: files in the node's
 //! directory, through io_uring or blocking calls. Another one is passed as
 //! [`Options::log_store`](crate::Options::log_store); it may wrap the system's.
 //!
