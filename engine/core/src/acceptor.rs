@@ -74,7 +74,10 @@ impl<P: Payload> Acceptor<P> {
 
 impl<P: Payload> Replica<P> {
     pub(crate) fn on_prepare(&mut self, from: MemberId, ballot: Ballot, attempt: u32, out: Out<'_, P>) {
-        if ballot.member != from || ballot.round > self.promised().round + Ballot::ROUND_JUMP_MAX {
+        if ballot.member != from
+            || ballot.round > self.promised().round + Ballot::ROUND_JUMP_MAX
+            || self.electorate.is_witness(from)
+        {
             return;
         }
         if ballot < self.promised() {
@@ -138,9 +141,11 @@ impl<P: Payload> Replica<P> {
             || value.origin > ballot
             || slot < first
             || first == Slot::ZERO
+            || self.lacks_payload(&value)
         {
             return;
         }
+        let value = self.kept(value);
         if ballot < self.promised() {
             mark(Mark::AcceptBelowPromise);
             let promised = self.promised();

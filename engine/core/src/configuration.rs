@@ -15,6 +15,9 @@
 //! The quorums of the two phases may differ in size (Howard, Malkhi, Spiegelman, "Flexible Paxos", 2016): all that phase 1
 //! must be sure of is to meet whatever phase 2 may have used at a lower ballot of the same configuration. Invariant:
 //! `phase_1 + phase_2 > voters`, so any two of them have a voter in common.
+//!
+//! Some voters may be *witnesses*, which keep votes and no payloads. Invariant: `phase_2 > witnesses`, so whatever is chosen
+//! was accepted by a voter that has the payload.
 
 use alloc::vec::Vec;
 
@@ -31,6 +34,14 @@ pub struct Voter {
     pub node: u64,
     /// The log that holds its votes.
     pub replica: ReplicaId,
+}
+
+impl Voter {
+    /// Whether it votes and keeps no payloads.
+    #[must_use]
+    pub fn is_witness(&self) -> bool {
+        self.replica.is_witness()
+    }
 }
 
 /// How many voters each phase needs.
@@ -91,13 +102,14 @@ impl Configuration {
     }
 
     /// This configuration, in which `phase_2` voters choose a value, or a majority if that is 0; `None` when so many can
-    /// not. For the configuration that a group begins with: any other is changed by [`Configuration::resize`].
+    /// not, or so few that witnesses alone would do. For the configuration that a group begins with: any other is changed by [`Configuration::resize`].
     #[must_use]
     pub fn with_phase_2(self, phase_2: u16) -> Option<Self> {
-        (usize::from(phase_2) <= self.voters.len()).then_some(Self { phase_2, ..self })
+        Some(Self { phase_2, ..self }).filter(Self::is_legal)
     }
 
-    /// This configuration with quorums of other sizes; `None` when so many voters there are not.
+    /// This configuration with quorums of other sizes; `None` when so many voters there are not, or witnesses alone could
+    /// choose.
     #[must_use]
     pub fn resize(&self, phase_2: u16) -> Option<Self> {
         let next = Self { version: self.version + 1, ..self.clone() };
@@ -111,7 +123,7 @@ impl Configuration {
     }
 
     /// This configuration with another replica in place of the one that `node` had; `None` when it has no voter there,
-    /// when the replica votes already, or when the numbers are used up.
+    /// when that is of the other kind, when the replica votes already, or when the numbers are used up.
     #[must_use]
     pub fn replace(&self, node: u64, replica: ReplicaId) -> Option<Self> {
         if self.member_of(replica).is_some() || self.next_member >= MemberId::OUTSIDERS {
@@ -119,14 +131,17 @@ impl Configuration {
         }
         let mut next = self.clone();
         let voter = next.voters.iter_mut().find(|voter| voter.node == node)?;
+        if voter.is_witness() != replica.is_witness() {
+            return None;
+        }
         *voter = Voter { member: MemberId(self.next_member), node, replica };
         next.version += 1;
         next.next_member += 1;
         Some(next)
     }
 
-    /// This configuration with one voter more, on `node`; `None` when node or replica has a vote already, or when there
-    /// are no more voters or numbers to be had.
+    /// This configuration with one voter more, on `node`; `None` when node or replica has a vote already, when there
+    /// are no more voters or numbers to be had, or when witnesses alone could choose.
     #[must_use]
     pub fn add(&self, node: u64, replica: ReplicaId) -> Option<Self> {
         let known = self.voter_on(node).is_some() || self.member_of(replica).is_some();
@@ -137,11 +152,11 @@ impl Configuration {
         next.voters.push(Voter { member: MemberId(self.next_member), node, replica });
         next.version += 1;
         next.next_member += 1;
-        Some(next)
+        Some(next).filter(Self::is_legal)
     }
 
-    /// This configuration without the voter on `node`; `None` when there is none, or no other, or when fewer would be left
-    /// than are to choose a value.
+    /// This configuration without the voter on `node`; `None` when there is none, or no other, when fewer would be left
+    /// than are to choose a value, or when witnesses alone could choose.
     #[must_use]
     pub fn remove(&self, node: u64) -> Option<Self> {
         self.voter_on(node)?;
@@ -173,6 +188,12 @@ impl Configuration {
         self.version == before.version + 1 && (self.voters.is_empty() || one_change)
     }
 
+    /// How many of the voters are witnesses.
+    #[must_use]
+    pub fn witnesses(&self) -> usize {
+        self.voters.iter().filter(|voter| voter.is_witness()).count()
+    }
+
     /// The voter that lives on a node.
     #[must_use]
     pub fn voter_on(&self, node: u64) -> Option<&Voter> {
@@ -192,7 +213,7 @@ impl Configuration {
     }
 
     /// Whether it can govern a group: no more voters than may be, each number, node and replica once, all numbers below
-    /// the next one, and no more of them to choose a value than there are.
+    /// the next one, no more of them to choose a value than there are, and never witnesses alone.
     #[must_use]
     pub fn is_legal(&self) -> bool {
         let voters = &self.voters;
@@ -205,6 +226,7 @@ impl Configuration {
                         other.member != voter.member && other.node != voter.node && other.replica != voter.replica
                     })
             })
+            && (voters.is_empty() || self.witnesses() < self.quorums().phase_2 || is(Bug::QuorumsDoNotMeet))
     }
 }
 
@@ -214,13 +236,17 @@ pub(crate) struct Electorate {
     /// This replica's number; `None` when it does not vote.
     pub(crate) me: Option<MemberId>,
     pub(crate) voters: Vec<MemberId>,
+    /// Those of them that keep no payloads.
+    pub(crate) witnesses: Vec<MemberId>,
     pub(crate) quorums: Quorums,
 }
 
 impl Electorate {
     pub(crate) fn new(configuration: &Configuration, replica: ReplicaId) -> Self {
         let voters = configuration.voters.iter().map(|voter| voter.member).collect();
-        Self { me: configuration.member_of(replica), voters, quorums: configuration.quorums() }
+        let witnesses = configuration.voters.iter().filter(|voter| voter.is_witness()).map(|voter| voter.member);
+        let (me, witnesses) = (configuration.member_of(replica), witnesses.collect());
+        Self { me, voters, witnesses, quorums: configuration.quorums() }
     }
 
     /// This replica's number.
@@ -233,6 +259,18 @@ impl Electorate {
 
     pub(crate) fn is_voter(&self, member: MemberId) -> bool {
         self.voters.contains(&member)
+    }
+
+    pub(crate) fn is_witness(&self, member: MemberId) -> bool {
+        self.witnesses.contains(&member)
+    }
+
+    /// The next voter behind `member` in the order of the voters that keeps payloads, and is not this replica.
+    pub(crate) fn full_after(&self, member: MemberId) -> Option<MemberId> {
+        let at = self.voters.iter().position(|voter| *voter == member).unwrap_or(0);
+        let n = self.voters.len();
+        let mut others = (1..=n).map(|step| self.voters[(at + step) % n]);
+        others.find(|voter| Some(*voter) != self.me && !self.is_witness(*voter))
     }
 
     pub(crate) fn index_of(&self, member: MemberId) -> usize {

@@ -181,6 +181,7 @@ impl<P: Payload> Replica<P> {
 
     /// Promises `ballot` to itself, durably, and asks all for theirs.
     pub(crate) fn begin_phase_1(&mut self, ballot: Ballot, order: Ballot, out: Out<'_, P>) {
+        assert!(!self.is_witness(), "a witness never leads");
         self.following = None;
         self.acceptor.promised = ballot;
         self.round_seen = ballot.round;
@@ -264,35 +265,40 @@ impl<P: Payload> Replica<P> {
             }
             if promise.chosen > prefix && !is(Bug::PromisesAheadCount) {
                 // All up to there is chosen: it must be learned, never filled. Until then this promise does not count.
-                behind = Some((self.electorate.voters[index], promise.chosen));
+                let member = self.electorate.voters[index];
+                if behind.is_none() || !self.electorate.is_witness(member) {
+                    behind = Some((member, promise.chosen));
+                }
             } else {
                 counted += 1;
             }
         }
         let Quorums { phase_1, phase_2 } = self.electorate.quorums;
-        if counted < if is(Bug::Phase1TakesPhase2Quorum) { phase_2 } else { phase_1 } {
+        let quorum = counted >= if is(Bug::Phase1TakesPhase2Quorum) { phase_2 } else { phase_1 };
+        // Where only witnesses tell of a value, another voter's promise or what it has chosen must bring it.
+        let Some(adopted) = quorum.then(|| self.adopt(promises, prefix)).flatten() else {
             if let Some((member, target)) = behind {
                 mark(Mark::PromiseAhead);
                 self.learn(member, target, out);
             }
             return;
-        }
+        };
         if phase_1 * 2 <= self.electorate.voters.len() {
             mark(Mark::ElectedByFew);
         }
         let ballot = candidate.ballot;
         assert!(ballot == self.promised(), "a candidate that promised another is none");
-        let adopted = self.adopt(promises, prefix);
         if !adopted.is_empty() {
             mark(Mark::ValuesAdopted);
         }
         self.learning = None;
-        self.lead(Leader::new(ballot, prefix.next(), self.electorate.voters.len()), adopted, out);
+        self.lead(Leader::new(ballot, prefix.next(), &self.electorate), adopted, out);
     }
 
     /// The values to propose again, from the slot behind `prefix` on: per slot the one accepted at the highest ballot
-    /// among the promises that count; a slot that is empty in all of them is filled with a no-op.
-    fn adopt(&self, promises: &[Option<Promise<P>>], prefix: Slot) -> Vec<Value<P>> {
+    /// among the promises that count; a slot that is empty in all of them is filled with a no-op. `None` when only
+    /// witnesses have told of one of them: it may be chosen, and its payload is elsewhere.
+    fn adopt(&self, promises: &[Option<Promise<P>>], prefix: Slot) -> Option<Vec<Value<P>>> {
         let mut best: BTreeMap<Slot, (Ballot, &Value<P>)> = BTreeMap::new();
         let own_last = if is(Bug::OwnValuesAreForgotten) { prefix } else { self.log().last() };
         for slot in (prefix.0 + 1..=own_last.0).map(Slot) {
@@ -304,6 +310,9 @@ impl<P: Payload> Replica<P> {
                 && (p.reports.len() as u32 == p.expected || is(Bug::PartialReportsCount))
         });
         for (slot, accepted, value) in counted.flat_map(|p| &p.reports) {
+            if value.is_stub() && is(Bug::StubIsTakenForEmpty) {
+                continue;
+            }
             let better = best.get(slot).is_none_or(|(of, _)| (of < accepted) != is(Bug::LowestBallotIsAdopted));
             if *slot > prefix && better {
                 if best.contains_key(slot) {
@@ -317,13 +326,33 @@ impl<P: Payload> Replica<P> {
         }
         let last = best.keys().next_back().copied().unwrap_or(prefix);
         let fill = Value { origin: self.promised(), body: Body::Noop };
-        let mut adopted: Vec<Value<P>> = (prefix.0 + 1..=last.0)
-            .map(|slot| best.get(&Slot(slot)).map_or(&fill, |(_, value)| *value).clone())
+        let mut adopted: Vec<(Slot, &Value<P>)> = (prefix.0 + 1..=last.0)
+            .map(|slot| (Slot(slot), best.get(&Slot(slot)).map_or(&fill, |(_, value)| *value)))
             .collect();
         // What stands behind a configuration is not for this one to choose.
-        if let Some(at) = adopted.iter().position(|value| matches!(value.body, Body::Configuration(_))) {
+        if let Some(at) = adopted.iter().position(|(_, value)| matches!(value.body, Body::Configuration(_))) {
             adopted.truncate(at + 1);
         }
-        adopted
+        let whole = adopted.into_iter().map(|(slot, value)| self.completed(promises, slot, value).cloned());
+        whole.collect()
+    }
+
+    /// The value of a slot with its payload: (slot, origin) names a value, so it is the same wherever it is found, at
+    /// whatever ballot it was accepted there and whether that promise counts.
+    fn completed<'a>(
+        &'a self,
+        promises: &'a [Option<Promise<P>>],
+        slot: Slot,
+        value: &'a Value<P>,
+    ) -> Option<&'a Value<P>> {
+        if !value.is_stub() {
+            return Some(value);
+        }
+        let reports = promises.iter().flatten().flat_map(|promise| &promise.reports);
+        let reported = reports.filter(|(of, ..)| *of == slot).map(|(.., value)| value);
+        let held = self.log().get(slot).map(|entry| &entry.value);
+        let whole = held.into_iter().chain(reported).find(|other| other.completes(value));
+        mark(if whole.is_some() { Mark::StubMadeWhole } else { Mark::OnlyAStub });
+        whole
     }
 }

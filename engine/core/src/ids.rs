@@ -62,8 +62,28 @@ impl MemberId {
 
 /// Names a copy of a group for good: the log that holds its votes. A log that was lost or damaged is made anew under
 /// another id.
+///
+/// The id says whether the replica is a *witness*, which keeps votes and no payloads. So whatever names a replica names
+/// its kind too, and none ever becomes one of the other kind.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct ReplicaId(pub u128);
+
+impl ReplicaId {
+    /// The bit that witnesses have.
+    const WITNESS: u128 = 1 << 127;
+
+    /// The id with the same other bits of a replica of that kind.
+    #[must_use]
+    pub fn of_kind(self, witness: bool) -> Self {
+        Self(if witness { self.0 | Self::WITNESS } else { self.0 & !Self::WITNESS })
+    }
+
+    /// Whether the replica keeps votes only.
+    #[must_use]
+    pub fn is_witness(self) -> bool {
+        self.0 & Self::WITNESS != 0
+    }
+}
 
 impl fmt::Display for ReplicaId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,13 +3,17 @@
 //! Invariants: all slots from `first` on are proposed at one ballot; proposals are taken only when all that was
 //! adopted and the epoch start behind it are chosen by votes at that ballot; the leader's own vote counts only when
 //! its own record is durable.
+//!
+//! *Witnesses* vote and keep no payloads: they are sent stubs. So that no stub is left without its payload when one voter is
+//! lost, they only stand in for others: a witness is sent a slot when as many voters that keep payloads as choose have
+//! acknowledged it, or all of them that are not away, and at least one; and no slot is chosen before that.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::action::{Action, Record, RecordSeq};
-use crate::configuration::Configuration;
+use crate::configuration::{Configuration, Electorate};
 use crate::ids::{Ballot, MemberId, Slot};
 use crate::marks::{Mark, mark};
 use crate::message::Message;
@@ -36,6 +40,10 @@ struct Peer {
     stable: Slot,
     next: Slot,
     flow: Flow,
+    /// It keeps no payloads.
+    witness: bool,
+    /// It keeps payloads, and cannot be waited for: witnesses stand in for it.
+    away: bool,
 }
 
 /// A leader's state.
@@ -63,9 +71,16 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    pub(crate) fn new(ballot: Ballot, first: Slot, voters: usize) -> Self {
-        // What is below `first` is chosen, so all count as having acknowledged it.
-        let peer = Peer { acked: first.prev(), stable: Slot::ZERO, next: first, flow: Flow::Streaming };
+    pub(crate) fn new(ballot: Ballot, first: Slot, electorate: &Electorate) -> Self {
+        let peer = |member: &MemberId| Peer {
+            // What is below `first` is chosen, so all count as having acknowledged it.
+            acked: first.prev(),
+            stable: Slot::ZERO,
+            next: first,
+            flow: Flow::Streaming,
+            witness: electorate.is_witness(*member),
+            away: false,
+        };
         Self {
             ballot,
             open: false,
@@ -74,7 +89,7 @@ impl Leader {
             next: None,
             last: false,
             proposed: first.prev(),
-            peers: alloc::vec![peer; voters],
+            peers: electorate.voters.iter().map(peer).collect(),
             own: VecDeque::new(),
             unchosen_bytes: 0,
             announced: (Slot::ZERO, Slot::ZERO),
@@ -94,17 +109,44 @@ impl Leader {
 
     pub(crate) fn pause(&mut self, index: usize) {
         self.peers[index].flow = Flow::Paused;
+        self.peers[index].away = true;
     }
 
     /// The highest slot that a quorum has acknowledged.
     fn quorum_acked(&self, quorum: usize) -> Slot {
-        let mut acked = [Slot::ZERO; VOTERS_MAX];
-        let acked = &mut acked[..self.peers.len()];
-        for (slot, peer) in acked.iter_mut().zip(&self.peers) {
-            *slot = peer.acked;
+        if is(Bug::SameVoteCountsTwice) {
+            return self.acked_by((quorum - 1).max(1), |_| true);
         }
-        acked.sort_unstable_by(|a, b| b.cmp(a));
-        acked[if is(Bug::SameVoteCountsTwice) { quorum.saturating_sub(2) } else { quorum - 1 }]
+        let acked = self.acked_by(quorum, |_| true);
+        if is(Bug::WitnessesAloneChoose) && self.peers.iter().any(|peer| peer.witness) {
+            return acked.max(self.acked_by(1, |peer| peer.witness));
+        }
+        acked.min(self.borne(quorum))
+    }
+
+    /// The highest slot that so many of the voters that `counts` is true of have acknowledged.
+    fn acked_by(&self, voters: usize, counts: impl Fn(&Peer) -> bool) -> Slot {
+        let mut acked = [Slot::ZERO; VOTERS_MAX];
+        let mut len = 0;
+        for peer in self.peers.iter().filter(|peer| counts(peer)) {
+            acked[len] = peer.acked;
+            len += 1;
+        }
+        acked[..len].sort_unstable_by(|a, b| b.cmp(a));
+        acked[voters - 1]
+    }
+
+    /// The highest slot whose payload enough voters keep: as many as choose, or all that are not away, and at least one. Only
+    /// up to there witnesses are sent anything, and slots are chosen.
+    fn borne(&self, quorum: usize) -> Slot {
+        let here = self.peers.iter().filter(|peer| !peer.witness && !peer.away).count();
+        self.acked_by(here.clamp(1, quorum), |peer| !peer.witness)
+    }
+
+    /// Up to where a peer is to be sent what was proposed.
+    fn to_send(&self, peer: &Peer, quorum: usize) -> Slot {
+        let early = is(Bug::StubsLeaveEarly) || is(Bug::WitnessesAloneChoose);
+        if peer.witness && !early { self.proposed.min(self.borne(quorum)) } else { self.proposed }
     }
 }
 
@@ -188,8 +230,10 @@ impl<P: Payload> Replica<P> {
             return;
         }
         let (log, chosen, low) = (&self.acceptor.log, self.acceptor.log.chosen(), self.low);
+        let quorum = self.electorate.quorums.phase_2;
         let Role::Leader(leader) = &mut self.role else { return };
         let (ballot, first) = (leader.ballot, leader.first);
+        let to_send = leader.to_send(&leader.peers[index], quorum);
         let peer = &mut leader.peers[index];
         if peer.flow != Flow::Streaming {
             return;
@@ -197,14 +241,15 @@ impl<P: Payload> Replica<P> {
         if peer.next < first || peer.next <= log.floor() {
             mark(Mark::PeerCatchesUp);
             // Tell it what is chosen; it asks for what it lacks.
-            peer.flow = Flow::CatchingUp;
+            (peer.flow, peer.away) = (Flow::CatchingUp, true);
             out.push(Action::Send { to, message: leader.commit_message(chosen, low) });
             return;
         }
-        let last = if is(Bug::UnproposedIsSent) { log.last() } else { leader.proposed };
+        let last = if is(Bug::UnproposedIsSent) { log.last() } else { to_send };
         while peer.next <= last {
             let slot = peer.next;
-            let value = log.get(slot).expect("the log is contiguous").value.clone();
+            let value = &log.get(slot).expect("the log is contiguous").value;
+            let value = if peer.witness { value.stub() } else { value.clone() };
             peer.next = slot.next();
             out.push(Action::Send { to, message: Message::Accept { ballot, first, slot, chosen, value } });
         }
@@ -252,6 +297,7 @@ impl<P: Payload> Replica<P> {
         let peer = &mut leader.peers[index];
         peer.acked = peer.acked.max(up_to);
         peer.stable = peer.stable.max(stable.min(chosen));
+        peer.away &= peer.acked < chosen;
         let resume = peer.flow == Flow::CatchingUp;
         let next = peer.acked.next();
         self.update_low();
@@ -281,8 +327,18 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    /// Chooses what a phase-2 quorum has durably accepted at this ballot.
+    /// Chooses what a phase-2 quorum has durably accepted at this ballot, and lets witnesses have what others keep.
     fn count_votes(&mut self, out: Out<'_, P>) {
+        self.choose_acknowledged(out);
+        for index in 0..self.electorate.voters.len() {
+            let Role::Leader(leader) = &self.role else { return };
+            if leader.peers[index].witness {
+                self.pump(index, out);
+            }
+        }
+    }
+
+    fn choose_acknowledged(&mut self, out: Out<'_, P>) {
         let quorum = self.electorate.quorums.phase_2;
         let chosen = self.log().chosen();
         let up_to = self.leader_mut().quorum_acked(quorum);
@@ -291,6 +347,10 @@ impl<P: Payload> Replica<P> {
         }
         if quorum * 2 <= self.electorate.voters.len() {
             mark(Mark::ChosenByFew);
+        }
+        let full = |peer: &&Peer| !peer.witness && peer.acked >= up_to;
+        if self.leader_mut().peers.iter().filter(full).count() < quorum {
+            mark(Mark::ChosenWithWitness);
         }
         let bytes: u64 = (chosen.0 + 1..=up_to.0)
             .map(|slot| self.log().get(Slot(slot)).expect("the log is contiguous").value.bytes())
@@ -347,7 +407,17 @@ impl<P: Payload> Replica<P> {
             self.resign(ballot, out);
         } else if !progress {
             mark(Mark::ProgressStalled);
-            // Something was lost on the way: send it again.
+            // Something was lost on the way: send it again. Who has not even answered is not waited for.
+            let own = self.electorate.me;
+            for (index, member) in self.electorate.voters.iter().enumerate() {
+                let Role::Leader(leader) = &mut self.role else { break };
+                let peer = &mut leader.peers[index];
+                peer.away |= Some(*member) != own && peer.acked <= chosen && !peer.witness;
+            }
+            self.count_votes(out);
+            if !matches!(self.role, Role::Leader(_)) {
+                return;
+            }
             for index in 0..self.electorate.voters.len() {
                 let leader = self.leader_mut();
                 let peer = leader.peers[index];
@@ -362,6 +432,10 @@ impl<P: Payload> Replica<P> {
     /// durable; `again` repeats what was told already, in case it was lost. Returns true once all voters' durable logs
     /// bear the whole chosen prefix: then the group is silent.
     pub fn heartbeat(&mut self, again: bool, out: Out<'_, P>) -> bool {
+        if !self.electorate.witnesses.is_empty() && matches!(self.role, Role::Leader(_)) {
+            // Someone may have gone away since, for whom they stand in.
+            self.count_votes(out);
+        }
         let (chosen, low) = (self.log().chosen(), self.low);
         let Role::Leader(leader) = &mut self.role else { return true };
         if again {

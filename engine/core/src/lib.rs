@@ -60,3 +60,5 @@ mod quorum_test;
 mod reconfigure_test;
 #[cfg(test)]
 mod replica_test;
+#[cfg(test)]
+mod witness_test;

@@ -112,6 +112,16 @@ marks!(
         ElectedByFew,
         /// Fewer than a majority choose a value.
         ChosenByFew,
+        /// Only a witness tells of a value: its payload is awaited before anybody leads.
+        OnlyAStub,
+        /// A value of which a witness tells is found with its payload.
+        StubMadeWhole,
+        /// A witness's vote chooses, in place of one that is away.
+        ChosenWithWitness,
+        /// A witness says which values are chosen, and they are held.
+        StubLearned,
+        /// A witness says that a value is chosen which is not held: another is asked for it.
+        StubNotHeld,
         /// A leader loses its quorum.
         QuorumLost,
         /// A leader follows a higher one of which it only now hears.

@@ -53,6 +53,12 @@ bugs! {
     Phase1TakesPhase2Quorum,
     /// A cumulative acknowledgement runs over slots held from older ballots.
     OldSlotsAreAcknowledged,
+    /// A new leader takes a value of which only witnesses tell for none.
+    StubIsTakenForEmpty,
+    /// Witnesses are sent what no other voter keeps yet, and choose it by themselves.
+    WitnessesAloneChoose,
+    /// Witnesses are sent what no other voter keeps durably yet.
+    StubsLeaveEarly,
     /// A leader sends at its ballot what it holds from older ones and has not proposed yet.
     UnproposedIsSent,
     /// Commit knowledge is believed over a value accepted at a lower ballot.

@@ -383,6 +383,18 @@ impl Payload for Sized {
     fn bytes(&self) -> u32 {
         self.0
     }
+
+    fn stub(&self) -> Self {
+        unreachable!("there are no witnesses here")
+    }
+
+    fn is_stub(&self) -> bool {
+        false
+    }
+
+    fn agrees(&self, other: &Self) -> bool {
+        self == other
+    }
 }
 
 /// Whom a replica without a vote asks after each of some answers with one value of so many bytes.

@@ -134,6 +134,7 @@ impl<P: Payload> Replica<P> {
         let mut log = Log::new(recovered.floor);
         for (accepted, value) in recovered.entries {
             assert!(accepted <= recovered.promised, "an accept at {accepted} promises it");
+            assert!(config.replica.is_witness() || !value.is_stub(), "only a witness keeps no payloads");
             log.put(log.last().next(), Entry { accepted, value });
         }
         if recovered.chosen > log.chosen() {
@@ -205,7 +206,7 @@ impl<P: Payload> Replica<P> {
             Role::Leader(leader) if !leader.open || self.log().last() > self.log().chosen() => Timer::Progress,
             Role::Leader(_) => Timer::Off,
             Role::Candidate(_) => Timer::Election,
-            Role::Follower if self.following.is_none() => Timer::Election,
+            Role::Follower if self.following.is_none() && !self.is_witness() => Timer::Election,
             Role::Follower if self.learning.is_some() => Timer::Learn,
             Role::Follower => Timer::Off,
         }
@@ -216,7 +217,9 @@ impl<P: Payload> Replica<P> {
         match message {
             Message::LearnRequest { from: slot } => {
                 self.note_progress(from, slot, out);
-                if slot > Slot::ZERO && slot <= self.log().chosen() {
+                // A witness tells which values are chosen, to who may hold them.
+                let serves = !self.is_witness() || self.has_vote_of(from);
+                if serves && slot > Slot::ZERO && slot <= self.log().chosen() {
                     out.push(Action::ServeLearn { to: from, from: slot });
                 }
             }
@@ -313,10 +316,7 @@ impl<P: Payload> Replica<P> {
                 // Ask another: this one may be gone.
                 let learning = self.learning.take();
                 match learning {
-                    Some(learning) if self.votes() => {
-                        let next = self.peer_after(learning.from);
-                        self.learn(next, learning.target, out);
-                    }
+                    Some(learning) if self.votes() => self.learn_after(learning.from, learning.target, out),
                     _ => self.learn_from_next(out),
                 }
             }
@@ -461,10 +461,14 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    /// Asks `from` for chosen values, up to `target` at least.
+    /// Asks `from` for chosen values, up to `target` at least. A witness can only say which they are: that helps who holds
+    /// them.
     pub(crate) fn learn(&mut self, from: MemberId, target: Slot, out: Out<'_, P>) {
         if target <= self.log().chosen() {
             return;
+        }
+        if self.electorate.is_witness(from) && (self.is_witness() || self.log().last() == self.log().chosen()) {
+            return self.learn_after(from, target, out);
         }
         if let Some(learning) = &mut self.learning {
             learning.target = learning.target.max(target);
@@ -485,7 +489,16 @@ impl<P: Payload> Replica<P> {
         if slot == next {
             // (slot, origin) names a value: what is held already need not be written again.
             let compares = !is(Bug::HeldValuesAreNotCompared);
-            if self.log().get(slot).is_none_or(|entry| compares && entry.value.origin != value.origin) {
+            let is_missing = self.log().get(slot).is_none_or(|entry| compares && entry.value.origin != value.origin);
+            if self.lacks_payload(&value) {
+                mark(if is_missing { Mark::StubNotHeld } else { Mark::StubLearned });
+                if is_missing {
+                    self.learning = None;
+                    return self.learn_after(from, learning.target.max(slot), out);
+                }
+            }
+            let value = self.kept(value);
+            if is_missing {
                 mark(Mark::LearnedWritten);
                 self.acceptor.log.put(slot, Entry { accepted: Ballot::ZERO, value: value.clone() });
                 self.persist(Record::Learned { slot, value }, out);
@@ -537,12 +550,27 @@ impl<P: Payload> Replica<P> {
         }
     }
 
-    fn peer_after(&self, member: MemberId) -> MemberId {
-        let at = self.electorate.voters.iter().position(|v| *v == member).unwrap_or(0);
-        let n = self.electorate.voters.len();
-        (1..=n)
-            .map(|step| self.electorate.voters[(at + step) % n])
-            .find(|m| Some(*m) != self.electorate.me)
-            .expect("one who learns has a peer")
+    /// Asks the next one behind `member` that keeps payloads for what is chosen.
+    fn learn_after(&mut self, member: MemberId, target: Slot, out: Out<'_, P>) {
+        if !self.votes() {
+            self.learn_from_next(out);
+        } else if let Some(next) = self.electorate.full_after(member) {
+            self.learn(next, target, out);
+        }
+    }
+
+    /// Whether this replica keeps votes and no payloads.
+    pub fn is_witness(&self) -> bool {
+        self.config.replica.is_witness()
+    }
+
+    /// Whether a value cannot be taken here for want of its payload.
+    pub(crate) fn lacks_payload(&self, value: &Value<P>) -> bool {
+        value.is_stub() && !self.is_witness()
+    }
+
+    /// What this replica keeps of a value.
+    pub(crate) fn kept(&self, value: Value<P>) -> Value<P> {
+        if self.is_witness() { value.stub() } else { value }
     }
 }

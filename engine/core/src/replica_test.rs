@@ -10,7 +10,22 @@ impl Payload for u64 {
     fn bytes(&self) -> u32 {
         8
     }
+
+    fn stub(&self) -> Self {
+        self | STUB
+    }
+
+    fn is_stub(&self) -> bool {
+        self & STUB != 0
+    }
+
+    fn agrees(&self, other: &Self) -> bool {
+        (self ^ other) & !STUB == 0
+    }
 }
+
+/// Marks what a witness keeps. The number below only lets the tests tell stubs from each other.
+pub(crate) const STUB: u64 = 1 << 63;
 
 /// From, to, what. Both by the number that the node's first replica votes under.
 pub(crate) type Packet = (MemberId, MemberId, Wire);
@@ -24,10 +39,8 @@ pub(crate) enum Wire {
 /// A replica with its durable log.
 pub(crate) struct Node {
     pub(crate) replica: Replica<u64>,
-    /// Which replica lives on the node now.
-    id: ReplicaId,
-    /// How many voters choose at the beginning; 0: a majority.
-    phase_2: u16,
+    /// Which replica lives on the node now, and who votes at the beginning.
+    config: Config,
     /// What is durable, with the chosen prefix that each record bears.
     disk: Vec<(Slot, Record<u64>)>,
     /// What is appended and not durable, and the votes that wait.
@@ -61,13 +74,14 @@ pub(crate) fn config(me: u16, n: u16) -> Config {
 }
 
 impl Node {
-    fn new(me: u16, n: u16, phase_2: u16) -> Self {
-        let mut config = config(me, n);
-        config.genesis = config.genesis.with_phase_2(phase_2).unwrap();
+    fn id(&self) -> ReplicaId {
+        self.config.replica
+    }
+
+    fn new(config: Config) -> Self {
         Self {
-            replica: Replica::new(config, Recovered::default()),
-            id: ReplicaId(u128::from(me)),
-            phase_2,
+            replica: Replica::new(config.clone(), Recovered::default()),
+            config,
             disk: vec![],
             cache: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -77,7 +91,7 @@ impl Node {
     }
 
     /// What a start finds: the records that were durable.
-    fn recover(&self, me: u16, n: u16) -> Self {
+    fn recover(&self) -> Self {
         let mut state = Recovered::default();
         let mut entries: BTreeMap<Slot, (Ballot, Value<u64>)> = BTreeMap::new();
         for (chosen, record) in &self.disk {
@@ -98,10 +112,8 @@ impl Node {
             }
         }
         state.entries = entries.into_values().collect();
-        let genesis = config(me, n).genesis.with_phase_2(self.phase_2).unwrap();
-        let config = Config { replica: self.id, genesis, ..config(me, n) };
-        let new = Self::new(me, n, self.phase_2);
-        Self { replica: Replica::new(config, state), id: self.id, disk: self.disk.clone(), ..new }
+        let replica = Replica::new(self.config.clone(), state);
+        Self { replica, disk: self.disk.clone(), ..Self::new(self.config.clone()) }
     }
 }
 
@@ -111,8 +123,15 @@ impl World {
     }
 
     pub(crate) fn with_phase_2(n: u16, phase_2: u16) -> Self {
+        Self::with_witnesses(n, phase_2, &[])
+    }
+
+    pub(crate) fn with_witnesses(n: u16, phase_2: u16, witnesses: &[u16]) -> Self {
+        let id = |of: u16| ReplicaId(u128::from(of)).of_kind(witnesses.contains(&of));
+        let genesis = Configuration::genesis((1..=n).map(|of| (u64::from(of), id(of)))).with_phase_2(phase_2).unwrap();
+        let config = |me| Config { replica: id(me), genesis: genesis.clone(), ..config(me, n) };
         Self {
-            nodes: (1..=n).map(|me| Node::new(me, n, phase_2)).collect(),
+            nodes: (1..=n).map(|me| Node::new(config(me))).collect(),
             net: vec![],
             chosen: BTreeMap::new(),
             next_value: 1,
@@ -142,6 +161,8 @@ impl World {
                     let through = self.node(me).replica.log().chosen();
                     for slot in (from.0..=through.0).map(Slot) {
                         let value = self.node(me).replica.log().get(slot).unwrap().value.clone();
+                        let stub = self.receiver(me, to).is_some_and(|to| self.node(to).id().is_witness());
+                        let value = if stub { value.stub() } else { value };
                         self.send(me, to, Wire::Message(Message::Learned { slot, through, value }));
                     }
                 }
@@ -161,24 +182,31 @@ impl World {
         if peer < me { peer } else { peer + 1 }
     }
 
+    /// The node with the replica that `to` names for `me`, if it is there.
+    fn receiver(&mut self, me: u16, to: MemberId) -> Option<u16> {
+        if let Some(peer) = to.outsider_peer() {
+            return Some(Self::peer(me, peer));
+        }
+        let voter = self.node(me).replica.voter(to).copied()?;
+        (self.node(voter.node as u16).id() == voter.replica).then_some(voter.node as u16)
+    }
+
     /// Sends to whoever `to` names for `me`, as a shard does: only to that very replica.
     fn send(&mut self, me: u16, to: MemberId, wire: Wire) {
-        let to = match to.outsider_peer() {
-            Some(peer) => Self::peer(me, peer),
-            None => {
-                let Some(voter) = self.node(me).replica.voter(to).copied() else { return };
-                if self.node(voter.node as u16).id != voter.replica {
-                    return;
-                }
-                voter.node as u16
-            }
-        };
+        let Some(to) = self.receiver(me, to) else { return };
+        if let Wire::Message(Message::Accept { value, .. } | Message::Learned { value, .. })
+        | Wire::Vote(Vote::Report { value, .. }) = &wire
+            && let Body::Batch(_) = &value.body
+        {
+            let witness = self.node(me).id().is_witness() || self.node(to).id().is_witness();
+            assert_eq!(value.is_stub(), witness, "payloads never go to witnesses, and never come from them: {wire:?}");
+        }
         self.net.push((member(me), member(to), wire));
     }
 
     /// How `me` addresses the replica that lives on node `from`.
     fn address(&self, me: u16, from: u16) -> MemberId {
-        let id = self.nodes[usize::from(from) - 1].id;
+        let id = self.nodes[usize::from(from) - 1].id();
         let configuration = self.nodes[usize::from(me) - 1].replica.configuration();
         configuration
             .member_of(id)
@@ -198,7 +226,7 @@ impl World {
 
     /// Whether the replica that `voter` names lives on its node.
     pub(crate) fn is_sound(&self, voter: &Voter) -> bool {
-        self.nodes[voter.node as usize - 1].id == voter.replica
+        self.nodes[voter.node as usize - 1].id() == voter.replica
     }
 
     /// Whether a configuration may still be chosen that nobody knows as chosen yet.
@@ -219,7 +247,7 @@ impl World {
 
     /// The replica that lives on a node.
     pub(crate) fn id(&mut self, node: u16) -> ReplicaId {
-        self.node(node).id
+        self.node(node).id()
     }
 
     /// The last slot seen chosen anywhere.
@@ -229,7 +257,7 @@ impl World {
 
     fn give_vote(&mut self, me: u16, outsider: MemberId) {
         let node = Self::peer(me, outsider.outsider_peer().unwrap());
-        let id = self.node(node).id;
+        let id = self.node(node).id();
         if let Some(next) = self.node(me).replica.configuration().replace(u64::from(node), id) {
             self.act(me, |r, out| {
                 r.reconfigure(next, out);
@@ -239,10 +267,9 @@ impl World {
 
     /// The node loses its log, and comes back as another replica.
     pub(crate) fn wipe(&mut self, me: u16) {
-        let n = self.nodes.len() as u16;
-        let id = ReplicaId(self.node(me).id.0 + 100);
-        let empty = Node { id, ..Node::new(me, n, self.node(me).phase_2) };
-        *self.node(me) = empty.recover(me, n);
+        let replica = ReplicaId(self.node(me).id().0 + 100);
+        let config = Config { replica, ..self.node(me).config.clone() };
+        *self.node(me) = Node::new(config);
         self.net.retain(|(from, to, _)| from.0 != me && to.0 != me);
     }
 
@@ -264,8 +291,11 @@ impl World {
         let from = node.log.last().map_or(1, |(slot, _)| slot.0 + 1);
         for slot in (from..=up_to.0).map(Slot) {
             let value = node.replica.log().get(slot).unwrap().value.clone();
-            let first = self.chosen.entry(slot).or_insert_with(|| value.clone());
-            assert_eq!(*first, value, "two values are chosen in slot {slot}");
+            if let Body::Batch(payload) = &value.body {
+                assert_eq!(payload.is_stub(), node.id().is_witness());
+            }
+            let first = self.chosen.entry(slot).or_insert_with(|| value.stub());
+            assert_eq!(*first, value.stub(), "two values are chosen in slot {slot}");
             node.log.push((slot, value));
         }
     }
@@ -287,8 +317,7 @@ impl World {
     }
 
     pub(crate) fn crash(&mut self, me: u16) {
-        let n = self.nodes.len() as u16;
-        let fresh = self.node(me).recover(me, n);
+        let fresh = self.node(me).recover();
         *self.node(me) = fresh;
         let up_to = self.node(me).replica.log().chosen();
         self.deliver(me, up_to);
@@ -319,6 +348,17 @@ impl World {
                 self.receive(packet);
             }
         }
+    }
+
+    /// Makes what `me` has durable, and lets `peer` take in and sync what is on its way from it, but not answer.
+    pub(crate) fn settle_from(&mut self, me: u16, peer: u16) {
+        self.sync(me);
+        let of = |packet: &Packet| packet.0 == member(me) && packet.1 == member(peer);
+        while let Some(at) = self.net.iter().position(of) {
+            let packet = self.net.remove(at);
+            self.receive(packet);
+        }
+        self.sync(peer);
     }
 
     pub(crate) fn elect(&mut self, me: u16, up: &[u16]) -> Ballot {
@@ -650,7 +690,11 @@ fn storm(seed: u64) -> usize {
     let n = [1, 3, 3, 4, 5][random.below(5) as usize];
     let size = |random: &mut Random| random.below(u64::from(n) + 1) as u16;
     let phase_2 = if random.below(2) == 0 { size(&mut random) } else { 0 };
-    let mut w = World::with_phase_2(n, phase_2);
+    // As many witnesses as never choose alone, or fewer; the first node, which leads in the end, is none.
+    let most = Quorums::of(usize::from(n), phase_2).phase_2 as u64 - 1;
+    let witnesses = if random.below(2) == 0 { random.below(most.min(u64::from(n) - 1) + 1) as u16 } else { 0 };
+    let witnesses: Vec<u16> = (n - witnesses + 1..=n).collect();
+    let mut w = World::with_witnesses(n, phase_2, &witnesses);
     let any = |random: &mut Random| 1 + random.below(u64::from(n)) as u16;
     for _ in 0..600 {
         match random.below(100) {
@@ -670,10 +714,11 @@ fn storm(seed: u64) -> usize {
             75..85 => {
                 let me = any(&mut random);
                 if w.node(me).replica.can_propose() && random.below(20) == 0 && phase_2 > 0 {
-                    let next = w.node(me).replica.configuration().resize(size(&mut random)).unwrap();
-                    w.act(me, |r, out| {
-                        r.reconfigure(next, out);
-                    });
+                    if let Some(next) = w.node(me).replica.configuration().resize(size(&mut random)) {
+                        w.act(me, |r, out| {
+                            r.reconfigure(next, out);
+                        });
+                    }
                 } else if w.node(me).replica.can_propose() {
                     w.propose(me);
                 }
@@ -692,8 +737,11 @@ fn storm(seed: u64) -> usize {
             }
             94..97 => {
                 let (me, peer) = (any(&mut random), any(&mut random));
-                if me != peer {
+                if me != peer && random.below(3) > 0 {
                     w.reconnect(me, peer);
+                } else if me != peer {
+                    let peer = w.address(me, peer);
+                    w.node(me).replica.disconnected(peer);
                 }
             }
             _ => {
@@ -744,7 +792,12 @@ fn storm(seed: u64) -> usize {
         });
         w.settle(&up);
     }
+    let whole = |w: &World, me| w.batches(me).into_iter().map(|batch| batch & !STUB).collect::<Vec<_>>();
     for me in &up {
+        if witnesses.contains(me) {
+            assert_eq!(whole(&w, *me), w.batches(1), "witness {me} of seed {seed}");
+            continue;
+        }
         assert_eq!(w.batches(*me).last(), Some(&value), "replica {me} of seed {seed}");
         assert_eq!(w.batches(*me), w.batches(1), "seed {seed}");
     }

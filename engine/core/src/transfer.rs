@@ -20,7 +20,9 @@ impl<P: Payload> Replica<P> {
     /// Orders a voter to take over. The caller has stopped proposing, and serves no read on this leader's word alone from
     /// now on.
     pub fn order(&self, to: MemberId, out: Out<'_, P>) {
-        if let Some(ballot) = self.epoch() {
+        if let Some(ballot) = self.epoch()
+            && !self.electorate.is_witness(to)
+        {
             out.push(Action::Send { to, message: Message::Campaign { ballot } });
         }
     }
@@ -28,7 +30,8 @@ impl<P: Payload> Replica<P> {
     /// The leader has ordered this replica to take over.
     pub(crate) fn on_order(&mut self, from: MemberId, ballot: Ballot, out: Out<'_, P>) {
         // Anything newer than that leader's ballot makes the order void.
-        if ballot.member == from && ballot == self.promised() && matches!(self.role, Role::Follower) {
+        let follows = ballot.member == from && ballot == self.promised() && matches!(self.role, Role::Follower);
+        if follows && !self.is_witness() {
             mark(Mark::CampaignOrdered);
             self.learning = None;
             self.campaign(ballot, out);

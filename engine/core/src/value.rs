@@ -9,6 +9,16 @@ use crate::ids::Ballot;
 pub trait Payload: Clone {
     /// Size of the batch in bytes, for the pipeline's bounds.
     fn bytes(&self) -> u32;
+
+    /// What a witness keeps of it: size, checksum and the like, and none of the bytes.
+    #[must_use]
+    fn stub(&self) -> Self;
+
+    /// Whether the bytes are missing.
+    fn is_stub(&self) -> bool;
+
+    /// Whether both describe the same batch, as far as a stub tells. Origins say which batch it is; this is to find damage.
+    fn agrees(&self, other: &Self) -> bool;
 }
 
 /// What a value is.
@@ -34,6 +44,30 @@ pub struct Value<P> {
 }
 
 impl<P: Payload> Value<P> {
+    /// What a witness keeps of it. All but batches are small, and kept whole.
+    #[must_use]
+    pub fn stub(&self) -> Self {
+        let body = match &self.body {
+            Body::Batch(payload) => Body::Batch(payload.stub()),
+            body => body.clone(),
+        };
+        Self { origin: self.origin, body }
+    }
+
+    /// Whether its payload is missing: it names a value, and can neither be proposed nor be applied.
+    pub fn is_stub(&self) -> bool {
+        matches!(&self.body, Body::Batch(payload) if payload.is_stub())
+    }
+
+    /// Whether this whole value, of the same slot, is the one that `stub` names.
+    pub(crate) fn completes(&self, stub: &Self) -> bool {
+        let agrees = match (&self.body, &stub.body) {
+            (Body::Batch(payload), Body::Batch(of)) => payload.agrees(of),
+            _ => false,
+        };
+        agrees && self.origin == stub.origin && !self.is_stub()
+    }
+
     /// Size for the pipeline's bounds.
     pub(crate) fn bytes(&self) -> u64 {
         match &self.body {
