@@ -680,9 +680,9 @@ impl Client {
 /// The voters that a node has answered with.
 fn membership(node: NodeId, reply: ReplyV1) -> Result<Membership, ClientError> {
     match reply {
-        ReplyV1::Membership { version, phase_1, phase_2, majority, voters, learners } => {
+        ReplyV1::Membership { version, phase_1, phase_2, majority, voters, witnesses, learners } => {
             let (phase_1, phase_2) = (phase_1 as usize, phase_2 as usize);
-            Ok(Membership { version, phase_1, phase_2, majority, voters, learners })
+            Ok(Membership { version, phase_1, phase_2, majority, voters, witnesses, learners })
         }
         reply => Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),
     }

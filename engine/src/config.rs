@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use synod_core::Quorums;
 
 use crate::homes::Homes;
 use crate::limits::SESSIONS_MAX;
@@ -115,6 +116,11 @@ pub struct Config {
     /// that is there are changed by [`MembershipChange::Quorum`](crate::MembershipChange::Quorum).
     #[serde(default)]
     pub phase_2: u16,
+    /// The members that are *witnesses*: they vote, keep votes and no entries, never lead, and serve no reads. The same on all
+    /// nodes, and fixed with the directory: a node becomes one, or is one no longer, as a new node or with a directory made to
+    /// replace its own. Among the voters of a group they must be fewer than choose a value.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<NodeId>,
     /// When a vote counts as durable.
     #[serde(default)]
     pub sync: Sync,
@@ -268,6 +274,7 @@ impl Config {
             shards: defaults::shards(),
             first_shards: None,
             phase_2: 0,
+            witnesses: Vec::new(),
             sync: Sync::default(),
             disk: DiskBackend::default(),
             preferred_leader: None,
@@ -323,6 +330,12 @@ impl Config {
         )?;
         check(is_member(self.node), "`node` is not among the `members`")?;
         check(self.preferred_leader.is_none_or(is_member), "`preferred_leader` is not among the `members`")?;
+        check(self.witnesses.iter().all(|node| is_member(*node)), "one of the `witnesses` is not among the `members`")?;
+        check(self.preferred_leader.is_none_or(|node| !self.is_witness(node)), "`preferred_leader` is a witness, which never leads")?;
+        check(
+            self.members.iter().any(|member| !self.is_witness(member.node)),
+            "all `members` are `witnesses`: somebody must keep the entries",
+        )?;
         check(
             self.first_shards.is_none_or(|first| (1..=SHARDS_MAX).contains(&first)),
             "`first_shards` must be between 1 and 1024",
@@ -354,6 +367,29 @@ impl Config {
             self.allow_plaintext || self.members.iter().all(|m| m.address.ip().is_loopback()),
             "nothing is encrypted yet: set `allow_plaintext = true` to use addresses other than loopback",
         )
+    }
+
+    /// Checks who votes at the beginning: witnesses must never be enough to choose a value.
+    ///
+    /// # Errors
+    /// When they could.
+    pub(crate) fn check_founders(&self, founding: &[NodeId]) -> Result<(), ConfigError> {
+        let witnesses = founding.iter().filter(|node| self.is_witness(**node)).count();
+        let enough = usize::from(self.phase_2) <= founding.len();
+        let chosen_by = if enough { Quorums::of(founding.len(), self.phase_2).phase_2 } else { 0 };
+        if founding.is_empty() || witnesses < chosen_by {
+            return Ok(());
+        }
+        Err(ConfigError::Invalid(format!(
+            "{chosen_by} of the {} voters choose a value, and {witnesses} of them are `witnesses`, which keep no entries: \
+             what they alone have chosen would be nowhere. Take fewer of them, or a larger `phase_2`",
+            founding.len()
+        )))
+    }
+
+    /// Whether a node is a witness.
+    pub(crate) fn is_witness(&self, node: NodeId) -> bool {
+        self.witnesses.contains(&node)
     }
 
     /// What clients of this cluster must know.
@@ -391,7 +427,8 @@ impl Config {
     /// The node that should lead a group, if it can: the same on all nodes.
     pub(crate) fn preferred(&self, group: GroupId) -> NodeId {
         self.preferred_leader.unwrap_or_else(|| {
-            let nodes = self.nodes();
+            let mut nodes = self.nodes();
+            nodes.retain(|node| !self.is_witness(*node));
             nodes[(group % nodes.len() as u64) as usize]
         })
     }
@@ -499,8 +536,27 @@ mod tests {
         check(|c| c.sessions_max = 1025, "sessions_max");
         check(|c| c.session_idle_seconds = 0, "session_idle_seconds");
         check(|c| c.preferred_leader = Some(8), "preferred_leader");
+        check(|c| c.witnesses = vec![9], "witnesses");
+        check(|c| c.witnesses = vec![1, 2, 3], "witnesses");
+        check(|c| (c.preferred_leader, c.witnesses) = (Some(3), vec![3]), "preferred_leader");
         check(|c| c.clock_drift_percent = 80, "clock_drift_percent");
         check(|c| c.members[0].address = "10.0.0.1:1".parse().unwrap(), "allow_plaintext");
+    }
+
+    #[test]
+    fn witnesses_that_could_choose_alone_are_refused() {
+        let founders = |witnesses: &[u64], phase_2| {
+            let config = Config { witnesses: witnesses.to_vec(), phase_2, ..config() };
+            config.validate().unwrap();
+            config.check_founders(&[1, 2, 3]).map_err(|error| error.to_string())
+        };
+        assert_eq!(founders(&[3], 0), Ok(()));
+        assert_eq!(founders(&[2, 3], 3), Ok(()));
+        for (witnesses, phase_2) in [(&[2, 3][..], 0), (&[3], 1), (&[2, 3], 2)] {
+            assert!(founders(witnesses, phase_2).unwrap_err().contains("keep no entries"));
+        }
+        let config = Config { witnesses: vec![3], ..config() };
+        assert!((1..9).all(|group| config.preferred(group) != 3), "a witness never leads");
     }
 
     #[test]

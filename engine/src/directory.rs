@@ -97,7 +97,8 @@ impl Made {
     /// A configuration with the quorums that the group begins with. The order was for as many voters as there are.
     pub(crate) fn sized(&self, genesis: Configuration) -> Configuration {
         let phase_2 = self.phase_2.min(genesis.voters.len() as u16);
-        genesis.with_phase_2(phase_2).expect("no more than there are")
+        // Who gave the order has seen that so many may choose; a majority always may.
+        genesis.clone().with_phase_2(phase_2).unwrap_or(genesis)
     }
 }
 
@@ -114,7 +115,8 @@ impl Directory {
             Order::Make { id, phase_2 } => {
                 let voters = configuration.map_or(&[][..], |configuration| &configuration.voters);
                 // Whoever gave the order has counted the founders, who do not change.
-                let enough = voters.is_empty() || usize::from(phase_2) <= voters.len();
+                let enough = voters.is_empty()
+                    || configuration.is_some_and(|configuration| configuration.clone().with_phase_2(phase_2).is_some());
                 if enough && self.made.len() < GROUPS_MADE_MAX && self.find(id).is_none() {
                     let voters = voters.iter().map(|voter| (voter.node, voter.replica.0)).collect();
                     self.made.insert(slot, Made { id, ending: false, phase_2, voters });

@@ -49,8 +49,11 @@ pub enum GroupError {
     /// The number is none that a group can have.
     #[error("{0} cannot be a group's number: choose one below 2^62")]
     BadNumber(GroupId),
-    /// The voters are fewer than are to choose a value.
-    #[error("{phase_2} of {voters} voters cannot choose a value: take at most {voters}, or 0 for a majority")]
+    /// The voters are fewer than are to choose a value, or the witnesses among them are enough.
+    #[error(
+        "{phase_2} of {voters} voters cannot choose a value: take at most {voters}, more than there are witnesses, or 0 for a \
+         majority"
+    )]
     Quorum {
         /// How many were to choose.
         phase_2: u16,

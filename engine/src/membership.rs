@@ -15,6 +15,8 @@ pub struct Membership {
     pub majority: bool,
     /// The nodes whose replicas vote.
     pub voters: Vec<NodeId>,
+    /// Those of them whose replicas are witnesses: they keep votes and no entries.
+    pub witnesses: Vec<NodeId>,
     /// The nodes whose replicas only learn.
     pub learners: Vec<NodeId>,
 }
@@ -24,6 +26,9 @@ pub struct Membership {
 pub enum MembershipChange {
     /// The replica of this node, which learns already, gets a vote once it has caught up.
     Add(NodeId),
+    /// As [`MembershipChange::Add`], for a node that is a witness. The other one refuses it, as this one does any other node:
+    /// what a node is, its configuration says.
+    AddWitness(NodeId),
     /// The replica of this node loses its vote, and learns on.
     Remove(NodeId),
     /// So many voters choose a value from now on, at least 1; 0: a majority. To elect a leader it then takes all voters but
@@ -36,7 +41,7 @@ impl MembershipChange {
     /// The node that is meant, if it is about one.
     pub fn node(self) -> Option<NodeId> {
         match self {
-            Self::Add(node) | Self::Remove(node) => Some(node),
+            Self::Add(node) | Self::AddWitness(node) | Self::Remove(node) => Some(node),
             Self::Quorum(_) => None,
         }
     }
@@ -59,6 +64,25 @@ pub enum MembershipError {
     /// The node has a vote already.
     #[error("node {0} votes already")]
     VotesAlready(NodeId),
+    /// The node is a witness.
+    #[error("node {0} is a witness, which keeps no entries: add it as one (`synod member add --witness`)")]
+    IsWitness(NodeId),
+    /// The node is no witness.
+    #[error("node {0} is no witness: its configuration says what it is, and its directory is made for that")]
+    NoWitness(NodeId),
+    /// Witnesses alone could choose a value, which would then be nowhere.
+    #[error(
+        "{phase_2} of {voters} voters would choose a value, and {witnesses} of them would be witnesses, which keep no entries: \
+         have more others, or a larger quorum (`synod member quorum`)"
+    )]
+    Witnesses {
+        /// How many would choose.
+        phase_2: usize,
+        /// How many voters there would be.
+        voters: usize,
+        /// How many of them would be witnesses.
+        witnesses: usize,
+    },
     /// The node has no vote.
     #[error("node {0} does not vote")]
     DoesNotVote(NodeId),

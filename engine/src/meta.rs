@@ -19,6 +19,7 @@ use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Serialize};
 use rustix::fs::{FlockOperation, flock};
 
+use synod_core::ReplicaId;
 use synod_transport::hello::ReplicaRule;
 
 use crate::homes::{self, Names};
@@ -28,7 +29,7 @@ use crate::random::random_u128;
 use crate::sealed::{self, Broken};
 
 const MAGIC: [u8; 8] = *b"SYNODMET";
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 const META: &str = "meta";
 const LOCK: &str = "lock";
 const REPAIRED: &str = "repaired";
@@ -39,13 +40,15 @@ const PAST_LOGS_MAX: usize = 1 << 14;
 
 /// What a directory says of itself.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub(crate) struct MetaV4 {
+pub(crate) struct MetaV5 {
     pub(crate) cluster: u128,
     pub(crate) node: u64,
     pub(crate) incarnation: u128,
     pub(crate) boot: u64,
     /// How many voters choose a value in the groups of the configuration at their beginning; 0: a majority.
     pub(crate) phase_2: u16,
+    /// Its replicas are witnesses.
+    pub(crate) witness: bool,
     /// How often the number of shards was changed: only the logs of this era count.
     pub(crate) era: u64,
     /// By shard.
@@ -96,7 +99,7 @@ pub(crate) struct PastLog {
     pub(crate) end: u64,
 }
 
-impl MetaV4 {
+impl MetaV5 {
     /// A legal one, always the same.
     #[cfg(feature = "simulation")]
     pub(crate) fn specimen() -> Self {
@@ -106,6 +109,7 @@ impl MetaV4 {
             incarnation: 9,
             boot: 3,
             phase_2: 2,
+            witness: false,
             era: 1,
             logs: vec![LogIds::new(12)],
             first: vec![7, 8],
@@ -123,16 +127,17 @@ impl MetaV4 {
         cluster: u128,
         node: u64,
         (shards, first, phase_2): (usize, usize, u16),
-        replacement: bool,
+        (witness, replacement): (bool, bool),
     ) -> Self {
-        let first: Vec<u128> = (0..first).map(|_| random_u128()).collect();
-        let log = |shard: usize| LogIds::new(if shards == first.len() { first[shard] } else { random_u128() });
+        let first: Vec<u128> = (0..first).map(|_| draw_replica(witness)).collect();
+        let log = |shard: usize| LogIds::new(if shards == first.len() { first[shard] } else { draw_replica(witness) });
         Self {
             cluster,
             node,
             incarnation: random_u128(),
             boot: 0,
             phase_2,
+            witness,
             era: 0,
             logs: (0..shards).map(log).collect(),
             first,
@@ -172,7 +177,7 @@ impl MetaV4 {
         let now = now.map(|((shard, ids), end)| PastLog { log: ids.log, shards: of, shard, end: *end });
         let mut past: Vec<PastLog> = self.past.iter().copied().chain(now).collect();
         past.drain(..past.len().saturating_sub(PAST_LOGS_MAX));
-        let logs = (0..shards).map(|_| LogIds::new(random_u128())).collect();
+        let logs = (0..shards).map(|_| LogIds::new(draw_replica(self.witness))).collect();
         Self { era: self.era + 1, logs, past, ..self.clone() }
     }
 
@@ -195,6 +200,11 @@ impl MetaV4 {
             ours: name(cluster, node, shards),
         })
     }
+}
+
+/// A new replica's id.
+fn draw_replica(witness: bool) -> u128 {
+    ReplicaId(random_u128()).of_kind(witness).0
 }
 
 /// Why a directory cannot be used.
@@ -235,6 +245,18 @@ pub enum DirectoryError {
         theirs: u16,
         /// What the configuration says.
         ours: u16,
+    },
+    /// It is a witness's, or should be one.
+    #[error(
+        "{path} {}, and the configuration says otherwise: correct its `witnesses`. A node changes its kind only with a new \
+         directory: set this one aside and run `synod init --replace`",
+        if *.witness { "belongs to a witness, which keeps no entries" } else { "does not belong to a witness" }
+    )]
+    Kind {
+        /// The directory.
+        path: PathBuf,
+        /// Whether it is a witness's.
+        witness: bool,
     },
     /// One of its own files is damaged or gone.
     #[error(
@@ -307,12 +329,12 @@ pub(crate) struct DirectoryLock {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    meta: Mutex<MetaV4>,
+    meta: Mutex<MetaV5>,
 }
 
 impl Directory {
     /// Makes a new node's directory. `founding`: see [`peers::init`].
-    pub(crate) fn init(path: &Path, meta: &MetaV4, founding: Vec<NodeId>) -> Result<(), DirectoryError> {
+    pub(crate) fn init(path: &Path, meta: &MetaV5, founding: Vec<NodeId>) -> Result<(), DirectoryError> {
         fs::create_dir_all(path).map_err(io_error(path))?;
         if fs::read_dir(path).map_err(io_error(path))?.next().is_some() {
             return Err(DirectoryError::NotEmpty(path.to_owned()));
@@ -327,7 +349,7 @@ impl Directory {
         path: &Path,
         cluster: u128,
         node: u64,
-        phase_2: u16,
+        (phase_2, witness): (u16, bool),
     ) -> Result<(Self, DirectoryLock), DirectoryError> {
         if !path.join(META).try_exists().map_err(io_error(path))? {
             return Err(DirectoryError::NotInitialised(path.to_owned()));
@@ -340,6 +362,9 @@ impl Directory {
         meta.check_owner(path, (cluster, Some(node), None))?;
         if meta.phase_2 != phase_2 {
             return Err(DirectoryError::Quorum { path: path.to_owned(), theirs: meta.phase_2, ours: phase_2 });
+        }
+        if meta.witness != witness {
+            return Err(DirectoryError::Kind { path: path.to_owned(), witness: meta.witness });
         }
         let logs = era_dir(path, meta.era);
         if !logs.try_exists().map_err(io_error(&logs))? {
@@ -435,12 +460,12 @@ impl Directory {
     }
 
     /// What it says of itself now.
-    pub(crate) fn snapshot(&self) -> MetaV4 {
+    pub(crate) fn snapshot(&self) -> MetaV5 {
         self.meta().clone()
     }
 
     /// The switch to another era, whose logs are durable.
-    pub(crate) fn begin_era(&self, next: &MetaV4) -> Result<(), DirectoryError> {
+    pub(crate) fn begin_era(&self, next: &MetaV5) -> Result<(), DirectoryError> {
         let mut meta = self.meta();
         assert_eq!(meta.era + 1, next.era, "eras follow each other");
         write_meta(&self.path, next)?;
@@ -448,7 +473,7 @@ impl Directory {
         Ok(())
     }
 
-    fn meta(&self) -> MutexGuard<'_, MetaV4> {
+    fn meta(&self) -> MutexGuard<'_, MetaV5> {
         self.meta.lock().expect("no holder panics")
     }
 }
@@ -463,7 +488,7 @@ fn take_lock(path: &Path, file: File) -> Result<DirectoryLock, DirectoryError> {
 pub(crate) fn look_into(
     path: &Path,
     (cluster, node, shards): (u128, Option<u64>, usize),
-) -> Result<(MetaV4, DirectoryLock), DirectoryError> {
+) -> Result<(MetaV5, DirectoryLock), DirectoryError> {
     if !path.join(META).try_exists().map_err(io_error(path))? {
         return Err(DirectoryError::NotInitialised(path.to_owned()));
     }
@@ -506,7 +531,7 @@ fn refuse_repaired(path: &Path) -> Result<(), DirectoryError> {
     }
 }
 
-type RenewalStep = fn(&Path, &mut MetaV4, usize) -> Result<(), DirectoryError>;
+type RenewalStep = fn(&Path, &mut MetaV5, usize) -> Result<(), DirectoryError>;
 
 /// How a log is set aside. Each step is durable before the next, and may be done again; a start after a crash goes on
 /// with the second. The first makes the old log foreign, so that nothing votes with it any more; only behind the last can
@@ -514,7 +539,7 @@ type RenewalStep = fn(&Path, &mut MetaV4, usize) -> Result<(), DirectoryError>;
 const RENEWAL: [RenewalStep; 4] = [
     |path, meta, shard| {
         let mut next = meta.clone();
-        let replica = random_u128();
+        let replica = draw_replica(next.witness);
         next.logs[shard] = LogIds { log: replica, aside: next.logs[shard].log };
         let new = Renewed { shards: next.logs.len() as u32, shard: shard as u32, replica };
         next.renewed.retain(|old| (old.shards, old.shard) != (new.shards, new.shard));
@@ -631,23 +656,23 @@ pub(crate) fn suspect_reason(path: &Path, shard: usize) -> io::Result<Option<Str
     }
 }
 
-fn read_meta(path: &Path) -> Result<MetaV4, DirectoryError> {
+fn read_meta(path: &Path) -> Result<MetaV5, DirectoryError> {
     let file = path.join(META);
     let bytes = sealed::read(&file).map_err(io_error(&file))?;
     decode_meta(&bytes).map_err(|broken| DirectoryError::broken(file, broken))
 }
 
-pub(crate) fn decode_meta(bytes: &[u8]) -> Result<MetaV4, Broken> {
+pub(crate) fn decode_meta(bytes: &[u8]) -> Result<MetaV5, Broken> {
     let archive = sealed::unseal(MAGIC, FORMAT, bytes)?;
-    rkyv::from_bytes::<MetaV4, Failure>(&archive).map_err(|_| Broken::Damaged)
+    rkyv::from_bytes::<MetaV5, Failure>(&archive).map_err(|_| Broken::Damaged)
 }
 
-pub(crate) fn encode_meta(meta: &MetaV4) -> Vec<u8> {
+pub(crate) fn encode_meta(meta: &MetaV5) -> Vec<u8> {
     let archive = rkyv::to_bytes::<Failure>(meta).expect("plain numbers always have an archive");
     sealed::seal(MAGIC, FORMAT, &archive)
 }
 
-pub(crate) fn write_meta(path: &Path, meta: &MetaV4) -> Result<(), DirectoryError> {
+pub(crate) fn write_meta(path: &Path, meta: &MetaV5) -> Result<(), DirectoryError> {
     sealed::replace(path, META, &encode_meta(meta)).map_err(io_error(&path.join(META)))
 }
 

@@ -24,7 +24,7 @@ use crate::large::LargeBudget;
 use crate::log_store::{CheckedStore, LogStore};
 use crate::machine::{MachineError, StateMachine};
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post, mailbox};
-use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV4};
+use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV5};
 use crate::open_log::Opening;
 use crate::outcome::{GroupId, NodeId};
 use crate::peers::{Me, Met, Owner, Peers, Said};
@@ -191,7 +191,11 @@ impl Node {
         config.validate()?;
         let cluster = config.cluster_id().expect("validated");
         let shards = (config.shards, config.first_shards(), config.phase_2);
-        let meta = MetaV4::draw(cluster, config.node, shards, made == Made::Replacement);
+        let witness = config.is_witness(config.node);
+        if made == Made::First {
+            config.check_founders(&config.nodes())?;
+        }
+        let meta = MetaV5::draw(cluster, config.node, shards, (witness, made == Made::Replacement));
         rehome::check_rules(&meta, config.shards)?;
         let founding = if made == Made::First { config.nodes() } else { Vec::new() };
         Ok(Directory::init(&config.dir, &meta, founding)?)
@@ -206,7 +210,8 @@ impl Node {
         config.validate()?;
         let cluster = config.cluster_id().expect("validated");
         // The directory's lock comes first: it is what two processes with one configuration meet.
-        let (directory, lock) = Directory::open(&config.dir, cluster, config.node, config.phase_2)?;
+        let (directory, lock) =
+            Directory::open(&config.dir, cluster, config.node, (config.phase_2, config.is_witness(config.node)))?;
         repair::warn_of_repairs(directory.path());
         let first = directory.first();
         if let Some(said) = config.first_shards.filter(|said| *said != first.len()) {
@@ -225,6 +230,7 @@ impl Node {
             founders: (!directory.is_replacement()).then_some(first),
         };
         let peers = Peers::open(&config.dir, owner)?;
+        config.check_founders(&peers.founding_members())?;
         let own_logs = options.log_store.clone().map(|store| Arc::new(CheckedStore(store)) as Arc<dyn LogStore>);
         if directory.shards() != config.shards {
             // Nobody else waits for this thread.

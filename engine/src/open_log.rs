@@ -177,7 +177,7 @@ mod tests {
     use super::*;
     use crate::apply::ApplyState;
     use crate::config::{DiskBackend, Member};
-    use crate::meta::{DirectoryLock, MetaV4};
+    use crate::meta::{DirectoryLock, MetaV5};
     use crate::peers::Owner;
     use crate::persist::Summary;
     use crate::repair::ShardWriter;
@@ -192,8 +192,8 @@ mod tests {
     fn node(path: &Path) -> Node {
         let members = (1..=3).map(|node| Member { node, address: "127.0.0.1:1".parse().unwrap() });
         let config = Config::new(5, 1, path, members.collect());
-        Directory::init(path, &MetaV4::draw(5, 1, (1, 1, 0), false), vec![1]).unwrap();
-        let (directory, _lock) = Directory::open(path, 5, 1, 0).unwrap();
+        Directory::init(path, &MetaV5::draw(5, 1, (1, 1, 0), (false, false)), vec![1]).unwrap();
+        let (directory, _lock) = Directory::open(path, 5, 1, (0, false)).unwrap();
         let founders = Some(directory.first());
         let owner = Owner { node: 1, incarnation: directory.incarnation(), founders, shards: 1 };
         let peers = Peers::open(path, owner).unwrap();

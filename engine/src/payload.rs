@@ -25,6 +25,8 @@ pub(crate) enum Place {
     Framed(Rc<SharedFrame>, RecordSpan),
     /// In memory of its own: read back from the log, or reported in phase 1.
     Owned(Box<[u8]>),
+    /// Elsewhere: this is all that a witness keeps of it.
+    Stub,
 }
 
 /// What a batch's record header says of it.
@@ -85,6 +87,7 @@ impl Payload {
                 frame.with_bytes(|bytes| f(&[&bytes[span.body_start as usize..span.body_end as usize]]))
             }
             Place::Owned(body) => f(&[body]),
+            Place::Stub => unreachable!("nobody asks a witness for bytes"),
         }
     }
 
@@ -98,6 +101,7 @@ impl Payload {
                 frame.with_bytes(|bytes| f(&bytes[span.body_start as usize..span.body_end as usize]))
             }
             Place::Owned(body) => f(body),
+            Place::Stub => unreachable!("nobody asks a witness for bytes"),
         }
     }
 
@@ -119,5 +123,17 @@ impl Payload {
 impl synod_core::Payload for Payload {
     fn bytes(&self) -> u32 {
         self.0.header.bytes
+    }
+
+    fn stub(&self) -> Self {
+        if self.is_stub() { self.clone() } else { Self::new(self.header(), Place::Stub) }
+    }
+
+    fn is_stub(&self) -> bool {
+        matches!(&*self.0.place.borrow(), Place::Stub)
+    }
+
+    fn agrees(&self, other: &Self) -> bool {
+        self.header() == other.header()
     }
 }

@@ -233,6 +233,11 @@ impl Peers {
         !self.book().founding.is_empty()
     }
 
+    /// The members that the cluster began with; none when this node was made later.
+    pub(crate) fn founding_members(&self) -> Vec<NodeId> {
+        self.book().founding.clone()
+    }
+
     /// Names the founding members, for the handshake; 0 when this node founds nothing.
     pub(crate) fn founding(&self) -> u32 {
         digest(&self.book().founding)

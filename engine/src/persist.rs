@@ -26,10 +26,10 @@ pub(crate) fn record_header(uid: u128, chosen: Slot, record: &Record<Payload>) -
 
 /// What a record says about a vote, for an observer of durable state.
 #[cfg(feature = "simulation")]
-pub(crate) fn vote_of(header: &RecordHeader) -> Option<(u128, crate::simulation::Voted)> {
+pub(crate) fn vote_of(header: &RecordHeader, body: &[u8]) -> Option<(u128, crate::simulation::Voted)> {
     use crate::simulation::Voted;
     let [slot, ballot, origin, ..] = header.numbers;
-    let crc = header.body_crc;
+    let crc = crate::wire::batch_crc(header, body);
     let voted = match header.kind {
         kind::PROMISE => Voted::Promise { ballot },
         kind::ACCEPT => Voted::Accept { slot, ballot, origin, crc },

@@ -17,7 +17,7 @@ use crate::batch::Batch;
 use crate::indexes::Indexes;
 use crate::payload::{Payload, Place};
 use crate::persist::{Summary, record_header};
-use crate::wire::{PART, RECORD_VERSION, kind, value_with};
+use crate::wire::{BATCH, RECORD_VERSION, kind, value_with};
 
 /// What the log says of one group.
 #[derive(Default)]
@@ -197,8 +197,7 @@ impl RecoveredGroup {
             kind::PROMISE => self.promised = self.promised.max(ballot),
             kind::CHOSEN => {}
             kind::ACCEPT | kind::LEARNED => {
-                let is_batch = header.entries > 0 && header.flags != PART;
-                if is_batch && Batch::decode(body).ok()?.len() != header.entries as usize {
+                if header.flags == BATCH && Batch::decode(body).ok()?.len() != header.entries as usize {
                     return None;
                 }
                 self.promised = self.promised.max(ballot);
@@ -246,7 +245,10 @@ impl RecoveredGroup {
             let before = is(Bug::EndedSessionsComeBack).then(|| self.apply.sessions.clone());
             if let (Effect::Entries { first_index }, Body::Batch(batch)) = (self.apply.apply(slot, &value), &value.body)
             {
-                self.indexes.push(slot, batch.header().slots(), first_index);
+                // A witness has nothing to read.
+                if !value.is_stub() {
+                    self.indexes.push(slot, batch.header().slots(), first_index);
+                }
             } else if let Some(before) = before.filter(|before| before.len() > self.apply.sessions.len()) {
                 self.apply.sessions = before;
             }

@@ -26,7 +26,7 @@ use synod_wal::recover::{Expect, RecoverError, Recovery, Verdict, recover};
 use crate::config::Config;
 use crate::limits::MIB;
 use crate::log_store::{LogPlace, LogStore};
-use crate::meta::{self, Directory, MetaV4};
+use crate::meta::{self, Directory, MetaV5};
 use crate::new_log::NewLog;
 use crate::peers::Peers;
 use crate::recovery::{Digest, Recoverer};
@@ -49,8 +49,8 @@ pub struct RehomeError {
 struct Rehoming<'a> {
     config: &'a Config,
     directory: &'a Directory,
-    now: MetaV4,
-    next: MetaV4,
+    now: MetaV5,
+    next: MetaV5,
     /// The home of each group that there is, by uid.
     homes: HashMap<u128, u64>,
     /// What counts of the groups with records.
@@ -85,7 +85,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> String + '_ {
 ///
 /// # Errors
 /// When they cannot.
-pub(crate) fn check_rules(meta: &MetaV4, shards: usize) -> Result<(), RehomeError> {
+pub(crate) fn check_rules(meta: &MetaV5, shards: usize) -> Result<(), RehomeError> {
     let most = (0..shards).map(|shard| meta.rules_of(shard, shards).len()).max().unwrap_or(0);
     if most <= REPLICA_RULES_MAX {
         return Ok(());
@@ -198,7 +198,7 @@ impl<'a> Rehoming<'a> {
         place(self.config, logs, shard, log)
     }
 
-    fn forget(&self, logs: &Path, of: &MetaV4) {
+    fn forget(&self, logs: &Path, of: &MetaV5) {
         (0..).zip(&of.logs).for_each(|(shard, ids)| self.logs.forget(&self.place(logs, shard, ids.log)));
     }
 

@@ -31,7 +31,7 @@ use crate::checkpoint::format::{Encoder, Head};
 use crate::checkpoint::store::whole_name;
 use crate::config::{Config, ConfigError};
 use crate::limits::MIB;
-use crate::meta::{self, DirectoryError, MetaV4};
+use crate::meta::{self, DirectoryError, MetaV5};
 use crate::outcome::{GroupId, NodeId};
 use crate::payload::Payload;
 use crate::peers;
@@ -141,7 +141,7 @@ pub struct Repair {
     plans: Vec<Plan<Payload>>,
     options: RepairOptions,
     /// The new directory, but for its cluster.
-    meta: MetaV4,
+    meta: MetaV5,
 }
 
 type Step = fn(&Repair, &Config, &RepairNote) -> Result<(), RepairError>;
@@ -177,7 +177,7 @@ impl Repair {
             }
             survivors.push(other);
         }
-        let meta = MetaV4::draw(0, config.node, (config.shards, config.shards, config.phase_2), true);
+        let meta = MetaV5::draw(0, config.node, (config.shards, config.shards, config.phase_2), (false, true));
         let (mut plans, mut findings) = (Vec::new(), Vec::new());
         for id in 1..=config.groups {
             let shard = (id % config.shards as u64) as usize;
@@ -378,7 +378,7 @@ impl Repair {
     /// With this file the directory is a node's.
     fn decide(&self, into: &Config, _: &RepairNote) -> Result<(), RepairError> {
         let cluster = into.cluster_id().expect("validated");
-        Ok(meta::write_meta(&into.dir, &MetaV4 { cluster, ..self.meta.clone() })?)
+        Ok(meta::write_meta(&into.dir, &MetaV5 { cluster, ..self.meta.clone() })?)
     }
 
     /// The survivors' directories are not to be started again. What protects the new cluster from them is its id; this only

@@ -460,6 +460,10 @@ impl Shard {
             }
         };
         let payload = held.and_then(|(_, _, value)| match &value.body {
+            Body::Batch(_) if value.is_stub() => {
+                own = wire::stub_body(value).expect("it is a stub").into();
+                None
+            }
             Body::Batch(payload) => Some(payload),
             Body::Configuration(configuration) => {
                 own = configuration::encode(configuration);
@@ -527,7 +531,10 @@ impl Shard {
                 Part::Owned(record)
             }
         };
-        let Some(peer) = self.peer_of(at, to) else { return };
+        let Some(peer) = self.peer_of(at, to) else {
+            // Its node was never met, or has another replica now.
+            return self.groups[at as usize].replica.disconnected(to);
+        };
         // What is still being filled cannot be sent, and nothing overtakes it.
         if let Some(filling) = self.frames.filling.back_mut() {
             filling.sends.push((peer as u8, part));
@@ -631,7 +638,11 @@ impl Shard {
     fn asks_in_vain(&self, at: u32) -> bool {
         let reached = |peer: &Peer| peer.connection.is_some() && !peer.lost;
         let Some(asked) = self.groups[at as usize].replica.asks() else { return false };
-        let in_vain = self.peer_of(at, asked).is_none_or(|peer| !reached(&self.peers[peer]));
+        let votes = self.groups[at as usize].replica.votes();
+        let in_vain = self.peer_of(at, asked).is_none_or(|peer| {
+            // A witness has nothing for one who has no vote.
+            !reached(&self.peers[peer]) || !votes && self.replica_of(at, peer).is_witness()
+        });
         in_vain && self.peers.iter().any(reached)
     }
 
@@ -747,6 +758,8 @@ impl Shard {
                     self.note_log_end(peer, log_end);
                     self.act(at, body, |r, out| r.receive_vote(member, vote, out));
                 }
+                // What a witness knows of the slots that it has trimmed helps nobody who lacks their entries.
+                Incoming::State(_) if self.replica_of(at, peer).is_witness() => {}
                 Incoming::State(state) => self.install(at, peer, state),
                 Incoming::Checkpoint(message) => self.on_checkpoint_message(at, peer, message),
             }
@@ -1372,7 +1385,9 @@ impl Shard {
             Effect::UnknownSession => mark(Mark::SessionUnknown),
             _ => {}
         }
-        if let (Effect::Entries { first_index }, Body::Batch(payload)) = (effect, &value.body) {
+        if value.is_stub() {
+            // A witness has nothing to read, and nothing to apply it to.
+        } else if let (Effect::Entries { first_index }, Body::Batch(payload)) = (effect, &value.body) {
             let header = payload.header();
             group.indexes.push(slot, header.slots(), first_index);
             if header.part.is_some() {

@@ -91,15 +91,15 @@ pub fn directory_uid(config: &Config, shard: usize) -> u128 {
 }
 
 /// What a record says about a vote, if it does.
-pub fn vote_of(header: &RecordHeader) -> Option<(u128, Voted)> {
-    crate::persist::vote_of(header)
+pub fn vote_of(header: &RecordHeader, body: &[u8]) -> Option<(u128, Voted)> {
+    crate::persist::vote_of(header, body)
 }
 
 /// What the records of a log frame say about votes: (group uid, vote), in their order.
 ///
 /// `records` are the bytes behind the frame's header.
 pub fn votes(records: &[u8]) -> impl Iterator<Item = (u128, Voted)> + '_ {
-    Records::new(records).map_while(Result::ok).filter_map(|(header, ..)| vote_of(&header))
+    Records::new(records).map_while(Result::ok).filter_map(|(header, body, _)| vote_of(&header, body))
 }
 
 /// A configuration that is accepted in a slot of a group.

@@ -30,7 +30,7 @@ pub(crate) const CLIENT_REQUEST: u8 = 7;
 pub(crate) const CLIENT_REPLY: u8 = 8;
 
 /// The version of all record layouts.
-pub(crate) const RECORD_VERSION: u16 = 5;
+pub(crate) const RECORD_VERSION: u16 = 6;
 
 /// Record kinds. The first five are found in the log too.
 pub(crate) mod kind {
@@ -56,10 +56,14 @@ pub(crate) mod kind {
 
 const NOOP: u8 = 0;
 const EPOCH_START: u8 = 1;
-const BATCH: u8 = 2;
+pub(crate) const BATCH: u8 = 2;
 pub(crate) const CONFIGURATION: u8 = 3;
 /// A part of a large entry; `entries` says which.
 pub(crate) const PART: u8 = 4;
+/// What a witness keeps of a batch: the header says the same, and the body says how long the batch's is, and its checksum.
+pub(crate) const BATCH_STUB: u8 = 5;
+/// The same of a part.
+pub(crate) const PART_STUB: u8 = 6;
 
 /// Bytes that are no legal message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -81,10 +85,16 @@ pub(crate) fn value_header(kind: u8, uid: u128, fields: &ValueFields, value: &Va
         Body::Noop => (NOOP, BatchHeader::default()),
         Body::EpochStart => (EPOCH_START, BatchHeader::default()),
         Body::Batch(payload) => {
-            let batch = payload.header();
+            let mut batch = payload.header();
+            let stub = stub_body(value);
+            if let Some(stub) = &stub {
+                (batch.bytes, batch.crc) = (stub.len() as u32, body_crc(&[stub]));
+            }
             match batch.part {
-                Some(part) => (PART, BatchHeader { entries: part.pack(), ..batch }),
-                None => (BATCH, batch),
+                Some(part) => {
+                    (if stub.is_some() { PART_STUB } else { PART }, BatchHeader { entries: part.pack(), ..batch })
+                }
+                None => (if stub.is_some() { BATCH_STUB } else { BATCH }, batch),
             }
         }
         Body::Configuration(configuration) => {
@@ -113,6 +123,28 @@ pub(crate) fn value_header(kind: u8, uid: u128, fields: &ValueFields, value: &Va
     }
 }
 
+/// The body of a stub's record, if the value is one.
+pub(crate) fn stub_body(value: &Value<Payload>) -> Option<[u8; 8]> {
+    let Body::Batch(payload) = &value.body else { return None };
+    let BatchHeader { bytes, crc, .. } = payload.header();
+    value.is_stub().then(|| (u64::from(crc) << 32 | u64::from(bytes)).to_le_bytes())
+}
+
+/// Length and checksum of the batch of which a stub has this body.
+fn stubbed(body: &[u8]) -> Result<(u32, u32), Malformed> {
+    let number = u64::from_le_bytes(body.try_into().map_err(|_| Malformed("the length of a stub"))?);
+    Ok((number as u32, (number >> 32) as u32))
+}
+
+/// What the batch's own checksum is, of a record that holds a value: the body's, or what a stub says.
+#[cfg(feature = "simulation")]
+pub(crate) fn batch_crc(header: &RecordHeader, body: &[u8]) -> u32 {
+    match header.flags {
+        BATCH_STUB | PART_STUB => stubbed(body).map_or(0, |(_, crc)| crc),
+        _ => header.body_crc,
+    }
+}
+
 /// The header of a record without a value.
 pub(crate) fn plain_header(kind: u8, uid: u128, numbers: [u64; 7]) -> RecordHeader {
     RecordHeader { kind, flags: 0, version: RECORD_VERSION, body_len: 0, uid, numbers, entries: 0, body_crc: 0 }
@@ -134,6 +166,17 @@ pub(crate) fn value_with(header: &RecordHeader, body: &[u8], place: Place) -> Re
             let batch = BatchHeader { entries: 1, bytes, crc, client, sequence, part: Some(part) };
             Body::Batch(Payload::new(batch, place))
         }
+        BATCH_STUB if header.entries > 0 => {
+            let (bytes, crc) = stubbed(body)?;
+            let batch = BatchHeader { entries: header.entries, bytes, crc, client, sequence, part: None };
+            Body::Batch(Payload::new(batch, Place::Stub))
+        }
+        PART_STUB => {
+            let (bytes, crc) = stubbed(body)?;
+            let part = PartOf::unpack(header.entries, bytes).ok_or(Malformed("the part of an entry"))?;
+            let batch = BatchHeader { entries: 1, bytes, crc, client, sequence, part: Some(part) };
+            Body::Batch(Payload::new(batch, Place::Stub))
+        }
         CONFIGURATION => {
             let configuration = configuration::decode(body).ok_or(Malformed("the configuration"))?;
             Body::Configuration(Box::new(configuration))
@@ -154,6 +197,9 @@ pub(crate) fn append_record(out: &mut Vec<u8>, header: &RecordHeader, body: &[&[
 
 /// Appends a record that holds a value, with the bytes of its batch.
 pub(crate) fn append_value(out: &mut Vec<u8>, header: &RecordHeader, value: &Value<Payload>) {
+    if let Some(stub) = stub_body(value) {
+        return append_record(out, header, &[&stub]);
+    }
     match &value.body {
         Body::Batch(payload) => payload.with_parts(&[], |parts| append_record(out, header, parts)),
         Body::Configuration(configuration) => append_record(out, header, &[&configuration::encode(configuration)]),
@@ -262,6 +308,7 @@ pub(crate) fn decode_record(
         let value = value_with(header, &buffer[body.clone()], place)?;
         if let Body::Batch(payload) = &value.body
             && payload.header().part.is_none()
+            && !value.is_stub()
         {
             let batch = Batch::decode(&buffer[body.clone()]).map_err(|_| Malformed("the batch"))?;
             if batch.len() != payload.header().entries as usize {
@@ -444,6 +491,30 @@ mod tests {
         payload.with_parts(&bytes, |parts| assert_eq!(parts.concat(), b"hello"));
     }
 
+    #[test]
+    fn stubs_come_back_without_a_byte_of_the_batch() {
+        for whole in [batch(), part(PartOf { number: 3, count: 200 })] {
+            let (Body::Batch(payload), sent) = (&whole.body, whole.stub()) else { panic!("a batch") };
+            let message = Message::Accept {
+                ballot: ballot(2),
+                first: Slot(1),
+                slot: Slot(5),
+                chosen: Slot(3),
+                value: sent.clone(),
+            };
+            let mut bytes = Vec::new();
+            append_message(&mut bytes, 77, &message);
+            assert!(!bytes.windows(5).any(|window| window == b"hello"));
+            let Incoming::Message(Message::Accept { value, .. }) = decode(&bytes) else { panic!("an Accept") };
+            let Body::Batch(stub) = &value.body else { panic!("a batch") };
+            assert!(value.is_stub() && value.origin == whole.origin);
+            assert_eq!(stub.header(), payload.header());
+            let mut again = Vec::new();
+            append_value(&mut again, &RecordHeader::decode(&bytes).unwrap(), &value);
+            assert_eq!(again, bytes);
+        }
+    }
+
     fn decode(bytes: &[u8]) -> Incoming {
         let header = RecordHeader::decode(bytes).unwrap();
         let body = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + header.body_len as usize;
@@ -532,7 +603,7 @@ mod tests {
     proptest! {
         #[test]
         fn random_records_never_panic(
-            kind in 0u8..48, flags in 0u8..6, numbers in any::<[u64; 7]>(), entries in prop_oneof![0u32..5, 0x20000u32..0x50005],
+            kind in 0u8..48, flags in 0u8..8, numbers in any::<[u64; 7]>(), entries in prop_oneof![0u32..5, 0x20000u32..0x50005],
             body in prop::collection::vec(any::<u8>(), 0..64),
         ) {
             let header = RecordHeader {

@@ -26,6 +26,7 @@ const MEMBERSHIP: u8 = 70;
 const ADD_VOTER: u8 = 71;
 const REMOVE_VOTER: u8 = 72;
 const QUORUM: u8 = 73;
+const ADD_WITNESS: u8 = 74;
 const OPEN_SESSION: u8 = 60;
 const CLOSE_SESSION: u8 = 61;
 const READ_POINT: u8 = 40;
@@ -245,6 +246,7 @@ impl Request {
             Self::ChangeMembership { version, change, wait_ms, .. } => {
                 let (operation, of) = match change {
                     MembershipChange::Add(node) => (ADD_VOTER, *node),
+                    MembershipChange::AddWitness(node) => (ADD_WITNESS, *node),
                     MembershipChange::Remove(node) => (REMOVE_VOTER, *node),
                     MembershipChange::Quorum(phase_2) => (QUORUM, u64::from(*phase_2)),
                 };
@@ -345,7 +347,7 @@ impl Request {
                 Ok(Self::DropGroup { group, wait_ms: u32::from_le_bytes(rest) })
             }
             MEMBERSHIP if rest.is_empty() => Ok(Self::Membership { group }),
-            operation @ (ADD_VOTER | REMOVE_VOTER | QUORUM) => {
+            operation @ (ADD_VOTER | ADD_WITNESS | REMOVE_VOTER | QUORUM) => {
                 let rest: &[u8; 20] =
                     rest.try_into().map_err(|_| MalformedRequest("the length of a change of voters"))?;
                 let of = u64::from_le_bytes(rest[8..16].try_into().expect("eight bytes"));
@@ -355,6 +357,7 @@ impl Request {
                     version: u64::from_le_bytes(rest[..8].try_into().expect("eight bytes")),
                     change: match operation {
                         ADD_VOTER => MembershipChange::Add(of),
+                        ADD_WITNESS => MembershipChange::AddWitness(of),
                         REMOVE_VOTER => MembershipChange::Remove(of),
                         _ => MembershipChange::Quorum(quorum()?),
                     },
@@ -449,6 +452,8 @@ pub struct GroupInfoV1 {
     pub phase_2: u32,
     /// Whether this node's replica votes. One that does not is catching up, or waits for the first contact of all nodes.
     pub votes: bool,
+    /// Whether it is a witness, which keeps votes and no entries.
+    pub witness: bool,
     /// Whether this node leads and holds a lease: it answers linearizable reads without asking anyone.
     pub lease: bool,
     /// The last index that this node's newest checkpoint covers; 0: there is none.
@@ -527,6 +532,8 @@ pub enum ReplyV1 {
         majority: bool,
         /// The nodes that vote.
         voters: Vec<u64>,
+        /// Those of them that are witnesses.
+        witnesses: Vec<u64>,
         /// The nodes that only learn.
         learners: Vec<u64>,
     },
@@ -681,9 +688,9 @@ pub(crate) fn rejected(rejection: Rejection) -> ReplyV1 {
 
 impl From<Membership> for ReplyV1 {
     fn from(of: Membership) -> Self {
-        let Membership { version, phase_1, phase_2, majority, voters, learners } = of;
+        let Membership { version, phase_1, phase_2, majority, voters, witnesses, learners } = of;
         let (phase_1, phase_2) = (phase_1 as u32, phase_2 as u32);
-        Self::Membership { version, phase_1, phase_2, majority, voters, learners }
+        Self::Membership { version, phase_1, phase_2, majority, voters, witnesses, learners }
     }
 }
 
@@ -718,6 +725,7 @@ mod tests {
             Request::Info { group: 1 },
             Request::Membership { group: 5 },
             Request::ChangeMembership { group: 5, version: 2, change: MembershipChange::Add(3), wait_ms: 9 },
+            Request::ChangeMembership { group: 5, version: 2, change: MembershipChange::AddWitness(3), wait_ms: 9 },
             Request::ChangeMembership { group: 5, version: 2, change: MembershipChange::Remove(3), wait_ms: 9 },
             Request::ChangeMembership { group: 5, version: 2, change: MembershipChange::Quorum(3), wait_ms: 9 },
             Request::OpenSession { group: 2 },
@@ -769,6 +777,7 @@ mod tests {
                 phase_2: 2,
                 majority: false,
                 voters: vec![1, 2],
+                witnesses: vec![2],
                 learners: vec![3],
             },
             ReplyV1::Failed { text: "why".into() },

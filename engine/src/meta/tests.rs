@@ -2,13 +2,14 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn meta() -> MetaV4 {
-    MetaV4 {
+fn meta() -> MetaV5 {
+    MetaV5 {
         cluster: 5,
         node: 2,
         incarnation: 9,
         boot: 0,
         phase_2: 2,
+        witness: false,
         era: 0,
         logs: vec![LogIds::new(11), LogIds::new(12)],
         first: vec![11, 12],
@@ -19,7 +20,7 @@ fn meta() -> MetaV4 {
 }
 
 fn open(path: &Path) -> Result<(Directory, DirectoryLock), DirectoryError> {
-    Directory::open(path, 5, 2, 2)
+    Directory::open(path, 5, 2, (2, false))
 }
 
 #[test]
@@ -34,18 +35,18 @@ fn a_directory_is_one_nodes() {
     assert!(first.is_founder(0));
     assert!(matches!(open(&path), Err(DirectoryError::InUse(_))));
     drop(lock);
-    assert!(matches!(Directory::open(&path, 6, 2, 2), Err(DirectoryError::Foreign { .. })));
-    assert!(matches!(Directory::open(&path, 5, 3, 2), Err(DirectoryError::Foreign { .. })));
+    assert!(matches!(Directory::open(&path, 6, 2, (2, false)), Err(DirectoryError::Foreign { .. })));
+    assert!(matches!(Directory::open(&path, 5, 3, (2, false)), Err(DirectoryError::Foreign { .. })));
     assert!(matches!(look_into(&path, (5, Some(2), 1)), Err(DirectoryError::Foreign { .. })));
-    let other = Directory::open(&path, 5, 2, 0).unwrap_err();
+    let other = Directory::open(&path, 5, 2, (0, false)).unwrap_err();
     assert!(matches!(other, DirectoryError::Quorum { theirs: 2, ours: 0, .. }), "{other}");
     assert_eq!(open(&path).unwrap().0.boot(), 2);
 }
 
 #[test]
 fn all_ids_of_a_new_directory_differ() {
-    let (a, b) = (MetaV4::draw(5, 2, (3, 3, 0), false), MetaV4::draw(5, 2, (3, 3, 0), true));
-    let ids = |meta: &MetaV4| meta.logs.iter().map(|log| log.log).chain([meta.incarnation]).collect::<Vec<_>>();
+    let (a, b) = (MetaV5::draw(5, 2, (3, 3, 0), (false, false)), MetaV5::draw(5, 2, (3, 3, 0), (false, true)));
+    let ids = |meta: &MetaV5| meta.logs.iter().map(|log| log.log).chain([meta.incarnation]).collect::<Vec<_>>();
     let all: std::collections::BTreeSet<u128> = ids(&a).into_iter().chain(ids(&b)).collect();
     assert_eq!(all.len(), 8);
     assert!(!all.contains(&0));
@@ -54,7 +55,7 @@ fn all_ids_of_a_new_directory_differ() {
 #[test]
 fn a_replacement_founds_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    Directory::init(dir.path(), &MetaV4 { replacement: true, ..meta() }, vec![]).unwrap();
+    Directory::init(dir.path(), &MetaV5 { replacement: true, ..meta() }, vec![]).unwrap();
     let (directory, _lock) = open(dir.path()).unwrap();
     assert!(directory.is_replacement() && !directory.is_founder(0));
 }

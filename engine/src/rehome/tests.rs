@@ -87,7 +87,7 @@ impl Room {
         let members = (1..=3).map(|node| Member { node, address: format!("127.0.0.1:{node}").parse().unwrap() });
         let mut config = Config::new(CLUSTER, 1, dir.path().join("node"), members.collect());
         (config.groups, config.shards, config.segment_mib) = (GROUPS, 2, 4);
-        let meta = MetaV4::draw(CLUSTER, 1, (2, 2, 0), false);
+        let meta = MetaV5::draw(CLUSTER, 1, (2, 2, 0), (false, false));
         Directory::init(&config.dir, &meta, vec![1, 2, 3]).unwrap();
         let room = Self { config, _dir: dir };
         let open = room.open(2);
@@ -104,7 +104,7 @@ impl Room {
 
     fn open(&self, shards: usize) -> Open {
         let config = Config { shards, first_shards: Some(2), ..self.config.clone() };
-        let (directory, _lock) = Directory::open(&config.dir, CLUSTER, 1, 0).unwrap();
+        let (directory, _lock) = Directory::open(&config.dir, CLUSTER, 1, (0, false)).unwrap();
         let owner =
             Owner { node: 1, incarnation: directory.incarnation(), founders: Some(directory.first()), shards: 2 };
         let peers = Peers::open(&config.dir, owner).unwrap();
@@ -454,7 +454,7 @@ fn an_era_that_is_gone_is_no_new_one() {
     let room = Room::new();
     room.open(3).rehome(STEPS.len()).unwrap();
     fs::remove_dir_all(room.config.dir.join("era-1")).unwrap();
-    let error = Directory::open(&room.config.dir, CLUSTER, 1, 0).unwrap_err().to_string();
+    let error = Directory::open(&room.config.dir, CLUSTER, 1, (0, false)).unwrap_err().to_string();
     assert!(error.contains("era-1 is damaged or gone"), "{error}");
 }
 
@@ -521,7 +521,7 @@ fn who_has_not_met_the_others_waits_for_them() {
     let dir = tempfile::tempdir().unwrap();
     let room = Room::without_logs();
     let config = Config { dir: dir.path().join("other"), ..room.config.clone() };
-    Directory::init(&config.dir, &MetaV4::draw(CLUSTER, 1, (2, 2, 0), false), vec![1, 2, 3]).unwrap();
+    Directory::init(&config.dir, &MetaV5::draw(CLUSTER, 1, (2, 2, 0), (false, false)), vec![1, 2, 3]).unwrap();
     let room = Room { config, _dir: dir };
     let error = room.open(3).rehome(STEPS.len()).unwrap_err().to_string();
     assert!(error.contains("[2, 3] were not met yet: start all nodes with `shards = 2` once"), "{error}");
@@ -537,7 +537,7 @@ fn logs_that_were_never_opened_have_nothing_to_copy() {
 
 #[test]
 fn more_earlier_logs_than_a_handshake_can_name_are_refused() {
-    let meta = MetaV4::draw(CLUSTER, 1, (200, 200, 0), false);
+    let meta = MetaV5::draw(CLUSTER, 1, (200, 200, 0), (false, false));
     check_rules(&meta, 2).unwrap();
     check_rules(&meta, 200).unwrap();
     let error = check_rules(&meta, 1).unwrap_err().to_string();

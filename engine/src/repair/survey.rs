@@ -21,7 +21,7 @@ use crate::checkpoint::format::Decoder;
 use crate::checkpoint::store::{slot_of, whole_name};
 use crate::config::Config;
 use crate::limits::MIB;
-use crate::meta::{self, DirectoryLock, MetaV4};
+use crate::meta::{self, DirectoryLock, MetaV5};
 use crate::outcome::{GroupId, NodeId};
 use crate::payload::Payload;
 use crate::peers::{Owner, Peers};
@@ -32,7 +32,7 @@ use crate::wire::kind;
 /// A survivor: the directory of a node that is stopped, and locked for as long as this lives.
 pub(crate) struct Survivor {
     pub(crate) path: PathBuf,
-    pub(crate) meta: MetaV4,
+    pub(crate) meta: MetaV5,
     pub(crate) shards: Vec<ShardLog>,
     _lock: DirectoryLock,
 }
@@ -72,6 +72,12 @@ impl Survivor {
     ) -> Result<Self, RepairError> {
         let cluster = config.cluster_id().expect("validated");
         let (meta, lock) = meta::look_into(path, (cluster, node, config.shards))?;
+        if meta.witness {
+            return Err(RepairError::Refused(format!(
+                "{} is a witness's, which keeps no entries: leave it out, and repair from what other nodes have",
+                path.display()
+            )));
+        }
         let config = &Config { first_shards: Some(meta.first.len()), ..config.clone() };
         let owner = Owner {
             node: meta.node,
@@ -92,7 +98,7 @@ impl ShardLog {
     fn read(
         config: &Config,
         path: &Path,
-        meta: &MetaV4,
+        meta: &MetaV5,
         (shard, peers): (usize, &Peers),
         damaged_too: bool,
     ) -> Result<Self, RepairError> {

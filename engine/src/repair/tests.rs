@@ -46,11 +46,11 @@ fn config(dir: &Path, cluster: u128, node: u64, name: &str) -> Config {
 
 /// Makes the directory of a node that has met all others, and takes it. Its replica has its number.
 fn make(config: &Config) -> (Directory, DirectoryLock) {
-    let mut meta = MetaV4::draw(CLUSTER, config.node, (1, 1, 0), false);
+    let mut meta = MetaV5::draw(CLUSTER, config.node, (1, 1, 0), (false, false));
     let me = u128::from(config.node);
     (meta.logs[0].log, meta.first[0]) = (me, me);
     Directory::init(&config.dir, &meta, (1..=5).collect()).unwrap();
-    let (directory, lock) = Directory::open(&config.dir, CLUSTER, config.node, 0).unwrap();
+    let (directory, lock) = Directory::open(&config.dir, CLUSTER, config.node, (0, false)).unwrap();
     let owner = Owner { node: config.node, incarnation: directory.incarnation(), founders: Some(vec![me]), shards: 1 };
     let peers = Peers::open(&config.dir, owner).unwrap();
     for node in (1..=5).filter(|node| *node != config.node) {
@@ -163,7 +163,7 @@ fn note() -> RepairNote {
 
 /// What is in the repaired directory, as a node finds it.
 fn check_repaired(room: &Room, chosen: u64, index: u64) {
-    let lock = Directory::open(&room.into.dir, NEW_CLUSTER, 2, 0).unwrap();
+    let lock = Directory::open(&room.into.dir, NEW_CLUSTER, 2, (0, false)).unwrap();
     assert!(lock.0.is_replacement() && !lock.0.is_founder(0), "it founds nothing");
     let replica = lock.0.log_id(0);
     drop(lock);
@@ -200,7 +200,7 @@ fn what_is_chosen_and_what_is_accepted_is_there_afterwards() {
     let mut after = room.bytes();
     assert!(after.remove(&room.config.dir.join("repaired")).is_some());
     assert_eq!(after, before);
-    let refused = Directory::open(&room.config.dir, CLUSTER, 2, 0).unwrap_err().to_string();
+    let refused = Directory::open(&room.config.dir, CLUSTER, 2, (0, false)).unwrap_err().to_string();
     assert!(refused.contains("two histories") && refused.contains(&room.into.cluster), "{refused}");
     let refused = room.refusal(&RepairOptions::default());
     assert!(refused.contains("1970-01-02T00:00:00Z"), "{refused}");
@@ -222,7 +222,7 @@ fn a_repair_that_is_broken_off_is_done_or_not() {
         if decided {
             check_repaired(&room, 5, 3);
         } else {
-            let Err(error) = Directory::open(&room.into.dir, NEW_CLUSTER, 2, 0) else { panic!("it is no node's yet") };
+            let Err(error) = Directory::open(&room.into.dir, NEW_CLUSTER, 2, (0, false)) else { panic!("it is no node's yet") };
             assert!(matches!(error, DirectoryError::NotInitialised(_)), "{error}");
             assert_eq!(room.bytes(), before);
         }
@@ -354,7 +354,7 @@ fn what_cannot_be_repaired_is_refused_and_says_why() {
     let usual = usual();
     // A node that runs.
     let room = Room::new(&usual);
-    let lock = Directory::open(&room.config.dir, CLUSTER, 2, 0).unwrap();
+    let lock = Directory::open(&room.config.dir, CLUSTER, 2, (0, false)).unwrap();
     assert!(room.refusal(&RepairOptions::default()).contains("in use"));
     drop(lock);
     // The directory of another node or cluster.
@@ -387,7 +387,7 @@ fn what_cannot_be_repaired_is_refused_and_says_why() {
     // No directory, one that was never started, and one whose log is gone.
     let none = Room { config: config(room.dir.path(), CLUSTER, 2, "none"), ..Room::new(&[]) };
     assert!(none.refusal(&RepairOptions::default()).contains("holds no node"));
-    Directory::init(&none.config.dir, &MetaV4::draw(CLUSTER, 2, (1, 1, 0), false), (1..=5).collect()).unwrap();
+    Directory::init(&none.config.dir, &MetaV5::draw(CLUSTER, 2, (1, 1, 0), (false, false)), (1..=5).collect()).unwrap();
     assert!(none.refusal(&RepairOptions::default()).contains("never started"));
     fs::remove_dir_all(meta::log_dir(&room.config.dir, 0)).unwrap();
     assert!(room.refusal(&RepairOptions::default()).contains("is lost"));

@@ -61,8 +61,11 @@ impl Shard {
 
     /// Answers a replica that needs slots which are trimmed here.
     pub(super) fn offer_or_state(&mut self, at: u32, peer: u8, from: u64) {
+        if self.is_witness() {
+            return; // What it has would not help.
+        }
         let of = &self.groups[at as usize].checkpoints;
-        if !of.taken {
+        if !of.taken || self.replica_of(at, peer as usize).is_witness() {
             return self.send_state(at, peer);
         }
         if of.slot().0 < from {
@@ -89,6 +92,9 @@ impl Shard {
     }
 
     pub(super) fn on_checkpoint_message(&mut self, at: u32, peer: usize, message: CheckpointMessage) {
+        if self.is_witness() || self.replica_of(at, peer).is_witness() {
+            return; // It has none and needs none.
+        }
         match message {
             CheckpointMessage::Offer(offer) => self.on_offer(at, peer, offer),
             CheckpointMessage::Want => {

@@ -70,7 +70,12 @@ impl CheckpointPolicy {
 impl CheckpointPolicy {
     /// How many entries are kept behind a checkpoint, when the log has so many bytes.
     pub(super) fn hold(&self, log_bytes: u64) -> u64 {
-        if log_bytes <= self.hold_bytes_max { self.hold_entries } else { 0 }
+        if self.has_room(log_bytes) { self.hold_entries } else { 0 }
+    }
+
+    /// Whether a log is far from the size at which proposals are refused.
+    pub(super) fn has_room(&self, log_bytes: u64) -> bool {
+        log_bytes <= self.hold_bytes_max
     }
 }
 

@@ -29,6 +29,11 @@ impl Shard {
         ReplicaId(self.peers[peer].names.of(self.groups[at as usize].names.home))
     }
 
+    /// Whether the replicas of this node keep votes only.
+    pub(crate) fn is_witness(&self) -> bool {
+        self.made.maker.config.is_witness(self.node)
+    }
+
     /// The peer that a group addresses so: only when its connection belongs to that very replica.
     pub(super) fn peer_of(&self, at: u32, member: MemberId) -> Option<usize> {
         if let Some(peer) = member.outsider_peer() {
@@ -45,6 +50,17 @@ impl Shard {
     pub(crate) fn found(&mut self, first_shard: usize, genesis: &Genesis) {
         let mut founders = genesis.clone();
         founders.sort_unstable();
+        let config = &self.made.maker.config;
+        let other_kind =
+            founders.iter().find(|(node, replica)| config.is_witness(*node) != ReplicaId(*replica).is_witness());
+        if let Some((node, replica)) = other_kind {
+            let is = if ReplicaId(*replica).is_witness() { "is a witness" } else { "is no witness" };
+            self.fatal = Some(format!(
+                "node {node} {is} by its own directory, and by this node's configuration it is otherwise: correct `witnesses`, \
+                 which must be the same on all nodes"
+            ));
+            return;
+        }
         let genesis = Configuration::genesis(founders.into_iter().map(|(node, replica)| (node, ReplicaId(replica))));
         self.made.found(first_shard, &genesis);
         let first_shards = self.homes.first_shards;
@@ -118,7 +134,7 @@ impl Shard {
         }
         // Where this replica begins to lack entries. A peer that began behind them itself does not have them; another may.
         let begins = if group.machine.is_some() { group.machine_next } else { group.apply.next_index };
-        if begins < state.next_index {
+        if begins < state.next_index && !group.replica.is_witness() {
             let now_ns = self.now_ns;
             let lacking = &mut group.lacking;
             if lacking.from != begins {

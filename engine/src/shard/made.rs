@@ -85,7 +85,10 @@ impl Maker {
     /// # Errors
     /// Why it cannot be made.
     pub(crate) fn machine(&self, id: GroupId) -> Result<Option<Box<dyn StateMachine>>, String> {
-        let Some(make) = &self.machines else { return Ok(None) };
+        // A witness has nothing to apply.
+        let Some(make) = self.machines.as_ref().filter(|_| !self.config.is_witness(self.config.node)) else {
+            return Ok(None);
+        };
         make(id).map_err(|error| format!("the state machine of group {id} cannot be made: {error}"))
     }
 
@@ -455,13 +458,14 @@ impl Shard {
         let list = &self.groups[directory as usize].apply.directory;
         let found = list.find(id).map(|(slot, made)| (slot, made.ending));
         let busy = self.made.orders.iter().any(|order| order.change.group() == id);
-        let voters = self.groups[directory as usize].replica.configuration().voters.len();
+        let configuration = self.groups[directory as usize].replica.configuration();
+        let (voters, may_choose) = (configuration.voters.len(), |phase_2| configuration.resize(phase_2).is_some());
         let (order, made) = match (change, found) {
             (GroupChange::Create(..), Some(_)) => return Err(GroupError::Exists(id)),
             (GroupChange::Drop(_), None) if !busy => return Err(GroupError::UnknownGroup(id)),
             _ if busy => return Err(GroupError::Busy),
             (GroupChange::Create(..), None) if list.len() >= GROUPS_MADE_MAX => return Err(GroupError::TooMany),
-            (GroupChange::Create(_, phase_2), None) if usize::from(phase_2) > voters => {
+            (GroupChange::Create(_, phase_2), None) if !may_choose(phase_2) => {
                 return Err(GroupError::Quorum { phase_2, voters });
             }
             (GroupChange::Create(..), None) if self.made.dropped >= GROUPS_DROPPED_MAX => {

@@ -4,6 +4,7 @@
 //! done when something behind the new configuration is chosen, which only a leader that the new voters elected brings
 //! about: then the old ones are not needed any more.
 
+use synod_core::replica::VOTERS_MAX;
 use synod_core::{Configuration, Quorums, ReplicaId};
 
 use super::links::Peer;
@@ -48,7 +49,8 @@ impl Shard {
         learners.retain(|node| !voters.contains(node));
         learners.sort_unstable();
         let (Quorums { phase_1, phase_2 }, majority) = (configuration.quorums(), configuration.phase_2 == 0);
-        Membership { version: configuration.version, phase_1, phase_2, majority, voters, learners }
+        let witnesses = configuration.voters.iter().filter(|voter| voter.is_witness()).map(|voter| voter.node).collect();
+        Membership { version: configuration.version, phase_1, phase_2, majority, voters, witnesses, learners }
     }
 
     /// Changes who votes, if this node leads the group and `version` governs it.
@@ -97,28 +99,41 @@ impl Shard {
             return Err(MembershipError::UnknownNode(node));
         }
         let votes = change.node().is_some_and(|node| configuration.voter_on(node).is_some());
+        let is_witness = |node| self.made.maker.config.is_witness(node);
         match change {
             MembershipChange::Quorum(phase_2) => match configuration.resize(phase_2) {
-                None => Err(MembershipError::Quorum { phase_2, voters: configuration.voters.len() }),
+                None => Err(refused(phase_2, configuration.voters.len(), configuration.witnesses())),
                 Some(next) if !self.works(at, &next) => Err(self.too_few(at, &next)),
                 Some(_) => Ok(()),
             },
-            MembershipChange::Add(node) if votes => Err(MembershipError::VotesAlready(node)),
-            // Any id will do to see whether there is room.
-            MembershipChange::Add(node) if configuration.add(node, ReplicaId(0)).is_none() => {
-                Err(MembershipError::TooMany)
+            MembershipChange::Add(node) | MembershipChange::AddWitness(node) if votes => {
+                Err(MembershipError::VotesAlready(node))
+            }
+            MembershipChange::Add(node) if is_witness(node) => Err(MembershipError::IsWitness(node)),
+            MembershipChange::AddWitness(node) if !is_witness(node) => Err(MembershipError::NoWitness(node)),
+            // Any id of its kind will do to see whether there is room.
+            MembershipChange::Add(node) | MembershipChange::AddWitness(node)
+                if configuration.add(node, ReplicaId(0).of_kind(is_witness(node))).is_none() =>
+            {
+                let (voters, witnesses) = (configuration.voters.len() + 1, configuration.witnesses() + 1);
+                let (room, is_witness) = (voters <= VOTERS_MAX, is_witness(node));
+                Err(if room && is_witness {
+                    refused(configuration.phase_2, voters, witnesses)
+                } else {
+                    MembershipError::TooMany
+                })
             }
             MembershipChange::Remove(node) if !votes => Err(MembershipError::DoesNotVote(node)),
             MembershipChange::Remove(node) => match configuration.remove(node) {
                 None if configuration.voters.len() > 1 => {
-                    let (phase_2, voters) = (configuration.phase_2, configuration.voters.len() - 1);
-                    Err(MembershipError::Quorum { phase_2, voters })
+                    let witnesses = configuration.witnesses() - usize::from(is_witness(node));
+                    Err(refused(configuration.phase_2, configuration.voters.len() - 1, witnesses))
                 }
                 None => Err(MembershipError::LastVoter(node)),
                 Some(next) if !self.works(at, &next) => Err(MembershipError::WouldStop(node)),
                 Some(_) => Ok(()),
             },
-            MembershipChange::Add(_) => Ok(()),
+            MembershipChange::Add(_) | MembershipChange::AddWitness(_) => Ok(()),
         }
     }
 
@@ -153,8 +168,10 @@ impl Shard {
         }
         let configuration = group.replica.configuration();
         let next = match (pending.change, caught_up.map(|peer| &self.peers[peer])) {
-            (MembershipChange::Add(node), Some(peer)) if peer.node == node => {
-                configuration.add(node, ReplicaId(peer.names.of(group.names.home)))
+            (MembershipChange::Add(node) | MembershipChange::AddWitness(node), Some(peer)) if peer.node == node => {
+                let replica = ReplicaId(peer.names.of(group.names.home));
+                let witness = pending.change == MembershipChange::AddWitness(node);
+                configuration.add(node, replica).filter(|_| replica.is_witness() == witness)
             }
             (MembershipChange::Remove(node), _) => configuration.remove(node),
             (MembershipChange::Quorum(phase_2), _) => configuration.resize(phase_2),
@@ -223,7 +240,7 @@ impl Shard {
             Stage::Waits if late => {
                 let (change, configuration) = (pending.change, governing.clone());
                 Some(Err(match change {
-                    MembershipChange::Add(node) => {
+                    MembershipChange::Add(node) | MembershipChange::AddWitness(node) => {
                         let peer = self.peers.iter().find(|peer| peer.node == node);
                         let next = peer.and_then(|peer| configuration.add(node, ReplicaId(peer.names.of(home))));
                         match next.filter(|next| self.reachable(at, next) > self.reachable(at, &configuration)) {
@@ -242,4 +259,12 @@ impl Shard {
             _ => None,
         }
     }
+}
+
+/// Why a configuration with so many voters to choose cannot be.
+fn refused(phase_2: u16, voters: usize, witnesses: usize) -> MembershipError {
+    if usize::from(phase_2) > voters {
+        return MembershipError::Quorum { phase_2, voters };
+    }
+    MembershipError::Witnesses { phase_2: Quorums::of(voters, phase_2).phase_2, voters, witnesses }
 }

@@ -57,6 +57,9 @@ impl Memory {
     }
 }
 
+/// Frames of its log whose values a witness keeps in memory.
+const WITNESS_FRAMES_MAX: usize = 256;
+
 impl Shard {
     /// Whether no proposals are taken for want of memory.
     pub(super) fn memory_full(&self) -> bool {
@@ -78,7 +81,9 @@ impl Shard {
 
     /// Lets values leave memory, oldest first, while there are more than the cache may hold.
     pub(super) fn release_cache(&mut self) {
-        while self.frames.bytes_in_use() > self.memory.cache_bytes
+        // A witness's values lie in no buffer that would tell.
+        let frames_max = if self.is_witness() { WITNESS_FRAMES_MAX } else { usize::MAX };
+        while (self.frames.bytes_in_use() > self.memory.cache_bytes || self.cached.len() > frames_max)
             && let Some(oldest) = self.cached.front()
         {
             // The parts of a large entry stay until it was put together, while there is room.

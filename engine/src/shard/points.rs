@@ -123,6 +123,7 @@ impl Shard {
         let refused = match self.group_at(id) {
             None => ReadError::UnknownGroup(id),
             Some(_) if self.stopping => ReadError::Stopping,
+            Some(_) if self.is_witness() => ReadError::Witness,
             Some(_) if self.points.waiting >= POINT_READS_MAX => ReadError::Overloaded,
             Some(at) => return self.wait_for_point(at, read),
         };

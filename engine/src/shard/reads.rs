@@ -50,6 +50,9 @@ pub enum ReadError {
     /// Too many reads wait already.
     #[error("too many reads wait: read again later")]
     Overloaded,
+    /// This node keeps no entries.
+    #[error("this node is a witness: it keeps no entries and answers no reads; ask another")]
+    Witness,
     /// The group has no such state machine on this node.
     #[error("the group has no state machine of this type on this node")]
     NoMachine,

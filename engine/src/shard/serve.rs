@@ -1,7 +1,7 @@
 //! Serving what is committed: to replicas that lag, to readers, to state machines that start behind.
 
 use synod_core::planted::{Bug, is};
-use synod_core::{Ballot, Body, Message, Slot};
+use synod_core::{Ballot, Body, Message, Slot, Value};
 use synod_wal::ops::{DiskError, DiskOp, RecordPlace};
 
 use super::group::Group;
@@ -13,7 +13,7 @@ use crate::client::protocol::{GroupInfoV1, ReplyV1};
 use crate::limits::{LEARN_BYTES_MAX, READ_BYTES_MAX};
 use crate::marks::{Mark, mark};
 use crate::outcome::GroupId;
-use crate::payload::Place;
+use crate::payload::{Payload, Place};
 use crate::wire::{self, ValueFields, kind, value_with};
 
 impl Shard {
@@ -55,10 +55,15 @@ impl Shard {
         }
         let mut records = Vec::new();
         for slot in (from.0..=through.0).map(Slot) {
-            let value = log.get(slot).expect("it is in memory").value.clone();
+            let value = self.kept_by(at, peer, &log.get(slot).expect("it is in memory").value);
             wire::append_message(&mut records, group.names.uid, &Message::Learned { slot, through, value });
         }
         self.send_records(peer, records);
+    }
+
+    /// What a peer's replica keeps of a value: a witness is sent no payload.
+    fn kept_by(&self, at: u32, peer: u8, value: &Value<Payload>) -> Value<Payload> {
+        if self.replica_of(at, peer as usize).is_witness() { value.stub() } else { value.clone() }
     }
 
     fn send_records(&mut self, peer: u8, records: Vec<u8>) {
@@ -101,7 +106,7 @@ impl Shard {
             };
             let Some((header, body)) = read_back(&record) else { break };
             let Ok(value) = value_with(&header, body, Place::Owned(body.into())) else { break };
-            values.push((Slot(header.numbers[0]), value));
+            values.push((Slot(header.numbers[0]), self.kept_by(at, peer, &value)));
         }
         let Some(through) = values.last().map(|(slot, _)| *slot) else { return };
         let mut records = Vec::new();
@@ -121,6 +126,9 @@ impl Shard {
             self.answer(request.reply, Err(ReadError::UnknownGroup(id)));
             return;
         };
+        if self.is_witness() {
+            return self.answer(request.reply, Err(ReadError::Witness));
+        }
         self.read_at(at, request);
     }
 
@@ -340,6 +348,7 @@ impl Shard {
             elections: group.elections,
             configuration: group.replica.configuration().version,
             votes: group.replica.votes(),
+            witness: group.replica.is_witness(),
             lease: self.holds_lease(at),
             checkpoint_index: group.checkpoints.index(),
             pinned_index,
@@ -349,7 +358,7 @@ impl Shard {
     }
 }
 
-fn value_bytes(body: &Body<crate::payload::Payload>) -> usize {
+fn value_bytes(body: &Body<Payload>) -> usize {
     match body {
         Body::Batch(payload) => payload.header().bytes as usize,
         Body::Noop | Body::EpochStart | Body::Configuration(_) => 0,

@@ -39,6 +39,9 @@ pub enum TransferError {
     /// There is no such group.
     #[error("there is no group {0} on this node")]
     UnknownGroup(GroupId),
+    /// That node keeps no entries.
+    #[error("node {0} is a witness, which never leads: hand the group to another")]
+    Witness(NodeId),
     /// That node has no vote in the group, or no connection to this one.
     #[error("node {0} has no vote in the group now, or no connection to its leader: see `synod status`")]
     NotReady(NodeId),
@@ -131,6 +134,9 @@ impl Shard {
         }
         if group.transfer.is_some() {
             return Err(TransferError::Busy);
+        }
+        if self.made.maker.config.is_witness(to) {
+            return Err(TransferError::Witness(to));
         }
         let ready =
             |peer: &usize| self.peers[*peer].connection.is_some() && self.address(at, *peer).outsider_peer().is_none();

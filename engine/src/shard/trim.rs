@@ -114,7 +114,9 @@ impl Shard {
             return Some(Keeps::Machine);
         }
         // Without checkpoints, who lacks entries that a state machine needs gets them from the log or not at all.
-        let asked_for = has_machine && !group.checkpoints.taken && !is(Bug::SegmentsGoUnasked);
+        // And what a witness knows as chosen, voters that hold it and do not know it yet may need, while there is room.
+        let tells = group.replica.is_witness() && self.checkpoints.policy.has_room(self.writer.bytes_live());
+        let asked_for = has_machine && !group.checkpoints.taken && !is(Bug::SegmentsGoUnasked) || tells;
         let settled = if asked_for { group.replica.low() } else { Slot(u64::MAX) };
         let unpinned = group.unpinned(self.checkpoints.policy.hold(self.writer.bytes_live()));
         if slot > settled {

@@ -215,7 +215,7 @@ impl World {
             recover(&mut state.disks[shard], expect, &mut |_, sequence, header, body| {
                 if sequence > acknowledged {
                     proposed.extend(configuration_of(header, body));
-                    late.extend(synod::simulation::vote_of(header));
+                    late.extend(synod::simulation::vote_of(header, body));
                 }
             })
             .map_err(|error| format!("node {}: {error}", node + 1))?;
