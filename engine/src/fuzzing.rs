@@ -134,7 +134,7 @@ pub fn replay<'a>(uid: u128, records: impl Iterator<Item = (RecordPlace, RecordH
 fn placed(message: Message<Payload>, buffer: &[u8]) -> Message<Payload> {
     let own = |value: Value<Payload>| {
         let body = match value.body {
-            Body::Batch(payload) => {
+            Body::Batch(payload) if !synod_core::Payload::is_stub(&payload) => {
                 let bytes = payload.with_parts(buffer, |parts| parts.concat());
                 Body::Batch(Payload::new(payload.header(), Place::Owned(bytes.into())))
             }
@@ -188,6 +188,7 @@ pub fn message_specimens() -> Vec<Vec<u8>> {
     let messages = [
         Message::Accept { ballot: b, first: Slot(1), slot: Slot(5), chosen: Slot(3), value: batch(7, 4) },
         Message::Learned { slot: Slot(5), through: Slot(6), value: batch(6, 0) },
+        Message::Accept { ballot: b, first: Slot(1), slot: Slot(5), chosen: Slot(3), value: batch(7, 4).stub() },
         Message::PreVote { ballot: b, version: 2 },
         Message::Behind { chosen: Slot(6) },
         Message::PreVoteReply { ballot: b, granted: true, promised: p },

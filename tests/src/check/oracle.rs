@@ -8,7 +8,7 @@
 //! slot count there, and as many of them as it says: that of the last slot before it in which a configuration is chosen.
 //! Settled prefixes are forgotten ([`Oracle::settle`]): memory is bounded by what is not settled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A replica, by whatever number the test gives it; a wiped one comes back under another.
 pub type Member = u64;
@@ -157,6 +157,8 @@ pub struct Oracle {
     founders: Electorate,
     /// Groups in which so many of the founders choose instead.
     begin_with: BTreeMap<u64, usize>,
+    /// Who keeps no payloads.
+    witnesses: BTreeSet<Member>,
     groups: BTreeMap<u64, Group>,
 }
 
@@ -209,14 +211,25 @@ impl Oracle {
     pub fn new(quorum: usize) -> Self {
         assert!(1 <= quorum);
         let founders = Electorate { voters: None, quorum };
-        Self { founders, begin_with: BTreeMap::new(), groups: BTreeMap::new() }
+        Self { founders, begin_with: BTreeMap::new(), witnesses: BTreeSet::new(), groups: BTreeMap::new() }
     }
 
     /// Groups that begin with these voters, of which a majority chooses, until a configuration says otherwise.
     pub fn among(founders: Vec<Member>) -> Self {
         let quorum = quorum_of(founders.len(), 0);
         let founders = Electorate { voters: Some(founders), quorum };
-        Self { founders, begin_with: BTreeMap::new(), groups: BTreeMap::new() }
+        Self { founders, begin_with: BTreeMap::new(), witnesses: BTreeSet::new(), groups: BTreeMap::new() }
+    }
+
+    /// Some that vote keep no payloads: without the vote of another, nothing is chosen by them.
+    #[must_use]
+    pub fn with_witnesses(self, witnesses: BTreeSet<Member>) -> Self {
+        Self { witnesses, ..self }
+    }
+
+    /// One more that keeps no payloads.
+    pub fn witness(&mut self, member: Member) {
+        self.witnesses.insert(member);
     }
 
     /// A group in which so many of the founders choose.
@@ -290,6 +303,7 @@ impl Oracle {
             Some((_, electorate)) => electorate.choose(voters, electorate.quorum),
             None => self.founders.choose(voters, founding_quorum),
         };
+        let is_chosen = is_chosen && voters.iter().any(|member| !self.witnesses.contains(member));
         let was_chosen = slot.chosen.is_some();
         slot.check(group, vote, is_chosen)?;
         if is_chosen && !was_chosen {

@@ -134,6 +134,7 @@ static REPLIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         elections: 1,
         configuration: 1,
         votes: true,
+        witness: false,
         lease: true,
         checkpoint_index: 0,
         pinned_index: 0,

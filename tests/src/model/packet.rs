@@ -15,7 +15,22 @@ impl Payload for Batch {
     fn bytes(&self) -> u32 {
         8
     }
+
+    fn stub(&self) -> Self {
+        Self(self.0 | STUB)
+    }
+
+    fn is_stub(&self) -> bool {
+        self.0 & STUB != 0
+    }
+
+    fn agrees(&self, other: &Self) -> bool {
+        (self.0 ^ other.0) & !STUB == 0
+    }
 }
+
+/// Marks what a witness keeps of a batch.
+pub(super) const STUB: u8 = 0x80;
 
 /// A message of either kind.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

@@ -1,5 +1,7 @@
 //! What goes wrong, when it does, and how it is made well again.
 
+use synod::simulation::HeldVotes;
+
 use super::clock::JUMP_NS;
 use super::machine::Kind;
 use super::plan::around;
@@ -226,6 +228,10 @@ impl World {
         let pins = self.plan.wal_mib_max > 0 && Kind::of(self.plan.machines) == Kind::WithoutCheckpoints;
         let most = if pins { 0 } else { minority.saturating_sub(self.without_votes()) };
         for node in order.into_iter().take(self.dice.below(most + 1)) {
+            if !self.is_borne_without(node) {
+                self.mark("only copy");
+                continue;
+            }
             self.mark("node given up");
             self.nodes[node].given_up = true;
             match self.dice.below(6) {
@@ -252,6 +258,20 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whether, without a node and those that are given up, somebody has each payload of which a witness tells.
+    fn is_borne_without(&self, node: usize) -> bool {
+        let stays = |at: &usize| *at != node && !self.nodes[*at].given_up;
+        let (witnesses, others): (Vec<usize>, Vec<usize>) =
+            (0..self.plan.nodes).filter(stays).partition(|at| self.plan.is_witness(*at));
+        (1..=self.plan.groups).all(|group| {
+            let held = |at: &usize| self.shard(*at, group).and_then(|shard| shard.held(group));
+            let others: Vec<HeldVotes> = others.iter().filter_map(held).collect();
+            witnesses.iter().all(|witness| {
+                held(witness).is_some_and(|of| self.observer.is_borne(group, &of, &others))
+            })
+        })
     }
 
     /// Ends partitions, pauses, hangs and full disks.

@@ -8,6 +8,7 @@
 
 use synod::GroupId;
 use synod::simulation::SimPlace;
+use synod_core::ReplicaId;
 use synod_core::planted::{Bug, is};
 use synod_wal::recover::RecoverError;
 use synod_wal::{Expect, recover};
@@ -242,7 +243,8 @@ impl World {
 
     /// A shard gets an empty log: it is another replica.
     pub(super) fn renew(&mut self, node: usize, shard: usize) {
-        let replica = u128::from(self.dice.roll()) << 64 | u128::from(self.dice.roll());
+        let replica = ReplicaId(u128::from(self.dice.roll()) << 64 | u128::from(self.dice.roll()));
+        let replica = replica.of_kind(self.plan.is_witness(node)).0;
         let segment_bytes = self.plan.segment_bytes;
         let state = &mut self.nodes[node];
         state.replicas[shard] = replica;

@@ -43,7 +43,7 @@ impl World {
         let (node, anyone) = (self.dice.below(self.plan.nodes), self.dice.below(self.plan.nodes));
         let missing = (0..self.plan.nodes).find(|at| !self.observer.vote(*at, group).0);
         let mut change =
-            missing.map_or(MembershipChange::Remove(node as u64 + 1), |at| MembershipChange::Add(at as u64 + 1));
+            missing.map_or(MembershipChange::Remove(node as u64 + 1), |at| self.addition(at));
         if self.plan.resize_percent > self.dice_below_percent() {
             change = MembershipChange::Quorum(self.dice.below(self.plan.nodes + 1) as u16);
         }
@@ -68,10 +68,16 @@ impl World {
             if let Some(missing) = (0..self.plan.nodes).find(lacks)
                 && let Some(leader) = self.leader(group)
             {
-                self.ask_for(leader, group, MembershipChange::Add(missing as u64 + 1));
+                self.ask_for(leader, group, self.addition(missing));
             }
         }
         Ok(())
+    }
+
+    /// A node gets its vote back.
+    fn addition(&self, node: usize) -> MembershipChange {
+        let add = if self.plan.is_witness(node) { MembershipChange::AddWitness } else { MembershipChange::Add };
+        add(node as u64 + 1)
     }
 
     fn leader(&self, group: GroupId) -> Option<usize> {
@@ -108,7 +114,7 @@ impl World {
                 Ok(membership) => {
                     let voters = &membership.voters;
                     let (right, mark) = match change {
-                        MembershipChange::Add(node) => (voters.contains(&node), "vote given"),
+                        MembershipChange::Add(node) | MembershipChange::AddWitness(node) => (voters.contains(&node), "vote given"),
                         MembershipChange::Remove(node) => (!voters.contains(&node), "vote taken away"),
                         MembershipChange::Quorum(phase_2) => {
                             (membership.phase_2 == quorum_of(voters.len(), phase_2), "quorum changed")

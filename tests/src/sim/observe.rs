@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use synod::MachineFactory;
 use synod::simulation::{HeldVotes, ProposedConfiguration, Voted};
+use synod_core::ReplicaId;
 
 use super::machine::{Delivered, Given, Held, Kind, Machine, hash_behind};
 use crate::check::history::{AppendId, History, Limits, Outcome};
@@ -67,13 +68,14 @@ impl Observer {
     /// An observer of so many groups, of nodes with these replicas, by shard.
     pub fn new(replicas: &[Vec<u128>], groups: u64, kind: Kind) -> Self {
         let (nodes, shards) = (replicas.len(), replicas[0].len());
+        let witnesses = (0..nodes).filter(|node| ReplicaId(replicas[*node][0]).is_witness()).map(|node| node as Member);
         let all = replicas.iter().enumerate().flat_map(|(node, of)| of.iter().map(move |id| (*id, node as Member)));
         let places = (0..nodes).flat_map(|node| (0..shards).map(move |shard| ((node, shard), node as Member)));
         Self {
             shards,
             voters: places.collect(),
             by_replica: all.collect(),
-            oracle: Oracle::among((0..nodes as Member).collect()),
+            oracle: Oracle::among((0..nodes as Member).collect()).with_witnesses(witnesses.collect()),
             streams: Streams::new(1 << 20),
             histories: (1..=groups).map(|group| History::new(group, Limits::default())).collect(),
             logs: vec![Vec::new(); groups as usize],
@@ -108,6 +110,9 @@ impl Observer {
     /// A node's shard has a new log: it is another voter.
     pub fn replaced(&mut self, node: usize, shard: usize, replica: u128) {
         let number = 1000 + self.by_replica.len() as Member;
+        if ReplicaId(replica).is_witness() {
+            self.oracle.witness(number);
+        }
         self.by_replica.insert(replica, number);
         self.voters.insert((node, shard), number);
     }
@@ -189,6 +194,22 @@ impl Observer {
         let accepted: Vec<Vote> = held.values.iter().map(vote_held).collect();
         let now = Restarted { promised: held.promised, chosen_to: held.chosen, accepted: &accepted };
         self.oracle.holds(group, self.member(node, group), &now).map_err(|violation| violation.to_string())
+    }
+
+    /// Whether what a witness holds and knows as chosen is held by some of `others` as well.
+    pub fn is_borne(&self, group: u64, witness: &HeldVotes, others: &[HeldVotes]) -> bool {
+        let has = |of: &HeldVotes, slot: u64, named: u64| {
+            let held = of.values.iter().find(|(at, ..)| *at == slot);
+            slot <= of.chosen || held.is_some_and(|(_, _, origin, crc)| value(*origin, *crc) == named)
+        };
+        let knows = |of: &HeldVotes| {
+            let chosen = |slot: u64| self.oracle.chosen(group, slot);
+            (of.chosen + 1..=witness.chosen).all(|slot| chosen(slot).is_some_and(|named| has(of, slot, named)))
+        };
+        let accepted = |(slot, _, origin, crc): &(u64, u64, u64, u32)| {
+            others.iter().any(|of| has(of, *slot, value(*origin, *crc)))
+        };
+        others.iter().any(knows) && witness.values.iter().all(accepted)
     }
 
     /// All replicas know everything up to this slot as chosen.

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::check::oracle::quorum_of;
 use crate::disk::Dice;
 
 /// Nanoseconds of a microsecond, a millisecond and a second.
@@ -156,6 +157,8 @@ plan! {
     queue_ms: u64,
     /// How many voters choose in the groups at their beginning; 0: a majority.
     phase_2: u16,
+    /// So many nodes, the last ones, are witnesses.
+    witnesses: usize,
     /// Of 100 changes of voters, how many change how many of them choose.
     resize_percent: u64,
 }
@@ -279,6 +282,7 @@ impl Plan {
         .with_groups()
         .with_quorums()
         .with_large_entries(large)
+        .with_witnesses(4)
     }
 
     /// In two of five plans some entries are cut into parts. Dice of its own.
@@ -423,6 +427,25 @@ impl Plan {
         .with_groups()
         .with_quorums()
         .with_large_entries(false)
+        .with_witnesses(3)
+    }
+
+    /// In one of so many some nodes are witnesses, fewer than choose; not where logs are lost, which may be the only ones that
+    /// have a payload. Dice of its own.
+    fn with_witnesses(mut self, of: usize) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0x0017_4e55);
+        let loses = self.wipe_ns + self.rot_ns + self.rollback_ns > 0;
+        // Each shard's directory is decided by majorities.
+        let most = quorum_of(self.nodes, self.phase_2).min(quorum_of(self.nodes, 0)) - 1;
+        if !loses && most > 0 && dice.below(of) == 0 {
+            self.witnesses = 1 + dice.below(most);
+        }
+        self
+    }
+
+    /// Whether a node keeps votes only.
+    pub fn is_witness(&self, node: usize) -> bool {
+        self.nodes - self.witnesses <= node
     }
 
     /// Which state machines there are, and when they take checkpoints; with dice of its own.
@@ -449,6 +472,10 @@ impl Plan {
         }
         if usize::from(self.phase_2) > self.nodes {
             return Err("a plan cannot have more nodes choose than there are".into());
+        }
+        let chosen_by = quorum_of(self.nodes, self.phase_2).min(quorum_of(self.nodes, 0));
+        if self.witnesses > 0 && chosen_by <= self.witnesses {
+            return Err("a plan cannot have witnesses choose alone".into());
         }
         if self.groups < self.shards as u64 {
             return Err("a plan needs a group for each shard".into());

@@ -99,7 +99,9 @@ impl Reads {
                 |index: u64| Err(format!("group {group}: a reader of the log is given another entry at {index}"));
             let entries = match answer {
                 Ok(entries) => entries,
-                Err(ReadError::Trimmed { .. } | ReadError::Disk(_) | ReadError::Overloaded) => continue,
+                Err(
+                    ReadError::Trimmed { .. } | ReadError::Disk(_) | ReadError::Overloaded | ReadError::Witness,
+                ) => continue,
                 Err(error) => return Err(format!("group {group}: a read of the log from {from} on failed: {error}")),
             };
             if entries.first_index != from {
@@ -136,7 +138,7 @@ impl Reads {
                     names.push("read timed out");
                     continue;
                 }
-                Err(ReadError::Stopping | ReadError::Overloaded) => continue,
+                Err(ReadError::Stopping | ReadError::Overloaded | ReadError::Witness) => continue,
                 Err(error) => return Err(format!("{read:?} failed: {error}")),
             };
             if index < read.floor {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use synod::simulation::{SimShard, SimStore, SimStoreOp, Voted};
 use synod::{Config, GroupId, Member};
+use synod_core::ReplicaId;
 
 use super::agenda::Agenda;
 use super::clock::Clock;
@@ -29,6 +30,8 @@ const TRAFFIC_PERCENT_MIN: u64 = 80;
 const THINK_WELL_NS: u64 = 10 * MS;
 /// So often it is looked at what is settled and can be forgotten, in events.
 const SETTLE_EVENTS: u64 = 4096;
+/// How long all are well before some are given up, where witnesses have stood in for who was away.
+const WARM_UP_NS: u64 = 20 * S;
 /// How long a healed quorum may take to commit again.
 const LIVENESS_NS: u64 = 60 * S;
 
@@ -162,6 +165,7 @@ impl World {
             config.groups = plan.groups;
             config.shards = plan.shards;
             config.phase_2 = plan.phase_2;
+            config.witnesses = (0..plan.nodes).filter(|at| plan.is_witness(*at)).map(|at| at as u64 + 1).collect();
             config.retain_mib = plan.retain_mib;
             config.cache_mib = plan.cache_mib;
             config.checkpoint_entries = plan.checkpoint_entries;
@@ -179,7 +183,8 @@ impl World {
                 config.session_idle_seconds = plan.session_idle_s;
             }
             let incarnation = u128::from(dice.roll()) << 64 | u128::from(dice.roll());
-            let replicas: Vec<u128> = (0..plan.shards).map(|shard| incarnation ^ shard as u128).collect();
+            let replica = |shard: usize| ReplicaId(incarnation ^ shard as u128).of_kind(plan.is_witness(at)).0;
+            let replicas: Vec<u128> = (0..plan.shards).map(replica).collect();
             Node {
                 config,
                 founders: replicas.clone(),
@@ -261,6 +266,12 @@ impl World {
     fn phases(&mut self) -> Result<(), String> {
         // Everything may fail.
         self.run_for(self.plan.safety_ns)?;
+        if self.plan.witnesses > 0 {
+            // Who was away comes back, before others go for good.
+            self.faults_on = false;
+            self.heal_all();
+            self.run_for(WARM_UP_NS)?;
+        }
         // A quorum is healed, the rest stays broken for good: the quorum must commit again.
         self.give_up_a_minority()?;
         self.load.probe(&self.plan);
@@ -328,6 +339,10 @@ impl World {
 
     /// The last index that a node was given.
     fn position(&self, node: usize, group: GroupId) -> u64 {
+        if self.plan.is_witness(node) {
+            // It applies nothing, and knows how far it has come.
+            return self.shard(node, group).and_then(|shard| shard.info(group)).map_or(0, |info| info.next_index - 1);
+        }
         self.observer.position(node, group)
     }
 
