@@ -38,6 +38,9 @@ A node that joins later, under a number that the cluster never had:
   anew, one after another: then they let it in. It learns all groups, and votes in those to which
   `synod member add` adds it.
 
+A node that only votes, and keeps no entries, is a witness: `witnesses = [3]`, above the members and
+the same on all nodes, makes node 3 one. Two others and a witness go on without any one of the three.
+
 When a directory is lost:
   If it, or the disk it is on, can be brought back as it was last: do that, and nothing else.
   If it is lost for good, make another one in its place:

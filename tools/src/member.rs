@@ -11,6 +11,7 @@ Examples:
   synod member show   --cluster demo/cluster.toml --group 1
   synod member remove --cluster demo/cluster.toml --group 1 --node 3
   synod member add    --cluster demo/cluster.toml --group 1 --node 3
+  synod member add    --cluster demo/cluster.toml --group 1 --node 4 --witness
   synod member quorum --cluster demo/cluster.toml --group 1 --phase-2 2
 
 Every node of the cluster has a replica of every group. A voter decides what is committed; a learner
@@ -24,7 +25,12 @@ less than that. Of five voters, with --phase-2 2, two commit, so the slowest thr
 for; but a new leader needs four, and the log of a node that is lost may hold an entry that one other
 node has, too. With --phase-2 1 the leader's disk alone holds what was last committed, and nobody else
 can lead while that node is down. --phase-2 0 is a majority again. The size stays as it is when voters
-come and go.";
+come and go.
+
+A witness is a voter that keeps votes and no entries: two other nodes and a witness stand the loss of
+any one of the three, at the cost of two logs. Which nodes are witnesses, their configuration says
+(`witnesses = [4]`, the same on all nodes); --witness only says that you know it. Witnesses must be
+fewer than the voters that choose an entry.";
 
 /// Show or change who votes in a group, and how many votes it takes
 #[derive(clap::Args)]
@@ -39,7 +45,7 @@ enum Action {
     /// Show who votes
     Show(Target),
     /// Give a node's replica a vote
-    Add(Change),
+    Add(Add),
     /// Take a node's vote away
     Remove(Change),
     /// Change how many voters choose an entry
@@ -53,6 +59,15 @@ struct Change {
     /// The node
     #[arg(long)]
     node: NodeId,
+}
+
+#[derive(clap::Args)]
+struct Add {
+    #[command(flatten)]
+    change: Change,
+    /// The node is a witness
+    #[arg(long)]
+    witness: bool,
 }
 
 #[derive(clap::Args)]
@@ -77,7 +92,8 @@ struct At {
 pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     match &args.action {
         Action::Show(target) => show(&target.client()?.membership(target.group)?),
-        Action::Add(change) => change.carry_out(MembershipChange::Add(change.node))?,
+        Action::Add(Add { change, witness: false }) => change.carry_out(MembershipChange::Add(change.node))?,
+        Action::Add(Add { change, witness: true }) => change.carry_out(MembershipChange::AddWitness(change.node))?,
         Action::Remove(change) => change.carry_out(MembershipChange::Remove(change.node))?,
         Action::Quorum(Quorum { at, phase_2 }) => at.carry_out(MembershipChange::Quorum(*phase_2))?,
     }
@@ -108,10 +124,12 @@ fn show(membership: &Membership) {
         [] => "none".to_owned(),
         nodes => nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", "),
     };
-    let Membership { version, phase_1, phase_2, majority, voters, learners } = membership;
+    let Membership { version, phase_1, phase_2, majority, voters, witnesses, learners } = membership;
     let quorums = match (majority, voters.len()) {
         (true, voters) => format!("{phase_2} of {voters}, a majority"),
         (false, voters) => format!("{phase_1} of {voters} elect, {phase_2} choose"),
     };
-    say(format_args!("version {version}, voters {}, learners {}, quorum {quorums}\n", list(voters), list(learners)));
+    let witnesses = if witnesses.is_empty() { String::new() } else { format!(" (witnesses {})", list(witnesses)) };
+    let (voters, learners) = (list(voters), list(learners));
+    say(format_args!("version {version}, voters {voters}{witnesses}, learners {learners}, quorum {quorums}\n"));
 }

@@ -23,7 +23,7 @@ One line per group and node: the node's process, the last slot it has applied, t
 group's next entry gets, and the checksum over all that it has applied, which is equal wherever
 the applied slot is. A leader that holds a lease answers linearizable reads by itself; it has none
 until such a read was asked for. checkpoint is the last index that the node's newest checkpoint
-covers; pins says how many readers keep its log, and pinned from which index on. quorum is how many
+covers; votes says `witness` of one that votes and keeps no entries; pins says how many readers keep its log, and pinned from which index on. quorum is how many
 voters elect a leader, and how many choose. The exit status is 1 when a group has no leader, also one
 that was made at run time.";
 
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
 
 fn table(cluster: &Cluster, survey: &Survey) -> String {
     let mut out = format!(
-        "{:>7} {:>6} {:>5} {:>8} {:>10} {:>10} {:>9} {:>6} {:>6} {:>10} {:>5} {:>10} {:>6}\n",
+        "{:>7} {:>6} {:>5} {:>8} {:>10} {:>10} {:>9} {:>7} {:>6} {:>10} {:>5} {:>10} {:>6}\n",
         "group",
         "leader",
         "node",
@@ -77,12 +77,15 @@ fn table(cluster: &Cluster, survey: &Survey) -> String {
             let head = if at == 0 { format!("{group:>7} {leader:>6}") } else { " ".repeat(14) };
             match (answer, survey.group(*node, group)) {
                 (Ok(up), Some(info)) => line(format_args!(
-                    "{head} {node:>5} {:>8} {:>10} {:>10}  {:08x} {:>6} {:>6} {:>10} {:>5} {:>10} {:>6}",
+                    "{head} {node:>5} {:>8} {:>10} {:>10}  {:08x} {:>7} {:>6} {:>10} {:>5} {:>10} {:>6}",
                     up.process,
                     info.applied_slot,
                     info.next_index,
                     info.chain,
-                    if info.votes { "yes" } else { "no" },
+                    match (info.votes, info.witness) {
+                        (true, true) => "witness",
+                        (votes, _) => if votes { "yes" } else { "no" },
+                    },
                     if info.lease { "yes" } else { "no" },
                     index(info.checkpoint_index),
                     info.pins,
@@ -125,6 +128,7 @@ mod tests {
             phase_1: 2,
             phase_2: 2,
             votes: group != 2,
+            witness: false,
             lease: leader == 2,
             checkpoint_index: if leader == 2 { 900 } else { 0 },
             pinned_index: if leader == 2 { 850 } else { 0 },

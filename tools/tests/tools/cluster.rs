@@ -24,12 +24,18 @@ pub(crate) fn members(count: u64) -> Vec<Member> {
 impl TestCluster {
     /// Makes a cluster and starts its nodes.
     pub(crate) fn start(nodes: u64, groups: u64, shards: usize) -> Self {
+        Self::start_with(nodes, groups, shards, |_| ())
+    }
+
+    /// As [`TestCluster::start`], with configurations that differ.
+    pub(crate) fn start_with(nodes: u64, groups: u64, shards: usize, change: impl Fn(&mut Config)) -> Self {
         let (dir, id, members) = (temporary(), new_cluster_id(), members(nodes));
         let config = |node: NodeId| {
             let mut config = Config::new(id, node, format!("node-{node}"), members.clone());
             (config.groups, config.shards) = (groups, shards);
             // The disk is zeroed less at the start.
             config.spare_segments = 1;
+            change(&mut config);
             config
         };
         let cluster = config(1).cluster();

@@ -15,3 +15,4 @@ mod process;
 mod rejoin;
 mod repair;
 mod shards;
+mod witness;
