@@ -314,6 +314,10 @@ impl<P: Payload> Replica<P> {
                 continue;
             }
             let better = best.get(slot).is_none_or(|(of, _)| (of < accepted) != is(Bug::LowestBallotIsAdopted));
+            // One ballot has one value in a slot.
+            if value.is_stub() && best.get(slot).is_some_and(|(of, held)| of == accepted && !held.is_stub()) {
+                mark(Mark::StubMadeWhole);
+            }
             if *slot > prefix && better {
                 if best.contains_key(slot) {
                     mark(Mark::HigherBallotAdopted);

@@ -268,7 +268,7 @@ impl World {
         self.run_for(self.plan.safety_ns)?;
         if self.plan.witnesses > 0 {
             // Who was away comes back, before others go for good.
-            self.faults_on = false;
+            self.calm_until_ns = self.now_ns + WARM_UP_NS;
             self.heal_all();
             self.run_for(WARM_UP_NS)?;
         }
@@ -686,7 +686,8 @@ impl World {
         let quiet = self.plan.safety_ns / 4..self.plan.safety_ns / 4 + self.plan.quiet_ns;
         let next = if quiet.contains(&self.now_ns) { quiet.end - self.now_ns + pause } else { pause };
         // Nobody sleeps through the time in which a quorum is to show that it commits.
-        let well_in_ns = self.plan.safety_ns.saturating_sub(self.now_ns) + THINK_WELL_NS;
+        let warm_up_ns = if self.plan.witnesses > 0 { WARM_UP_NS } else { 0 };
+        let well_in_ns = (self.plan.safety_ns + warm_up_ns).saturating_sub(self.now_ns) + THINK_WELL_NS;
         let next = if self.faults_on { next.min(well_in_ns) } else { next };
         self.after(next, Event::Client { at });
         Ok(())
