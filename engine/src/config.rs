@@ -331,7 +331,10 @@ impl Config {
         check(is_member(self.node), "`node` is not among the `members`")?;
         check(self.preferred_leader.is_none_or(is_member), "`preferred_leader` is not among the `members`")?;
         check(self.witnesses.iter().all(|node| is_member(*node)), "one of the `witnesses` is not among the `members`")?;
-        check(self.preferred_leader.is_none_or(|node| !self.is_witness(node)), "`preferred_leader` is a witness, which never leads")?;
+        check(
+            self.preferred_leader.is_none_or(|node| !self.is_witness(node)),
+            "`preferred_leader` is a witness, which never leads",
+        )?;
         check(
             self.members.iter().any(|member| !self.is_witness(member.node)),
             "all `members` are `witnesses`: somebody must keep the entries",

@@ -84,7 +84,12 @@ fn table(cluster: &Cluster, survey: &Survey) -> String {
                     info.chain,
                     match (info.votes, info.witness) {
                         (true, true) => "witness",
-                        (votes, _) => if votes { "yes" } else { "no" },
+                        (votes, _) =>
+                            if votes {
+                                "yes"
+                            } else {
+                                "no"
+                            },
                     },
                     if info.lease { "yes" } else { "no" },
                     index(info.checkpoint_index),

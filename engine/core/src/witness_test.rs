@@ -286,9 +286,16 @@ fn witnesses_alone_are_never_a_quorum() {
     let of = |full: u64, witnesses: u64| {
         Configuration::genesis((1..=full + witnesses).map(|node| (node, ReplicaId(node.into()).of_kind(node > full))))
     };
-    for (full, witnesses, legal) in
-        [(1, 0, true), (0, 1, false), (1, 1, true), (1, 2, false), (2, 1, true), (2, 2, true), (3, 2, true), (2, 3, false)]
-    {
+    for (full, witnesses, legal) in [
+        (1, 0, true),
+        (0, 1, false),
+        (1, 1, true),
+        (1, 2, false),
+        (2, 1, true),
+        (2, 2, true),
+        (3, 2, true),
+        (2, 3, false),
+    ] {
         assert_eq!(of(full, witnesses).is_legal(), legal, "{full} and {witnesses}");
     }
     assert_eq!(of(2, 1).with_phase_2(1), None, "the witness could choose alone");

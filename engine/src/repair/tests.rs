@@ -222,7 +222,9 @@ fn a_repair_that_is_broken_off_is_done_or_not() {
         if decided {
             check_repaired(&room, 5, 3);
         } else {
-            let Err(error) = Directory::open(&room.into.dir, NEW_CLUSTER, 2, (0, false)) else { panic!("it is no node's yet") };
+            let Err(error) = Directory::open(&room.into.dir, NEW_CLUSTER, 2, (0, false)) else {
+                panic!("it is no node's yet")
+            };
             assert!(matches!(error, DirectoryError::NotInitialised(_)), "{error}");
             assert_eq!(room.bytes(), before);
         }

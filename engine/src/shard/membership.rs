@@ -49,7 +49,8 @@ impl Shard {
         learners.retain(|node| !voters.contains(node));
         learners.sort_unstable();
         let (Quorums { phase_1, phase_2 }, majority) = (configuration.quorums(), configuration.phase_2 == 0);
-        let witnesses = configuration.voters.iter().filter(|voter| voter.is_witness()).map(|voter| voter.node).collect();
+        let witnesses =
+            configuration.voters.iter().filter(|voter| voter.is_witness()).map(|voter| voter.node).collect();
         Membership { version: configuration.version, phase_1, phase_2, majority, voters, witnesses, learners }
     }
 

@@ -268,9 +268,7 @@ impl World {
         (1..=self.plan.groups).all(|group| {
             let held = |at: &usize| self.shard(*at, group).and_then(|shard| shard.held(group));
             let others: Vec<HeldVotes> = others.iter().filter_map(held).collect();
-            witnesses.iter().all(|witness| {
-                held(witness).is_some_and(|of| self.observer.is_borne(group, &of, &others))
-            })
+            witnesses.iter().all(|witness| held(witness).is_some_and(|of| self.observer.is_borne(group, &of, &others)))
         })
     }
 

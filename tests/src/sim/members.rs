@@ -42,8 +42,7 @@ impl World {
         let group = 1 + self.dice.below(self.plan.groups as usize) as GroupId;
         let (node, anyone) = (self.dice.below(self.plan.nodes), self.dice.below(self.plan.nodes));
         let missing = (0..self.plan.nodes).find(|at| !self.observer.vote(*at, group).0);
-        let mut change =
-            missing.map_or(MembershipChange::Remove(node as u64 + 1), |at| self.addition(at));
+        let mut change = missing.map_or(MembershipChange::Remove(node as u64 + 1), |at| self.addition(at));
         if self.plan.resize_percent > self.dice_below_percent() {
             change = MembershipChange::Quorum(self.dice.below(self.plan.nodes + 1) as u16);
         }
@@ -114,7 +113,9 @@ impl World {
                 Ok(membership) => {
                     let voters = &membership.voters;
                     let (right, mark) = match change {
-                        MembershipChange::Add(node) | MembershipChange::AddWitness(node) => (voters.contains(&node), "vote given"),
+                        MembershipChange::Add(node) | MembershipChange::AddWitness(node) => {
+                            (voters.contains(&node), "vote given")
+                        }
                         MembershipChange::Remove(node) => (!voters.contains(&node), "vote taken away"),
                         MembershipChange::Quorum(phase_2) => {
                             (membership.phase_2 == quorum_of(voters.len(), phase_2), "quorum changed")

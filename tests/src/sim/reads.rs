@@ -99,9 +99,9 @@ impl Reads {
                 |index: u64| Err(format!("group {group}: a reader of the log is given another entry at {index}"));
             let entries = match answer {
                 Ok(entries) => entries,
-                Err(
-                    ReadError::Trimmed { .. } | ReadError::Disk(_) | ReadError::Overloaded | ReadError::Witness,
-                ) => continue,
+                Err(ReadError::Trimmed { .. } | ReadError::Disk(_) | ReadError::Overloaded | ReadError::Witness) => {
+                    continue;
+                }
                 Err(error) => return Err(format!("group {group}: a read of the log from {from} on failed: {error}")),
             };
             if entries.first_index != from {
