@@ -51,9 +51,10 @@ mod tests {
 
     #[test]
     fn a_configuration_comes_back() {
-        let genesis = Configuration::genesis([(4, ReplicaId(u128::MAX - 1)), (9, ReplicaId(3))]);
+        let genesis = Configuration::genesis([(4, ReplicaId(u128::MAX >> 1)), (9, ReplicaId(3))]);
         let next = genesis.replace(9, ReplicaId(1 << 70)).unwrap();
-        for configuration in [next, genesis.resize(1).unwrap(), genesis.end(), genesis] {
+        let witness = genesis.add(7, ReplicaId(5).of_kind(true)).unwrap();
+        for configuration in [next, witness, genesis.resize(1).unwrap(), genesis.end(), genesis] {
             let bytes = encode(&configuration);
             assert_eq!(decode(&bytes), Some(configuration));
             assert_eq!(decode(&bytes[..bytes.len() - 8]), None);

@@ -212,7 +212,7 @@ mod tests {
     const MAKE_7: Order = Order::Make { id: 7, phase_2: 0 };
 
     fn configuration() -> Configuration {
-        Configuration::genesis([(4, ReplicaId(u128::MAX - 1)), (9, ReplicaId(3))])
+        Configuration::genesis([(4, ReplicaId(u128::MAX >> 1)), (9, ReplicaId(3))])
     }
 
     fn ordered(orders: &[Order]) -> Directory {

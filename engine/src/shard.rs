@@ -820,7 +820,9 @@ impl Shard {
 
     /// A full disk takes no proposals: whoever has room should lead.
     fn yields(&self) -> bool {
-        let has_room = |peer: &Peer| peer.connection.is_some() && !peer.lost && !peer.disk_full;
+        let config = &self.made.maker.config;
+        let may_lead = |peer: &Peer| !config.is_witness(peer.node) && peer.connection.is_some() && !peer.lost;
+        let has_room = |peer: &Peer| may_lead(peer) && !peer.disk_full;
         self.writer.starved().is_some() && self.peers.iter().any(has_room)
     }
 
