@@ -257,6 +257,7 @@ impl<P: Payload> Replica<P> {
         let prefix = self.log().chosen();
         // Its own, which is durable.
         let mut counted = if is(Bug::SamePromiseCountsTwice) { 2 } else { 1 };
+        let mut of_witnesses = 0;
         let mut behind = None;
         for (index, promise) in promises.iter().enumerate() {
             let Some(promise) = promise else { continue };
@@ -271,12 +272,19 @@ impl<P: Payload> Replica<P> {
                 }
             } else {
                 counted += 1;
+                of_witnesses += usize::from(self.electorate.is_witness(self.electorate.voters[index]));
             }
         }
         let Quorums { phase_1, phase_2 } = self.electorate.quorums;
-        let quorum = counted >= if is(Bug::Phase1TakesPhase2Quorum) { phase_2 } else { phase_1 };
+        let needed = if is(Bug::Phase1TakesPhase2Quorum) { phase_2 } else { phase_1 };
+        let all = |_: usize| true;
+        let full = |index: usize| !self.electorate.is_witness(self.electorate.voters[index]);
+        let adopted = (counted >= needed).then(|| self.adopt(promises, prefix, all)).flatten();
+        // Others are a quorum by themselves: a value that none of them holds was never chosen.
+        let enough = counted - of_witnesses >= needed && of_witnesses > 0;
+        let adopted = adopted.or_else(|| enough.then(|| self.adopt(promises, prefix, full)).flatten());
         // Where only witnesses tell of a value, another voter's promise or what it has chosen must bring it.
-        let Some(adopted) = quorum.then(|| self.adopt(promises, prefix)).flatten() else {
+        let Some(adopted) = adopted else {
             if let Some((member, target)) = behind {
                 mark(Mark::PromiseAhead);
                 self.learn(member, target, out);
@@ -296,16 +304,23 @@ impl<P: Payload> Replica<P> {
     }
 
     /// The values to propose again, from the slot behind `prefix` on: per slot the one accepted at the highest ballot
-    /// among the promises that count; a slot that is empty in all of them is filled with a no-op. `None` when only
+    /// among the promises that count, of the voters that `counts` is true of; a slot that is empty in all of them is filled
+    /// with a no-op. `None` when only
     /// witnesses have told of one of them: it may be chosen, and its payload is elsewhere.
-    fn adopt(&self, promises: &[Option<Promise<P>>], prefix: Slot) -> Option<Vec<Value<P>>> {
+    fn adopt(
+        &self,
+        promises: &[Option<Promise<P>>],
+        prefix: Slot,
+        counts: impl Fn(usize) -> bool,
+    ) -> Option<Vec<Value<P>>> {
         let mut best: BTreeMap<Slot, (Ballot, &Value<P>)> = BTreeMap::new();
         let own_last = if is(Bug::OwnValuesAreForgotten) { prefix } else { self.log().last() };
         for slot in (prefix.0 + 1..=own_last.0).map(Slot) {
             let entry = self.log().get(slot).expect("the log is contiguous");
             best.insert(slot, (entry.accepted, &entry.value));
         }
-        let counted = promises.iter().flatten().filter(|p| {
+        let counted = promises.iter().enumerate().filter(|(index, _)| counts(*index)).filter_map(|(_, p)| p.as_ref());
+        let counted = counted.filter(|p| {
             (p.chosen <= prefix || is(Bug::PromisesAheadCount))
                 && (p.reports.len() as u32 == p.expected || is(Bug::PartialReportsCount))
         });

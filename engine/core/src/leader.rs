@@ -145,8 +145,11 @@ impl Leader {
 
     /// Up to where a peer is to be sent what was proposed.
     fn to_send(&self, peer: &Peer, quorum: usize) -> Slot {
-        let early = is(Bug::StubsLeaveEarly) || is(Bug::WitnessesAloneChoose);
-        if peer.witness && !early { self.proposed.min(self.borne(quorum)) } else { self.proposed }
+        if peer.witness && !is(Bug::WitnessesAloneChoose) {
+            self.proposed.min(self.borne(quorum))
+        } else {
+            self.proposed
+        }
     }
 }
 

@@ -57,8 +57,6 @@ bugs! {
     StubIsTakenForEmpty,
     /// Witnesses are sent what no other voter keeps yet, and choose it by themselves.
     WitnessesAloneChoose,
-    /// Witnesses are sent what no other voter keeps durably yet.
-    StubsLeaveEarly,
     /// A leader sends at its ballot what it holds from older ones and has not proposed yet.
     UnproposedIsSent,
     /// Commit knowledge is believed over a value accepted at a lower ballot.

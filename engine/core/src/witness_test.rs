@@ -100,6 +100,24 @@ fn a_stub_is_made_whole_by_the_same_value_elsewhere() {
     assert_eq!(w.batches(2), [value]);
 }
 
+/// The stub of what was never chosen, and whose payload is lost, stands in the way of no quorum that does without it.
+#[test]
+fn a_quorum_without_witnesses_does_without_their_stubs() {
+    let mut w = two_and_a_witness();
+    let ballot = w.elect(1, &ALL);
+    let last = w.node(3).replica.log().last();
+    let value = Value { origin: ballot, body: Body::Batch(7 | STUB) };
+    let accept = Message::Accept { ballot, first: Slot(1), slot: last.next(), chosen: last, value };
+    w.receive((member(1), member(3), Wire::Message(accept)));
+    w.sync(3);
+    w.crash(1);
+    assert!(!tries(&mut w, 2, &[2, 3]));
+    assert!(tries(&mut w, 2, &ALL));
+    let value = w.propose(2);
+    w.settle(&ALL);
+    assert_eq!(w.batches(2), [value]);
+}
+
 #[test]
 fn a_promise_of_another_brings_the_payload() {
     let mut w = World::with_witnesses(5, 0, &[4, 5]);
