@@ -1,6 +1,5 @@
 //! Witnesses: voters that keep no payloads. Node 3 (or the last ones) is one, the others keep what they accept.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::replica_test::{STUB, Wire, World, member};
@@ -261,7 +260,7 @@ fn a_witness_keeps_stubs_over_a_restart() {
 fn a_witness_that_lags_is_sent_stubs() {
     let mut w = two_and_a_witness();
     w.elect(1, &[1, 2]);
-    let values = vec![w.propose(1), w.propose(1)];
+    let values = [w.propose(1), w.propose(1)];
     w.settle(&[1, 2]);
     w.crash(1);
     w.elect(2, &ALL);
