@@ -269,10 +269,13 @@ impl SimShard {
             pull_bytes,
         };
         let assembled = assemble(config, &place, source, &mut store.0, machines);
-        let (shard, recovery) = assembled.map_err(|error| match error {
+        let (mut shard, recovery) = assembled.map_err(|error| match error {
             AssembleError::Damaged(reason) => NoShard::Damaged(reason),
             AssembleError::Refused(reason) => NoShard::Refused(reason),
         })?;
+        if tight_memory {
+            shard.elections.max = 1;
+        }
         Ok((Self { shard, seen }, recovery))
     }
 
@@ -566,7 +569,7 @@ impl SimShard {
     }
 
     /// How full its queues are, after a turn.
-    pub fn census(&self) -> [Bound; 18] {
+    pub fn census(&self) -> [Bound; 19] {
         self.shard.census()
     }
 

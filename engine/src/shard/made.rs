@@ -21,7 +21,8 @@ use synod_core::{Configuration, Recovered, Replica, ReplicaId, Slot};
 use super::checkpoints::GroupCheckpoints;
 use super::events::Event;
 use super::group::{Group, GroupKind, GroupNames, Reply, Run};
-use super::{PREFERRED_TRIES, Shard};
+use super::Shard;
+use super::elections::early_tries;
 use crate::apply::ApplyState;
 use crate::batch::Entries;
 use crate::config::Config;
@@ -213,6 +214,11 @@ impl MadeGroups {
         }
     }
 
+    /// Whether groups are being made or dropped.
+    pub(super) fn is_any_order(&self) -> bool {
+        !self.orders.is_empty() || !self.forget_again.is_empty()
+    }
+
     /// Whether the deletion of a group is not durable yet.
     pub(super) fn is_deleting(&self) -> bool {
         self.deleting.is_some()
@@ -291,7 +297,7 @@ impl Shard {
         let names = GroupNames { id, uid, home: directory };
         let mut group = Group::new(names, replica, ApplyState::default(), log, machine, checkpoints, 0);
         (group.kind, group.preferred) = (GroupKind::Made(slot), maker.config.preferred(id));
-        let prefers = if maker.config.prefers(id) { PREFERRED_TRIES } else { 0 };
+        let prefers = early_tries(maker.config.prefers(id));
         tracing::info!(group = id, uid = format!("{uid:032x}"), "a group is made");
         let at = self.groups.len() as u32;
         self.made.enter(at, &group);
@@ -319,9 +325,7 @@ impl Shard {
         let GroupNames { id, uid, home } = group.names;
         tracing::info!(group = id, uid = format!("{uid:032x}"), "a group is dropped");
         group.ending = true;
-        if let Some(deadline) = group.timer.1.take() {
-            self.timers.remove(&(deadline, at));
-        }
+        self.forget_election(at);
         self.fail_in_flight(at);
         self.forget_large(at);
         let group = &mut self.groups[at as usize];
