@@ -307,4 +307,14 @@ mod tests {
         }
         assert_eq!(handle.propose(1, b"entry").wait(), Err(Overload::Shard.rejection().into()));
     }
+
+    #[test]
+    fn ticks_do_not_pile_up() {
+        let (post, mailbox) = mailbox();
+        (0..5).for_each(|_| post.tick());
+        assert!(matches!(mailbox.take(), Some(Mail::Tick)));
+        assert!(mailbox.take().is_none());
+        post.tick();
+        assert!(matches!(mailbox.take(), Some(Mail::Tick)));
+    }
 }

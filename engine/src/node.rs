@@ -748,3 +748,17 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 pub fn new_cluster_id() -> u128 {
     random_u128()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_is_ticked_when_it_needs_it_and_never_later_than_an_idle_one() {
+        const LAST: u64 = 1_000_000_000;
+        assert_eq!(next_tick_ns(LAST, 0), LAST + TICK_NS, "it is busy");
+        assert_eq!(next_tick_ns(LAST, LAST + 1), LAST + TICK_NS);
+        assert_eq!(next_tick_ns(LAST, LAST + 12_000_000), LAST + 12_000_000);
+        assert_eq!(next_tick_ns(LAST, u64::MAX), LAST + TICK_IDLE_NS);
+    }
+}

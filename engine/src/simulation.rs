@@ -296,6 +296,11 @@ impl SimShard {
         self.shard.tick();
     }
 
+    /// When the shard next needs its clock; 0: at every tick.
+    pub fn next_tick_ns(&self) -> u64 {
+        self.shard.next_tick_ns()
+    }
+
     /// The disk has answered.
     ///
     /// # Errors

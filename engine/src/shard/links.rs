@@ -228,3 +228,48 @@ impl Peer {
 fn self_checked(body_len: usize) -> [u8; FRAME_HEADER_BYTES] {
     FrameHeader::of_self_checked(RECORDS, 0, body_len).encode()
 }
+
+#[cfg(test)]
+mod tests {
+    use synod_core::{Ballot, MemberId, Slot};
+    use synod_transport::frame::Decoder;
+
+    use super::*;
+
+    #[test]
+    fn acknowledgements_of_very_many_groups_take_several_frames() {
+        const GROUPS: u128 = 50_000;
+        let mut peer = Peer::new(2, Granted::starting_at(7));
+        peer.connection = Some(1);
+        let ballot = Ballot { round: 1, member: MemberId(1) };
+        for uid in 0..GROUPS {
+            peer.push_ack(&Ack { uid, ballot, up_to: Slot(1), stable: Slot(0), wal_us: 3 }, 9, 1);
+        }
+        assert!(peer.flush(1, 9));
+        let (mut sent, mut next) = (Vec::new(), 0);
+        let taken: Result<bool, ()> = peer.outbox.flush_with(|slices| {
+            slices.iter().for_each(|slice| sent.extend_from_slice(slice));
+            Ok(slices.iter().map(|slice| slice.len()).sum())
+        });
+        assert_eq!(taken, Ok(true));
+        let (mut decoder, mut frames, mut sent) = (Decoder::new(), 0, &sent[..]);
+        while !sent.is_empty() {
+            let space = decoder.space();
+            let taken = space.len().min(sent.len());
+            space[..taken].copy_from_slice(&sent[..taken]);
+            decoder.filled(taken);
+            sent = &sent[taken..];
+            while let Some(frame) = decoder.next().unwrap() {
+                let (log_end, acks) = Ack::decode_all(frame.body).unwrap();
+                frames += 1;
+                assert_eq!(log_end, 9);
+                for ack in acks {
+                    assert_eq!(ack.uid, next);
+                    next += 1;
+                }
+            }
+        }
+        assert_eq!(next, GROUPS);
+        assert!((2..20).contains(&frames), "{frames} frames");
+    }
+}
