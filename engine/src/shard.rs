@@ -93,6 +93,8 @@ const PEER_SILENT_NS: u64 = 3_000_000_000;
 const PEER_BROKEN_NS: u64 = 100_000_000;
 /// A leader whose phase-2 quorum was silent this long steps down.
 const QUORUM_LOST_NS: u64 = 1_000_000_000;
+/// So often it is looked again which leaders that concerns, while the same peers are silent.
+const SILENT_AGAIN_NS: u64 = 200_000_000;
 /// A log whose oldest frame is in flight this long makes its shard silent, so that others take over.
 const WAL_STUCK_NS: u64 = 500_000_000;
 /// On a full disk it is tried so often whether there is room again.
@@ -204,6 +206,8 @@ pub(crate) struct Shard {
     shard: (usize, usize),
     pub(crate) homes: Homes,
     beat_due_ns: u64,
+    /// The peers, as bits, of whose silence the leaders here have taken note, and until when that need not be done again.
+    silent_peers: (u32, u64),
     /// Since when the log waits for its next segment.
     closed_since_ns: Option<u64>,
     retry_prepare_ns: u64,
@@ -295,6 +299,7 @@ impl Shard {
             shard: parts.shard,
             homes: parts.homes,
             beat_due_ns: 0,
+            silent_peers: (0, 0),
             closed_since_ns: None,
             retry_prepare_ns: 0,
             rolled: false,
@@ -801,16 +806,7 @@ impl Shard {
 
     /// Looks at the groups that lead without a quorum, or whose voters lack something.
     fn beat_groups(&mut self) {
-        let all_gone = self.wal_stuck() || self.yields();
-        if all_gone || self.peers.iter().any(|peer| self.now_ns >= peer.answered_ns + QUORUM_LOST_NS) {
-            for at in 0..self.groups.len() as u32 {
-                let replica = &self.groups[at as usize].replica;
-                let quorums = replica.quorums();
-                if replica.leads() && (all_gone || self.reachable(at, replica.configuration()) < quorums.phase_2) {
-                    self.act(at, &[], |r, out| r.quorum_lost(out));
-                }
-            }
-        }
+        self.leave_lost_groups();
         let rolled = std::mem::take(&mut self.rolled);
         let mut beating = std::mem::take(&mut self.beating);
         beating.retain(|at| {
@@ -845,6 +841,26 @@ impl Shard {
         self.unpin_oldest();
         self.take_checkpoints_ahead();
         self.step_trims();
+    }
+
+    /// Leads no more where a phase-2 quorum is silent, or where the log does not advance.
+    fn leave_lost_groups(&mut self) {
+        let all_gone = self.wal_stuck() || self.yields();
+        let silent = |peer: &Peer| self.now_ns >= peer.answered_ns + QUORUM_LOST_NS;
+        let silent = self.peers.iter().enumerate().fold(0, |all, (at, peer)| all | u32::from(silent(peer)) << at);
+        // A peer that stays away need not be noticed again at every beat.
+        let noticed = silent == self.silent_peers.0 && self.now_ns < self.silent_peers.1;
+        if !all_gone && (silent == 0 || noticed) {
+            return;
+        }
+        self.silent_peers = (silent, self.now_ns + SILENT_AGAIN_NS);
+        for at in 0..self.groups.len() as u32 {
+            let replica = &self.groups[at as usize].replica;
+            let quorums = replica.quorums();
+            if replica.leads() && (all_gone || self.reachable(at, replica.configuration()) < quorums.phase_2) {
+                self.act(at, &[], |r, out| r.quorum_lost(out));
+            }
+        }
     }
 
     /// The disk has answered.

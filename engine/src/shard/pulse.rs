@@ -48,7 +48,7 @@ impl Shard {
             self.push_frame(peer, HEARTBEAT_ACK, &answer.encode());
         }
         // A question that is soon due goes with the answer.
-        if self.now_ns + HEARTBEAT_NS / 2 >= self.peers[peer].heartbeat_due_ns {
+        if self.started && self.now_ns + HEARTBEAT_NS / 2 >= self.peers[peer].heartbeat_due_ns {
             self.send_heartbeat(peer);
         }
         Ok(())
