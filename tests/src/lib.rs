@@ -39,6 +39,9 @@ use synod::{Config, Entries, Handle, Member, Node, Options, ProposeError, new_cl
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Size of a segment of tests' logs, in MiB: they are zeroed before they are used, and many nodes start.
+pub const SEGMENT_MIB: u64 = 8;
+
 /// A cluster in this process. Its directory goes with it.
 pub struct Cluster {
     /// The nodes' configurations, by node number less one.
@@ -93,7 +96,7 @@ impl Cluster {
         let members: Vec<Member> = addresses.iter().enumerate().map(member).collect();
         let config = |node: u64| {
             let mut config = Config::new(cluster, node, dir.path().join(format!("node-{node}")), members.clone());
-            config.spare_segments = 1;
+            (config.spare_segments, config.segment_mib) = (1, SEGMENT_MIB);
             change(&mut config);
             Node::init(&config).expect("a new directory is initialised");
             config

@@ -37,13 +37,13 @@ pub struct Setup {
     pub seed: u64,
     /// Size of a segment of their logs, in bytes.
     pub segment_bytes: u64,
-    /// Whether the groups have state machines: in memory, with checkpoints.
-    pub machines: bool,
+    /// The groups' state machines, if they have any.
+    pub machines: Option<Kind>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { nodes: 3, seed: 77, segment_bytes: 1 << 20, machines: false }
+        Self { nodes: 3, seed: 77, segment_bytes: 1 << 20, machines: None }
     }
 }
 
@@ -175,15 +175,20 @@ impl Shards {
             pull_bytes: 1 << 20,
             seed: setup.seed + at as u64 + 10 * node.boot,
         };
-        // They are in memory, so they begin anew.
-        node.held = (1..=node.config.groups).map(|group| (group, Arc::default())).collect();
+        let kind = setup.machines.unwrap_or(Kind::InMemory);
+        if kind == Kind::InMemory {
+            node.held.clear();
+        }
+        for group in 1..=node.config.groups {
+            node.held.entry(group).or_default();
+        }
         let held = node.held.clone();
         let machines: MachineFactory = Arc::new(move |group| {
             // Groups made at run time have none.
             let Some(held) = held.get(&group).map(Arc::clone) else { return Ok(None) };
-            Ok(Some(Box::new(Machine { kind: Kind::InMemory, group, held, delivered: Arc::default(), asked: 0 })))
+            Ok(Some(Box::new(Machine { kind, group, held, delivered: Arc::default(), asked: 0 })))
         });
-        let machines = setup.machines.then_some(&machines);
+        let machines = setup.machines.map(|_| &machines);
         let mut store = SimStore::open(&node.config, Box::new(node.files.clone())).unwrap();
         let (mut shard, recovery) = SimShard::recover(&node.config, place, &mut node.disk, &mut store, machines)?;
         if let Some(tail) = recovery.tail_generation() {

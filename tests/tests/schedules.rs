@@ -38,6 +38,7 @@ tests! {
     a_change_of_voters_waits_for_what_was_proposed_before_it,
     one_who_knows_older_voters_is_promised_nothing,
     what_the_log_counts_on_a_checkpoint_for_is_in_it,
+    checkpoint_and_log_join_after_a_restart,
     a_frame_in_anothers_place_is_damage,
     every_proposal_is_answered,
     followers_of_a_busy_group_learn_what_all_have,

@@ -9,7 +9,7 @@ use synod_core::{RecordSeq, Slot};
 
 use super::Shard;
 use super::catch_up::Fetch;
-use super::trim::Pin;
+use super::trim::{Pin, readable_behind};
 use crate::checkpoint::{Kept, StoreDone, StoreOp};
 use crate::config::Config;
 use crate::limits::MIB;
@@ -264,11 +264,15 @@ impl Shard {
             segment.sealed && left >= ahead
         });
         let Some(last) = goes.last() else { return };
+        let newer = self.newer_summaries(last.generation);
         let lacks: Vec<u32> = self
             .index
             .segment_slots(last.generation)
-            .filter_map(|(uid, slot)| Some((*self.by_uid.get(&uid)?, slot)))
-            .filter(|(at, slot)| self.groups[*at as usize].checkpoints.slot().0 < *slot)
+            .filter_map(|(uid, slot)| Some((*self.by_uid.get(&uid)?, Slot(slot))))
+            .filter(|(at, slot)| {
+                let needed = readable_behind(*at as usize, *slot, &newer).unwrap_or(*slot);
+                self.groups[*at as usize].checkpoints.slot() < needed
+            })
             .map(|(at, _)| at)
             .collect();
         lacks.into_iter().for_each(|at| self.want_checkpoint(at));

@@ -126,6 +126,8 @@ impl Shard {
         match readable_behind(at, gone, newer) {
             None => Some(Keeps::Summary),
             Some(of) if of > group.consumed() && !is(Bug::MachinesAreForgotten) => Some(Keeps::Machine),
+            // Who lags behind what can be read is given a checkpoint. None may come for as long as that one cannot go on.
+            Some(of) if group.checkpoints.taken && of > group.checkpoints.slot() => Some(Keeps::Machine),
             Some(of) if of > settled.max(gone) => Some(Keeps::Voter),
             Some(of) if of > unpinned.max(gone) => Some(Keeps::Reader),
             Some(_) => None,

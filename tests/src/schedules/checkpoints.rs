@@ -1,14 +1,18 @@
 //! Checkpoints that are taken over.
 
 use super::{Schedule, schedules};
+use synod::Config;
+
 use crate::disk::Dice;
 use crate::shards::{Setup, Shards};
+use crate::sim::machine::Kind;
 
 const ENTRIES: u64 = 60;
 
 /// Node 3 is started again after it was away for so long that the others have trimmed their logs.
 fn with_one_far_behind(seed: u64) -> Shards {
-    let setup = Setup { seed: 100 * seed, segment_bytes: 256 << 10, machines: true, ..Setup::default() };
+    let setup =
+        Setup { seed: 100 * seed, segment_bytes: 256 << 10, machines: Some(Kind::InMemory), ..Setup::default() };
     let mut world = Shards::new(setup);
     for node in &mut world.nodes {
         let config = &mut node.config;
@@ -70,7 +74,32 @@ fn what_the_log_counts_on_a_checkpoint_for_is_in_it() {
     assert!(taken_over > 5, "it was hardly ever taken over: {taken_over}");
 }
 
+/// A node starts again at any moment of its load. Behind its newest checkpoint its log is whole: whoever lags is given the
+/// one and then the other, whether or not this node can go on and take a newer checkpoint.
+fn checkpoint_and_log_join_after_a_restart() {
+    let mut trimmed = 0;
+    for entries in 30..90 {
+        let setup = Setup { segment_bytes: 256 << 10, machines: Some(Kind::OnDisk), ..Setup::default() };
+        let configure = |config: &mut Config| {
+            (config.retain_mib, config.hold_entries, config.checkpoint_entries) = (0, 0, 5);
+        };
+        let mut world = Shards::new(setup).configured(configure).led();
+        for _ in 0..entries {
+            world.propose_in(1, 0, &[1; 20 << 10]);
+            world.run(1);
+        }
+        world.kill(0);
+        world.cut_off(0);
+        world.start(0);
+        let info = world.info(0);
+        assert!(info.first_index <= info.checkpoint_index + 1, "{entries} entries: {info:?}");
+        trimmed += u32::from(info.first_index > 1);
+    }
+    assert!(trimmed > 30, "hardly any log was trimmed: {trimmed}");
+}
+
 /// All of them.
 pub(super) const SCHEDULES: &[Schedule] = schedules! {
     what_the_log_counts_on_a_checkpoint_for_is_in_it shows CheckpointsAreInstalledEarly,
+    checkpoint_and_log_join_after_a_restart,
 };

@@ -181,6 +181,10 @@ impl World {
         if !self.lost.log && self.nodes[node].files[shard].rot(&mut dice) {
             self.mark("checkpoint rotten");
             self.lost.checkpoint = true;
+            if self.dice.below(4) > 0 {
+                // So it is looked at.
+                self.crash_for_a_while(node, false);
+            }
         }
     }
 

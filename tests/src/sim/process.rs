@@ -15,6 +15,9 @@ use crate::disk::{Dice, OpId, OpKind, Outcome};
 
 /// Operations that a store takes up at most before it tells of the first.
 const STORE_OPS_AT_ONCE: usize = 6;
+/// One in so many times a node that stores or gives a piece of a checkpoint ends there: a fetch is too short to be hit by
+/// chance.
+const CRASHES_WHILE_FETCHING: usize = 12;
 
 impl World {
     /// What a node's clock shows.
@@ -378,6 +381,7 @@ impl World {
             state.files[shard].fail_next();
         }
         let dones = store.carry_out(ops);
+        let moves = names.iter().any(|name| ["append", "read"].contains(name));
         for name in names {
             match name {
                 "write" => self.mark("checkpoint written"),
@@ -391,6 +395,11 @@ impl World {
             self.with_shard(node, shard, |sim| sim.on_store(done));
         }
         self.schedule_store(node, shard);
+        let may_crash = moves && self.faults_on && self.plan.crash_ns > 0 && !self.is_calm();
+        if may_crash && self.dice.below(CRASHES_WHILE_FETCHING) == 0 {
+            let power = self.dice.below(4) == 0;
+            self.crash_for_a_while(node, power);
+        }
         Ok(())
     }
 

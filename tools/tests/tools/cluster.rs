@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::process::Signal;
 use synod::client::Client;
 use synod::{Cluster, Config, GroupId, Member, Node, NodeId, new_cluster_id};
-use synod_sim::free_addresses;
+use synod_sim::{SEGMENT_MIB, free_addresses};
 
 use crate::process::{Finished, PATIENCE, Running, arg, run, run_with_input, temporary, wait_for};
 
@@ -28,8 +28,7 @@ impl TestCluster {
         let config = |node: NodeId| {
             let mut config = Config::new(id, node, format!("node-{node}"), members.clone());
             (config.groups, config.shards) = (groups, shards);
-            // The disk is zeroed less at the start.
-            config.spare_segments = 1;
+            (config.spare_segments, config.segment_mib) = (1, SEGMENT_MIB);
             config
         };
         let cluster = config(1).cluster();
