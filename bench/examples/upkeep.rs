@@ -408,7 +408,8 @@ fn start_and_commit(nodes: &mut Nodes, groups: u64) -> (Duration, Duration) {
     let led = start.elapsed();
     let mut left: Vec<GroupId> = (1..=groups).collect();
     while !left.is_empty() {
-        let propose = |group: &GroupId| Some((*group, nodes.handle(nodes.leader(*group).max(1)).propose(*group, b"once")));
+        let propose =
+            |group: &GroupId| Some((*group, nodes.handle(nodes.leader(*group).max(1)).propose(*group, b"once")));
         let proposed: Vec<_> = left.iter().filter_map(propose).collect();
         left = proposed.into_iter().filter_map(|(group, proposal)| proposal.wait().is_err().then_some(group)).collect();
     }

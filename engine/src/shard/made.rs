@@ -18,11 +18,11 @@ use std::sync::{Arc, Mutex};
 use synod_core::planted::{Bug, is};
 use synod_core::{Configuration, Recovered, Replica, ReplicaId, Slot};
 
+use super::Shard;
 use super::checkpoints::GroupCheckpoints;
+use super::elections::early_tries;
 use super::events::Event;
 use super::group::{Group, GroupKind, GroupNames, Reply, Run};
-use super::Shard;
-use super::elections::early_tries;
 use crate::apply::ApplyState;
 use crate::batch::Entries;
 use crate::config::Config;
