@@ -42,7 +42,7 @@ enum What {
         #[arg(long, default_value_t = 256)]
         retain_mib: u64,
     },
-    /// Show the processor time and the packets of silent groups.
+    /// Show how soon groups are ready, and what they cost when they are silent.
     Idle {
         /// Groups.
         #[arg(long, default_value_t = 10_000)]
@@ -426,8 +426,8 @@ fn idle(groups: u64, seconds: u64) {
         (1..=3).for_each(|node| nodes.stop(node));
         nodes.leaders.iter().for_each(|leader| leader.store(0, Ordering::Relaxed));
         let (_, again) = start_and_commit(&mut nodes, groups);
-        // Until the last heartbeat that names a group is through, and the marks at the logs' ends are written.
-        std::thread::sleep(Duration::from_secs(5));
+        // Until all voters know all, the logs' ends are marked, and groups are led by the nodes that prefer them.
+        std::thread::sleep(Duration::from_secs(12));
         let (cpu, before, start) = (cpu_seconds(), packets(), Instant::now());
         std::thread::sleep(Duration::from_secs(seconds));
         let time = start.elapsed().as_secs_f64();
