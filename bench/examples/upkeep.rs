@@ -426,8 +426,13 @@ fn idle(groups: u64, seconds: u64) {
         (1..=3).for_each(|node| nodes.stop(node));
         nodes.leaders.iter().for_each(|leader| leader.store(0, Ordering::Relaxed));
         let (_, again) = start_and_commit(&mut nodes, groups);
-        // Until all voters know all, the logs' ends are marked, and groups are led by the nodes that prefer them.
-        std::thread::sleep(Duration::from_secs(12));
+        // Until all voters know all, and groups are led by the nodes that prefer them: those wait for some seconds.
+        let leaders = || (1..=groups).map(|group| nodes.leader(group)).collect::<Vec<_>>();
+        let mut before = Vec::new();
+        while before != leaders() {
+            before = leaders();
+            std::thread::sleep(Duration::from_secs(10));
+        }
         let (cpu, before, start) = (cpu_seconds(), packets(), Instant::now());
         std::thread::sleep(Duration::from_secs(seconds));
         let time = start.elapsed().as_secs_f64();
