@@ -177,7 +177,9 @@ pub(crate) fn assemble(
     // What is left of other groups is of such as were dropped.
     recoverer.forget_others();
     let known: HashSet<u128> = groups.iter().map(|group| group.names.uid).collect();
-    let is_over = |uid| config.is_made_uid(uid) && !known.contains(&uid);
+    // Groups of other shards are here where a pack of checkpoints came along when the number of shards was changed.
+    let elsewhere: HashSet<u128> = (1..=config.groups).map(|id| config.group_uid(id)).collect();
+    let is_over = |uid| !known.contains(&uid) && (config.is_made_uid(uid) || elsewhere.contains(&uid));
     store.remove_all_of(is_over).map_err(|error| AssembleError::Refused(format!("the checkpoints: {error}")))?;
     let writer_config = WriterConfig {
         segment_bytes: place.segment_bytes,

@@ -1,18 +1,26 @@
 //! Checkpoints on disk: what the entries up to an index did, with all that a replica must know to go on behind it.
 //!
-//! `format` gives a checkpoint's file its bytes, `files` is the directory, `store` carries out what shards ask for. The
-//! store blocks: it runs on a helper thread (`helper`) in production, and where the simulator says in a simulation.
+//! `format` gives a checkpoint its bytes, `packs` puts small ones into one file, `files` is the directory and `contents` what
+//! lies where in it, `store` carries out what shards ask for. The store blocks: it runs on a helper thread (`helper`) in
+//! production, and where the simulator says in a simulation.
 
+pub(crate) mod contents;
 pub(crate) mod files;
 pub(crate) mod format;
 pub(crate) mod helper;
 pub(crate) mod message;
+pub(crate) mod packs;
 pub(crate) mod store;
 
 use synod_core::Slot;
 
 use crate::apply::ApplyState;
 use crate::machine::{Checkpoint, StateMachine};
+
+/// Checkpoints that a shard has written at a time, when they are small: the store makes them durable together.
+pub(crate) const WRITES_MAX: usize = 64;
+/// A checkpoint with no more bytes is small.
+pub(crate) const SMALL_BYTES: u64 = 256 << 10;
 
 /// A checkpoint that is whole and durable.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -14,7 +14,7 @@
 
 mod copy;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,9 @@ use synod_transport::hello::REPLICA_RULES_MAX;
 use synod_wal::disk::SyncMode;
 use synod_wal::recover::{Expect, RecoverError, Recovery, Verdict, recover};
 
+use crate::checkpoint::contents::{Contents, whole_name};
+use crate::checkpoint::files::SystemFiles;
+use crate::checkpoint::packs::pack_name;
 use crate::config::Config;
 use crate::limits::MIB;
 use crate::log_store::{LogPlace, LogStore};
@@ -250,19 +253,25 @@ impl<'a> Rehoming<'a> {
             let dir = dir_of(&new, shard);
             fs::create_dir(&dir).map_err(at(&dir))?;
         }
+        let mut next_packs = vec![0; self.config.shards];
         for shard in 0..self.now.logs.len() {
             let dir = dir_of(&old, shard);
-            let entries = match fs::read_dir(&dir) {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                entries => entries.map_err(at(&dir))?,
-            };
-            for entry in entries {
-                let name = entry.map_err(at(&dir))?.file_name();
-                let uid = name.to_str().filter(|name| name.ends_with(".checkpoint")).and_then(|name| name.get(..32));
-                let uid = uid.and_then(|uid| u128::from_str_radix(uid, 16).ok());
-                let Some(home) = uid.and_then(|uid| self.homes.get(&uid)) else { continue };
-                let to = dir_of(&new, self.config.homes().shard_of(*home)).join(&name);
+            let contents = Contents::find(&mut SystemFiles::look(dir.clone())).map_err(at(&dir))?;
+            let shard_of = |uid: &u128| self.homes.get(uid).map(|home| self.config.homes().shard_of(*home));
+            for (uid, slot) in contents.alone() {
+                let Some(shard) = shard_of(&uid) else { continue };
+                let name = whole_name(uid, slot);
+                let to = dir_of(&new, shard).join(&name);
                 fs::hard_link(dir.join(&name), &to).map_err(at(&to))?;
+            }
+            for number in contents.packs() {
+                // Those of its groups that are on another shard are left out there.
+                let shards: BTreeSet<usize> = contents.members(number).filter_map(|(uid, _)| shard_of(&uid)).collect();
+                for shard in shards {
+                    let to = dir_of(&new, shard).join(pack_name(next_packs[shard]));
+                    next_packs[shard] += 1;
+                    fs::hard_link(dir.join(pack_name(number)), &to).map_err(at(&to))?;
+                }
             }
         }
         Ok(())

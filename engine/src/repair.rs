@@ -20,6 +20,8 @@ mod plan;
 pub(crate) mod record;
 mod survey;
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -27,8 +29,8 @@ use std::path::{Path, PathBuf};
 use synod_core::{ReplicaId, Slot};
 
 use crate::apply::{ApplyState, Effect};
+use crate::checkpoint::contents::whole_name;
 use crate::checkpoint::format::{Encoder, Head};
-use crate::checkpoint::store::whole_name;
 use crate::config::{Config, ConfigError};
 use crate::limits::MIB;
 use crate::meta::{self, DirectoryError, MetaV4};
@@ -39,7 +41,7 @@ use crate::sealed;
 pub(crate) use copy::ShardWriter;
 use plan::{Evidence, Plan, plan};
 use record::quoted;
-use survey::{Survivor, open_checkpoint};
+use survey::Survivor;
 
 /// Says that a directory is being made by a repair, and of which one.
 const UNFINISHED: &str = "repairing";
@@ -341,13 +343,19 @@ impl Repair {
         for shard in 0..into.shards {
             let dir = meta::log_dir(&into.dir, shard).join("checkpoints");
             fs::create_dir(&dir).map_err(at(&dir))?;
+            let mut stores = BTreeMap::new();
             for id in into.groups_of(shard) {
-                let base = &self.survivors[self.plans[id as usize - 1].base];
+                let number = self.plans[id as usize - 1].base;
+                let base = &self.survivors[number];
                 let (source, uid) = (&base.shards[shard], into.group_uid(id));
                 let found = source.group(id);
                 for slot in &found.checkpoints {
-                    let old = source.checkpoint_file(found.uid, *slot);
-                    let mut decoder = open_checkpoint(&old, base.meta.cluster, found.uid).map_err(at(&old))?;
+                    let store = match stores.entry(number) {
+                        Entry::Occupied(open) => open.into_mut(),
+                        Entry::Vacant(vacant) => vacant.insert(source.checkpoints(base.meta.cluster)?),
+                    };
+                    let mut decoder =
+                        store.decoder(found.uid, slot.0).map_err(io::Error::other).map_err(at(&source.dir))?;
                     let head = Head { cluster, uid, state: decoder.head.state.clone() };
                     let path = dir.join(whole_name(uid, slot.0));
                     let mut file = File::create(&path).map_err(at(&path))?;

@@ -204,6 +204,9 @@ pub struct SimPlace {
     pub pull_bytes: u32,
 }
 
+/// Of the simulator's checkpoints, which are no longer than a few kilobytes, some are packed and some are not.
+const PACKED_BYTES_MAX: usize = 2500;
+
 /// The store of a shard's checkpoints, over files of the simulator.
 pub struct SimStore(Store);
 
@@ -226,13 +229,14 @@ impl SimStore {
     /// # Errors
     /// When they cannot be read or written.
     pub fn open(config: &Config, files: Box<dyn Files>) -> std::io::Result<Self> {
-        Store::open(files, config.cluster_id().expect("a checked configuration")).map(Self)
+        let store = Store::open(files, config.cluster_id().expect("a checked configuration"))?;
+        Ok(Self(store.pack_up_to(PACKED_BYTES_MAX)))
     }
 
     /// Carries out some operations in turn.
     pub fn carry_out(&mut self, ops: impl IntoIterator<Item = SimStoreOp>) -> Vec<SimStoreDone> {
         let mut dones = Vec::new();
-        self.0.carry_out_all(ops.into_iter().map(|op| op.0), |done| dones.push(SimStoreDone(done)));
+        self.0.carry_out(ops.into_iter().map(|op| op.0), |done| dones.push(SimStoreDone(done)));
         dones
     }
 }

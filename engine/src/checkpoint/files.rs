@@ -5,9 +5,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-/// Files that are synced at a time.
-const SYNC_THREADS: usize = 16;
-
 /// A directory, as the store uses it.
 #[cfg_attr(not(feature = "simulation"), allow(unreachable_pub, reason = "the simulator brings one of its own"))]
 pub trait Files: Send {
@@ -28,10 +25,6 @@ pub trait Files: Send {
     fn read(&mut self, name: &str, offset: u64, bytes: usize) -> io::Result<Vec<u8>>;
     /// Makes a file's bytes durable.
     fn sync(&mut self, name: &str) -> io::Result<()>;
-    /// Makes the bytes of some files durable; the results are in their order.
-    fn sync_all(&mut self, names: &[&str]) -> Vec<io::Result<()>> {
-        names.iter().map(|name| self.sync(name)).collect()
-    }
     /// Gives a file another name, in the place of another one if there is any.
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
     /// Deletes a file.
@@ -56,11 +49,20 @@ impl SystemFiles {
         }
         Ok(Self(path))
     }
+
+    /// The same for one who only looks: nothing is made.
+    pub(crate) fn look(path: PathBuf) -> Self {
+        Self(path)
+    }
 }
 
 impl Files for SystemFiles {
     fn list(&mut self) -> io::Result<Vec<String>> {
-        let names = fs::read_dir(&self.0)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let entries = match fs::read_dir(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         names.collect()
     }
 
@@ -90,23 +92,6 @@ impl Files for SystemFiles {
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
         File::open(self.0.join(name))?.sync_all()
-    }
-
-    fn sync_all(&mut self, names: &[&str]) -> Vec<io::Result<()>> {
-        if let [name] = names {
-            return vec![self.sync(name)];
-        }
-        // Each waits for the disk: syncs at the same time share its flushes.
-        let path = &self.0;
-        let sync = |name: &&str| File::open(path.join(name))?.sync_all();
-        std::thread::scope(|scope| {
-            let per_thread = names.len().div_ceil(SYNC_THREADS).max(1);
-            let threads: Vec<_> = names
-                .chunks(per_thread)
-                .map(|names| scope.spawn(move || names.iter().map(sync).collect::<Vec<_>>()))
-                .collect();
-            threads.into_iter().flat_map(|thread| thread.join().expect("a sync does not panic")).collect()
-        })
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {

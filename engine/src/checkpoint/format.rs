@@ -46,6 +46,8 @@ pub(crate) enum FormatError {
     Cluster,
     #[error("it belongs to another group")]
     Group,
+    #[error("it stands in the place of another slot")]
+    Slot,
     #[error("chunk {0} is damaged")]
     Chunk(u64),
     #[error("it is cut off behind chunk {0}")]

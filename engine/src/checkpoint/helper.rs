@@ -5,12 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use super::StoreOp;
 use super::store::Store;
+use super::{StoreOp, WRITES_MAX};
 use crate::mailbox::{Mail, Post};
-
-/// Checkpoints that are written before the first of them is told of.
-const OPS_AT_ONCE: usize = 64;
 
 /// The way to a shard's store.
 #[derive(Debug)]
@@ -27,7 +24,7 @@ impl Helper {
         let run = move || {
             while let Ok(op) = receive.recv() {
                 let ops = std::iter::once(op).chain(receive.try_iter());
-                store.carry_out_all(ops.take(OPS_AT_ONCE), |done| post.send_wait(Mail::Store(done)));
+                store.carry_out(ops.take(WRITES_MAX), |done| post.send_wait(Mail::Store(done)));
             }
         };
         let name = format!("synod-ckpt-{shard}");

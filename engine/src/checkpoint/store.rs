@@ -1,56 +1,69 @@
 //! Carries out what shards ask of their checkpoints, on a directory of files. It blocks.
 //!
 //! Invariants: a file has its final name only when it was written and checked as a whole and is durable; names are made
-//! here, of group, slot and content, and never come from elsewhere; what is not whole is taken up again or deleted.
+//! here, of group, slot and content, and never come from elsewhere; what is not whole is taken up again or deleted. Small
+//! checkpoints that are written together share a pack, and so a sync.
 
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use synod_core::Slot;
 use synod_core::planted::{Bug, is};
 
+use super::contents::{Contents, Place, whole_name};
 use super::files::Files;
 use super::format::{Decoder, Encoder, FormatError, Head};
-use super::{Kept, Part, StoreDone, StoreOp};
+use super::packs::{self, Member, pack_name};
+use super::{Kept, Part, SMALL_BYTES, StoreDone, StoreOp};
 use crate::apply::ApplyState;
 use crate::machine::{Checkpoint, StateMachine};
 
 /// The checkpoints of one shard.
 pub(crate) struct Store {
     files: Box<dyn Files>,
+    contents: Contents,
     cluster: u128,
+    /// The longest checkpoint that is packed with others.
+    packed_bytes_max: usize,
     /// The node stops: what takes long is given up.
     stopping: Arc<AtomicBool>,
 }
 
-/// A checkpoint that is written, and not durable under its name yet.
-struct Unnamed {
-    temporary: String,
-    name: String,
-    kept: Kept,
+/// Where a checkpoint was written that is not durable yet.
+enum Unnamed {
+    /// Under a temporary name.
+    Alone(String),
+    /// In memory.
+    Small(Vec<u8>),
 }
 
-/// The name of a whole checkpoint.
-pub(crate) fn whole_name(uid: u128, slot: u64) -> String {
-    format!("{uid:032x}-{slot:016x}.checkpoint")
+/// A group's checkpoint that is being written, if it could be.
+struct Written {
+    group: u32,
+    uid: u128,
+    result: io::Result<(Kept, Unnamed)>,
 }
 
 fn part_name(part: &Part) -> String {
     format!("{:032x}-{:016x}-{:016x}.part", part.uid, part.slot, part.id)
 }
 
-/// The slot of a whole checkpoint of a group, by its name.
-pub(crate) fn slot_of(name: &str, uid: u128) -> Option<u64> {
-    let slot = name.strip_prefix(&format!("{uid:032x}-"))?.strip_suffix(".checkpoint")?;
-    u64::from_str_radix(slot, 16).ok()
+/// A pack that is written.
+struct NewPack {
+    number: u64,
+    bytes: u64,
+    members: Vec<Member>,
 }
 
-/// Reads a file from its beginning to its end.
-struct Reading<'a> {
+/// Reads a checkpoint from its beginning to its end.
+pub(crate) struct Reading<'a> {
     files: &'a mut dyn Files,
     name: String,
     offset: u64,
+    /// Where it ends; a file of its own ends by itself.
+    end: u64,
     piece: Vec<u8>,
     taken: usize,
 }
@@ -58,15 +71,16 @@ struct Reading<'a> {
 const PIECE_BYTES: usize = 256 << 10;
 
 impl<'a> Reading<'a> {
-    fn new(files: &'a mut dyn Files, name: String) -> Self {
-        Self { files, name, offset: 0, piece: Vec::new(), taken: 0 }
+    fn new(files: &'a mut dyn Files, (name, range): (String, Range<u64>)) -> Self {
+        Self { files, name, offset: range.start, end: range.end, piece: Vec::new(), taken: 0 }
     }
 }
 
 impl Read for Reading<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.taken == self.piece.len() {
-            self.piece = self.files.read(&self.name, self.offset, PIECE_BYTES)?;
+            let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
+            self.piece = self.files.read(&self.name, self.offset, PIECE_BYTES.min(left))?;
             self.offset += self.piece.len() as u64;
             self.taken = 0;
         }
@@ -75,6 +89,12 @@ impl Read for Reading<'_> {
         self.taken += bytes;
         Ok(bytes)
     }
+}
+
+/// Reads a checkpoint to its end.
+fn kept_of<R: Read>(mut decoder: Decoder<R>) -> Result<Kept, FormatError> {
+    let (bytes, id) = decoder.check_rest()?;
+    Ok(Kept { state: decoder.head.state, bytes, id })
 }
 
 impl Store {
@@ -88,22 +108,42 @@ impl Store {
                 files.remove(&name)?;
             }
         }
-        Ok(Self { files, cluster, stopping: Arc::default() })
+        Self::look(files, cluster)
     }
 
-    /// Deletes what belongs to groups that are over: they were dropped.
+    /// The same for one who changes nothing.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub(crate) fn look(mut files: Box<dyn Files>, cluster: u128) -> io::Result<Self> {
+        let contents = Contents::find(&mut *files)?;
+        Ok(Self { files, contents, cluster, packed_bytes_max: SMALL_BYTES as usize, stopping: Arc::default() })
+    }
+
+    /// Packs only checkpoints of at most so many bytes.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn pack_up_to(mut self, bytes: usize) -> Self {
+        self.packed_bytes_max = bytes;
+        self
+    }
+
+    /// Deletes what belongs to groups that are over here: they were dropped, or are on another shard.
     ///
     /// # Errors
     /// When the directory cannot be read or written.
     pub(crate) fn remove_all_of(&mut self, is_over: impl Fn(u128) -> bool) -> io::Result<()> {
-        for name in self.files.list()? {
+        for uid in self.contents.groups().into_iter().filter(|uid| is_over(*uid)) {
+            for slot in self.contents.slots(uid) {
+                self.contents.remove(&mut *self.files, uid, slot)?;
+            }
+        }
+        for name in self.files.list()?.into_iter().filter(|name| name.ends_with(".part")) {
             let uid = name.get(..32).and_then(|uid| u128::from_str_radix(uid, 16).ok());
-            let ours = name.ends_with(".checkpoint") || name.ends_with(".part");
-            if ours && uid.is_some_and(&is_over) {
+            if uid.is_some_and(&is_over) {
                 self.files.remove(&name)?;
             }
         }
-        Ok(())
+        self.contents.clean(&mut *self.files)
     }
 
     /// To be set when the node stops.
@@ -111,17 +151,35 @@ impl Store {
         Arc::clone(&self.stopping)
     }
 
-    /// The slots of all checkpoints of a group, the newest first, whole or not.
-    fn slots(&mut self, uid: u128) -> io::Result<Vec<u64>> {
-        let mut slots: Vec<u64> = self.files.list()?.iter().filter_map(|name| slot_of(name, uid)).collect();
-        slots.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(slots)
+    /// The slots of all checkpoints of a group, the newest first, intact or not.
+    pub(crate) fn slots(&self, uid: u128) -> Vec<u64> {
+        self.contents.slots(uid)
     }
 
-    fn check(&mut self, name: String, uid: u128) -> Result<Kept, FormatError> {
-        let mut decoder = Decoder::open(Reading::new(&mut *self.files, name), self.cluster, uid)?;
-        let (bytes, id) = decoder.check_rest()?;
-        Ok(Kept { state: decoder.head.state, bytes, id })
+    /// The file of a checkpoint, and where it lies in it.
+    fn place(&self, uid: u128, slot: u64) -> (String, Range<u64>) {
+        match self.contents.place(uid, slot) {
+            Place::Alone => (whole_name(uid, slot), 0..u64::MAX),
+            Place::Packed { pack, offset, bytes } => (pack_name(pack), offset..offset + bytes),
+        }
+    }
+
+    /// Opens a checkpoint behind its head.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub(crate) fn decoder(&mut self, uid: u128, slot: u64) -> Result<Decoder<Reading<'_>>, FormatError> {
+        let place = self.place(uid, slot);
+        Decoder::open(Reading::new(&mut *self.files, place), self.cluster, uid)
+    }
+
+    /// Reads the whole of a checkpoint.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub(crate) fn check(&mut self, uid: u128, slot: u64) -> Result<Kept, FormatError> {
+        let kept = kept_of(self.decoder(uid, slot)?)?;
+        if kept.slot() == Slot(slot) { Ok(kept) } else { Err(FormatError::Slot) }
     }
 
     /// The newest checkpoint of a group that is intact. Others that cannot be used are told of and deleted, and so are
@@ -131,19 +189,20 @@ impl Store {
     /// When the directory cannot be read or written.
     pub(crate) fn newest(&mut self, uid: u128) -> io::Result<Option<Kept>> {
         let mut newest = None;
-        for slot in self.slots(uid)? {
-            let name = whole_name(uid, slot);
+        for slot in self.slots(uid) {
             if newest.is_none() {
-                match self.check(name.clone(), uid) {
-                    Ok(kept) if kept.slot() == Slot(slot) => {
+                match self.check(uid, slot) {
+                    Ok(kept) => {
                         newest = Some(kept);
                         continue;
                     }
-                    Ok(_) => tracing::error!(name, "a checkpoint has the name of another slot: it is not used"),
-                    Err(error) => tracing::error!(name, %error, "a checkpoint cannot be used: an older one is taken"),
+                    Err(error) => {
+                        let (name, _) = self.place(uid, slot);
+                        tracing::error!(name, slot, %error, "a checkpoint cannot be used: an older one is taken");
+                    }
                 }
             }
-            self.files.remove(&name)?;
+            self.contents.remove(&mut *self.files, uid, slot)?;
         }
         Ok(newest)
     }
@@ -153,8 +212,7 @@ impl Store {
     /// # Errors
     /// Why it cannot be.
     pub(crate) fn restore(&mut self, uid: u128, slot: u64, machine: &mut dyn StateMachine) -> Result<u64, String> {
-        let reading = Reading::new(&mut *self.files, whole_name(uid, slot));
-        let mut decoder = Decoder::open(reading, self.cluster, uid).map_err(|error| error.to_string())?;
+        let mut decoder = self.decoder(uid, slot).map_err(|error| error.to_string())?;
         let index = decoder.head.state.next_index - 1;
         machine.restore(index, &mut decoder).map_err(|error| error.to_string())?;
         Ok(index)
@@ -162,31 +220,28 @@ impl Store {
 
     /// Carries out some operations in turn and tells of each that is answered. The checkpoints that they write one behind
     /// the other are made durable together: small ones cost little else.
-    pub(crate) fn carry_out_all(&mut self, ops: impl IntoIterator<Item = StoreOp>, mut done: impl FnMut(StoreDone)) {
+    pub(crate) fn carry_out(&mut self, ops: impl IntoIterator<Item = StoreOp>, mut done: impl FnMut(StoreDone)) {
         let mut writes = Vec::new();
         for op in ops {
             match op {
-                StoreOp::Write { group, uid, state, view } => writes.push((group, self.write(uid, state, view))),
+                StoreOp::Write { group, uid, state, view } => {
+                    writes.push(Written { group, uid, result: self.write(uid, state, view) });
+                }
                 // What is removed has been replaced before, durably: it is none of these.
-                StoreOp::Remove { .. } => drop(self.carry_out(op)),
+                StoreOp::Remove { uid, slot } => self.remove(uid, slot),
                 op => {
                     self.make_durable(std::mem::take(&mut writes), &mut done);
-                    self.carry_out(op).into_iter().for_each(&mut done);
+                    done(self.answer(op));
                 }
             }
         }
         self.make_durable(writes, &mut done);
     }
 
-    /// Carries out one operation.
-    pub(crate) fn carry_out(&mut self, op: StoreOp) -> Option<StoreDone> {
+    fn answer(&mut self, op: StoreOp) -> StoreDone {
         let text = |error: io::Error| error.to_string();
-        Some(match op {
-            StoreOp::Write { .. } => {
-                let mut written = None;
-                self.carry_out_all([op], |done| written = Some(done));
-                return written;
-            }
+        match op {
+            StoreOp::Write { .. } | StoreOp::Remove { .. } => unreachable!("they are carried out on their own"),
             StoreOp::Read { request, uid, slot, offset, bytes } => {
                 let result = self.read(uid, slot, offset, bytes as usize);
                 StoreDone::Read { request, result }
@@ -211,79 +266,141 @@ impl Store {
                 let result = self.restore(uid, slot, &mut *machine);
                 StoreDone::Restored { group, machine, result }
             }
-            StoreOp::Remove { uid, slot } => {
-                if let Err(error) = self.files.remove(&whole_name(uid, slot))
-                    && error.kind() != io::ErrorKind::NotFound
-                {
-                    tracing::warn!(%error, slot, "an old checkpoint cannot be deleted");
-                }
-                return None;
-            }
-        })
+        }
+    }
+
+    fn remove(&mut self, uid: u128, slot: u64) {
+        if let Err(error) = self.contents.remove(&mut *self.files, uid, slot)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, slot, "an old checkpoint cannot be deleted");
+        }
     }
 
     /// Bytes for a peer. Before the first ones the whole is checked: what has rotted here must not go round.
     fn read(&mut self, uid: u128, slot: u64, offset: u64, bytes: usize) -> Result<Vec<u8>, String> {
         if offset == 0 {
-            self.check(whole_name(uid, slot), uid).map_err(|error| error.to_string())?;
+            self.check(uid, slot).map_err(|error| error.to_string())?;
         }
-        self.files.read(&whole_name(uid, slot), offset, bytes).map_err(|error| error.to_string())
+        let (name, Range { start, end }) = self.place(uid, slot);
+        let offset = start.saturating_add(offset).min(end);
+        let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
+        self.files.read(&name, offset, bytes.min(left)).map_err(|error| error.to_string())
     }
 
-    /// Writes a checkpoint under a temporary name; nothing of it is durable yet.
-    fn write(&mut self, uid: u128, state: ApplyState, view: Box<dyn Checkpoint>) -> io::Result<Unnamed> {
-        let name = whole_name(uid, state.slot.0);
-        let temporary = format!("{name}.tmp");
-        match self.write_to(&temporary, uid, &state, view) {
-            Ok((bytes, id)) => Ok(Unnamed { temporary, name, kept: Kept { state, bytes, id } }),
+    /// Writes a checkpoint under a temporary name, or to memory; nothing of it is durable yet.
+    fn write(&mut self, uid: u128, state: ApplyState, view: Box<dyn Checkpoint>) -> io::Result<(Kept, Unnamed)> {
+        let temporary = format!("{}.tmp", whole_name(uid, state.slot.0));
+        let mut small = Vec::new();
+        let mut alone = false;
+        let (files, stopping, most) = (&mut self.files, &self.stopping, self.packed_bytes_max);
+        let mut out = |bytes: &[u8]| {
+            if stopping.load(Ordering::Relaxed) {
+                return Err(io::Error::other("the node stops"));
+            }
+            if alone {
+                return files.append(&temporary, bytes);
+            }
+            small.extend_from_slice(bytes);
+            if small.len() > most {
+                alone = true;
+                files.create(&temporary)?;
+                files.append(&temporary, &std::mem::take(&mut small))?;
+            }
+            Ok(())
+        };
+        let head = Head { cluster: self.cluster, uid, state: state.clone() };
+        let written = Encoder::new(&head, &mut out).and_then(|mut encoder| {
+            view.write(&mut encoder)?;
+            encoder.finish()
+        });
+        match written {
+            Ok((bytes, id)) => {
+                let unnamed = if alone { Unnamed::Alone(temporary) } else { Unnamed::Small(small) };
+                Ok((Kept { state, bytes, id }, unnamed))
+            }
             Err(error) => {
-                let _ = self.files.remove(&temporary);
+                if alone {
+                    let _ = self.files.remove(&temporary);
+                }
                 Err(error)
             }
         }
     }
 
-    /// Makes the files of written checkpoints durable, then gives them their names, then makes these durable.
-    fn make_durable(&mut self, writes: Vec<(u32, io::Result<Unnamed>)>, mut done: impl FnMut(StoreDone)) {
+    /// Makes written checkpoints durable, those in memory as a pack.
+    fn make_durable(&mut self, writes: Vec<Written>, mut done: impl FnMut(StoreDone)) {
         if writes.is_empty() {
             return;
         }
-        let temporary = writes.iter().filter_map(|(_, written)| Some(written.as_ref().ok()?.temporary.as_str()));
-        let mut synced = self.files.sync_all(&temporary.collect::<Vec<_>>()).into_iter();
-        let mut rename = |unnamed: Unnamed| {
-            let synced = synced.next().expect("each file was synced");
-            let renamed = synced.and_then(|()| self.files.rename(&unnamed.temporary, &unnamed.name));
-            if renamed.is_err() {
-                let _ = self.files.remove(&unnamed.temporary);
-            }
-            renamed.map(|()| unnamed.kept)
-        };
-        let renamed: Vec<_> =
-            writes.into_iter().map(|(group, written)| (group, written.and_then(&mut rename))).collect();
-        let named = self.files.sync_names();
-        for (group, kept) in renamed {
-            let named = named.as_ref().map_err(ToString::to_string);
-            let result = kept.map_err(|error| error.to_string()).and_then(|kept| named.map(|()| kept));
+        let (mut small, mut written) = (Vec::new(), Vec::new());
+        for Written { group, uid, result } in writes {
+            let result = result.and_then(|(kept, unnamed)| match unnamed {
+                Unnamed::Alone(temporary) => {
+                    self.name(&temporary, &whole_name(uid, kept.slot().0))?;
+                    Ok((kept, true))
+                }
+                Unnamed::Small(bytes) => {
+                    small.push((uid, kept.slot().0, bytes));
+                    Ok((kept, false))
+                }
+            });
+            written.push((group, uid, result));
+        }
+        let pack = if small.is_empty() { Ok(None) } else { self.write_pack(&small).map(Some) };
+        let named = self.files.sync_names().map_err(|error| error.to_string());
+        let pack = pack.map_err(|error| error.to_string()).and_then(|pack| named.clone().map(|()| pack));
+        for (group, uid, result) in written {
+            let result = result.map_err(|error| error.to_string()).and_then(|(kept, alone)| {
+                if alone {
+                    named.clone()?;
+                    self.contents.add(uid, kept.slot().0, Place::Alone);
+                } else {
+                    pack.as_ref().map_err(Clone::clone)?;
+                }
+                Ok(kept)
+            });
             done(StoreDone::Written { group, result });
+        }
+        if let Ok(Some(NewPack { number, bytes, members })) = pack {
+            self.contents.add_pack(number, bytes, &members);
+            // What has moved into this one is durable here.
+            if let Err(error) = self.contents.clean(&mut *self.files) {
+                tracing::warn!(%error, "a pack of checkpoints that nobody needs cannot be deleted");
+            }
         }
     }
 
-    fn write_to(
-        &mut self,
-        name: &str,
-        uid: u128,
-        state: &ApplyState,
-        view: Box<dyn Checkpoint>,
-    ) -> io::Result<(u64, u64)> {
-        self.files.create(name)?;
-        let (files, stopping) = (&mut self.files, &self.stopping);
-        let mut out = |bytes: &[u8]| match stopping.load(Ordering::Relaxed) {
-            true => Err(io::Error::other("the node stops")),
-            false => files.append(name, bytes),
+    /// Makes a file durable, and gives it its name, which is not durable yet.
+    fn name(&mut self, temporary: &str, name: &str) -> io::Result<()> {
+        let renamed = self.files.sync(temporary).and_then(|()| self.files.rename(temporary, name));
+        if renamed.is_err() {
+            let _ = self.files.remove(temporary);
+        }
+        renamed
+    }
+
+    /// Writes checkpoints as a pack, and what is still needed of an older pack that has hardly anything else.
+    fn write_pack(&mut self, small: &[(u128, u64, Vec<u8>)]) -> io::Result<NewPack> {
+        let (mut pack, mut members) = (Vec::new(), Vec::new());
+        for (uid, slot, bytes) in small {
+            members.push(packs::append(&mut pack, *uid, *slot, bytes));
+        }
+        let sparse: Vec<_> = self.contents.sparse_pack().into_iter().flat_map(|of| self.contents.members(of)).collect();
+        for (uid, slot) in sparse {
+            let (name, Range { start, end }) = self.place(uid, slot);
+            let bytes = self.files.read(&name, start, (end - start) as usize)?;
+            members.push(packs::append(&mut pack, uid, slot, &bytes));
+        }
+        let number = self.contents.next_pack();
+        let temporary = format!("{}.tmp", pack_name(number));
+        let write = |files: &mut dyn Files| {
+            files.create(&temporary)?;
+            files.append(&temporary, &pack)
         };
-        let mut encoder = Encoder::new(&Head { cluster: self.cluster, uid, state: state.clone() }, &mut out)?;
-        view.write(&mut encoder)?;
-        encoder.finish()
+        write(&mut *self.files).inspect_err(|_| drop(self.files.remove(&temporary)))?;
+        self.name(&temporary, &pack_name(number))?;
+        Ok(NewPack { number, bytes: pack.len() as u64, members })
     }
 
     /// Takes up what was received before, as far as it is intact. Other parts of the group are deleted.
@@ -302,7 +419,7 @@ impl Store {
             return Ok(0);
         }
         let len = self.files.len(&name)?;
-        let intact = match Decoder::open(Reading::new(&mut *self.files, name.clone()), self.cluster, part.uid) {
+        let intact = match self.part_decoder(part) {
             Ok(mut decoder) => {
                 // How it ends is looked at when all is there.
                 let _ = decoder.check_rest();
@@ -314,6 +431,11 @@ impl Store {
             self.files.truncate(&name, intact)?;
         }
         Ok(intact)
+    }
+
+    fn part_decoder(&mut self, part: &Part) -> Result<Decoder<Reading<'_>>, FormatError> {
+        let reading = Reading::new(&mut *self.files, (part_name(part), 0..u64::MAX));
+        Decoder::open(reading, self.cluster, part.uid)
     }
 
     fn append(&mut self, part: &Part, offset: u64, bytes: &[u8]) -> io::Result<u64> {
@@ -328,7 +450,7 @@ impl Store {
 
     fn finish(&mut self, part: &Part) -> Result<Kept, String> {
         let name = part_name(part);
-        let kept = self.check(name.clone(), part.uid).map_err(|error| error.to_string())?;
+        let kept = self.part_decoder(part).and_then(kept_of).map_err(|error| error.to_string())?;
         if (kept.slot(), kept.id) != (Slot(part.slot), part.id) && !is(Bug::ChunksAreNotChecked) {
             return Err("it is not the one that was offered".into());
         }
@@ -343,6 +465,7 @@ impl Store {
             Ok(())
         };
         durable().map_err(|error| error.to_string())?;
+        self.contents.add(part.uid, part.slot, Place::Alone);
         Ok(kept)
     }
 }

@@ -167,7 +167,7 @@ impl Open {
         meta::note_opened(&logs, shard).unwrap();
         fs::create_dir(directory.join("checkpoints")).unwrap();
         for id in (1..=GROUPS).filter(|id| *id as usize % self.directory.shards() == shard) {
-            let name = crate::checkpoint::store::whole_name(self.config.group_uid(id), 2);
+            let name = crate::checkpoint::contents::whole_name(self.config.group_uid(id), 2);
             fs::write(directory.join("checkpoints").join(name), format!("of group {id}")).unwrap();
         }
         fs::write(directory.join("checkpoints/half.part"), b"half").unwrap();

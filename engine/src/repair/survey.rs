@@ -1,8 +1,8 @@
 //! What a stopped node's directory holds. Nothing in it is changed.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, BufReader, ErrorKind};
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,8 @@ use synod_wal::segment_name;
 use super::RepairError;
 use super::plan::Evidence;
 use crate::apply::ApplyState;
-use crate::checkpoint::format::Decoder;
-use crate::checkpoint::store::{slot_of, whole_name};
+use crate::checkpoint::files::SystemFiles;
+use crate::checkpoint::store::Store;
 use crate::config::Config;
 use crate::limits::MIB;
 use crate::meta::{self, DirectoryLock, MetaV4};
@@ -103,6 +103,7 @@ impl ShardLog {
         let at = |error: io::Error| RepairError::Io { path: dir.clone(), error };
         let mut damage =
             meta::suspect_reason(logs, shard).map_err(at)?.map(|reason| format!("{}: {reason}", dir.display()));
+        let mut checkpoints = look_at_checkpoints(&dir, meta.cluster)?;
         let uids: Vec<(GroupId, u128)> = config.groups_of(shard).map(|id| (id, config.group_uid(id))).collect();
         let mut recoverer = Recoverer::default();
         let mut bases: HashMap<u128, ApplyState> = HashMap::new();
@@ -171,7 +172,7 @@ impl ShardLog {
             };
             let base = bases.remove(&uid).unwrap_or_default();
             let mut group = FoundGroup { uid, evidence, base, apply: found.apply, checkpoints: Vec::new() };
-            group.look_at_checkpoints(&dir.join("checkpoints"), meta.cluster)?;
+            group.find_checkpoints(&mut checkpoints);
             groups.push((id, group));
         }
         if let Some(damage) = &damage {
@@ -188,43 +189,27 @@ impl ShardLog {
         &self.groups[at].1
     }
 
-    pub(crate) fn checkpoint_file(&self, uid: u128, slot: Slot) -> PathBuf {
-        self.dir.join("checkpoints").join(whole_name(uid, slot.0))
+    /// The checkpoints beside it.
+    pub(crate) fn checkpoints(&self, cluster: u128) -> Result<Store, RepairError> {
+        look_at_checkpoints(&self.dir, cluster)
     }
 }
 
 impl FoundGroup {
     /// Finds the checkpoints that are intact. One that is ahead of the log, as a crash may leave it, says what is chosen.
-    fn look_at_checkpoints(&mut self, dir: &Path, cluster: u128) -> Result<(), RepairError> {
-        let at = |error: io::Error| RepairError::Io { path: dir.to_owned(), error };
-        let entries = match fs::read_dir(dir) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(at)?,
-        };
-        let mut slots = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(at)?.file_name();
-            slots.extend(name.to_str().and_then(|name| slot_of(name, self.uid)));
-        }
-        slots.sort_unstable_by(|a, b| b.cmp(a));
-        for slot in slots {
-            let file = dir.join(whole_name(self.uid, slot));
-            let checked = open_checkpoint(&file, cluster, self.uid)
-                .and_then(|mut decoder| decoder.check_rest().map(|_| decoder.head.state).map_err(io::Error::other));
-            match checked {
-                Ok(state) if state.slot == Slot(slot) => {
+    fn find_checkpoints(&mut self, store: &mut Store) {
+        for slot in store.slots(self.uid) {
+            match store.check(self.uid, slot) {
+                Ok(kept) => {
                     self.checkpoints.push(Slot(slot));
-                    self.adopt(state);
-                }
-                Ok(_) => {
-                    tracing::warn!(file = %file.display(), "a checkpoint has the name of another slot: it is left out")
+                    self.adopt(kept.state);
                 }
                 Err(error) => {
-                    tracing::warn!(file = %file.display(), %error, "a checkpoint cannot be used: it is left out")
+                    let uid = format_args!("{:032x}", self.uid);
+                    tracing::warn!(%uid, slot, %error, "a checkpoint cannot be used: it is left out")
                 }
             }
         }
-        Ok(())
     }
 
     fn adopt(&mut self, state: ApplyState) {
@@ -244,9 +229,10 @@ impl FoundGroup {
     }
 }
 
-/// Opens a checkpoint's file behind its head.
-pub(crate) fn open_checkpoint(file: &Path, cluster: u128, uid: u128) -> io::Result<Decoder<BufReader<File>>> {
-    Decoder::open(BufReader::new(File::open(file)?), cluster, uid).map_err(io::Error::other)
+fn look_at_checkpoints(log: &Path, cluster: u128) -> Result<Store, RepairError> {
+    let path = log.join("checkpoints");
+    let files = SystemFiles::look(path.clone());
+    Store::look(Box::new(files), cluster).map_err(|error| RepairError::Io { path, error })
 }
 
 /// Reads records of a log by their places.

@@ -300,8 +300,8 @@ fn what_only_a_checkpoint_says_comes_over() {
     room.carry_out(repair, 7, 5);
     let survivor = room.repaired();
     assert_eq!(survivor.shards[0].group(1).checkpoints, [Slot(6)]);
-    let file = survivor.shards[0].checkpoint_file(room.into.group_uid(1), Slot(6));
-    let mut decoder = open_checkpoint(&file, NEW_CLUSTER, room.into.group_uid(1)).unwrap();
+    let mut store = survivor.shards[0].checkpoints(NEW_CLUSTER).unwrap();
+    let mut decoder = store.decoder(room.into.group_uid(1), 6).unwrap();
     let mut data = Vec::new();
     io::Read::read_to_end(&mut decoder, &mut data).unwrap();
     assert_eq!(data, [9; 100_000]);

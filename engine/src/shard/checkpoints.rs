@@ -1,7 +1,8 @@
 //! When a group's state machine takes a checkpoint, and what becomes of it.
 //!
 //! Invariants: a checkpoint is taken of a machine that stands exactly where the group's apply state stands; a few at a
-//! time are written per shard, fewer where they are large; at most two per group are kept, and a third only while a peer still reads the oldest.
+//! time are written per shard, fewer where they are large; at most two per group are kept, and a third only while a peer
+//! still reads the oldest.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,18 +11,14 @@ use synod_core::{RecordSeq, Slot};
 use super::Shard;
 use super::catch_up::Fetch;
 use super::trim::{Pin, readable_behind};
-use crate::checkpoint::{Kept, StoreDone, StoreOp};
+use crate::checkpoint::{Kept, SMALL_BYTES, StoreDone, StoreOp, WRITES_MAX};
 use crate::config::Config;
 use crate::limits::MIB;
 use crate::marks::{Mark, mark};
 use crate::outcome::GroupId;
 
-/// Checkpoints that a shard writes at a time, when they are small: the store makes them durable together.
-const WRITES_MAX: usize = 64;
-/// Of others so many: each is a frozen view that takes memory.
+/// Checkpoints that are not small and are written at a time: each is a frozen view that takes memory.
 const LARGE_WRITES_MAX: usize = 2;
-/// A checkpoint with no more bytes is small.
-const SMALL_BYTES: u64 = 256 << 10;
 /// Checkpoints that a group keeps.
 const KEPT_MAX: usize = 2;
 /// A checkpoint that a peer has read from so recently is not deleted.

@@ -130,8 +130,9 @@ impl SimFiles {
     /// Alters a bit of some whole checkpoint; false when there is none.
     pub(super) fn rot(&self, dice: &mut Dice) -> bool {
         let mut directory = self.lock();
+        let is_whole = |name: &str| name.ends_with(".checkpoint") || name.ends_with(".pack");
         let whole: Vec<usize> =
-            directory.current.iter().filter(|(name, _)| name.ends_with(".checkpoint")).map(|(_, at)| *at).collect();
+            directory.current.iter().filter(|(name, _)| is_whole(name)).map(|(_, at)| *at).collect();
         if whole.is_empty() {
             return false;
         }

@@ -1,6 +1,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::super::contents::whole_name;
 use super::super::files::SystemFiles;
 use super::super::format::CHUNK_BYTES;
 use super::*;
@@ -41,13 +42,21 @@ fn state(slot: u64) -> ApplyState {
 }
 
 fn data(slot: u64) -> Vec<u8> {
-    (0..3 * CHUNK_BYTES + 100).map(|at| (at as u64 * slot / 8) as u8).collect()
+    (0..5 * CHUNK_BYTES + 100).map(|at| (at as u64 * slot / 8) as u8).collect()
+}
+
+/// The answer to an operation.
+fn answer(store: &mut Store, op: StoreOp) -> StoreDone {
+    let mut answers = Vec::new();
+    store.carry_out([op], |done| answers.push(done));
+    assert_eq!(answers.len(), 1);
+    answers.remove(0)
 }
 
 fn write(store: &mut Store, uid: u128, slot: u64) -> Kept {
     let op = StoreOp::Write { group: 0, uid, state: state(slot), view: Box::new(data(slot)) };
-    match store.carry_out(op) {
-        Some(StoreDone::Written { result, .. }) => result.unwrap(),
+    match answer(store, op) {
+        StoreDone::Written { result, .. } => result.unwrap(),
         _ => panic!("a write is answered"),
     }
 }
@@ -72,27 +81,27 @@ fn send(from: &mut Store, to: &mut Store, kept: &Kept, range: std::ops::Range<u6
     while offset < range.end {
         let bytes = (range.end - offset).min(10_000) as u32;
         let read = StoreOp::Read { request: 1, uid: UID, slot: part.slot, offset, bytes };
-        let Some(StoreDone::Read { result, .. }) = from.carry_out(read) else { panic!("a read is answered") };
+        let StoreDone::Read { result, .. } = answer(from, read) else { panic!("a read is answered") };
         let mut bytes = result.unwrap();
         alter(offset, &mut bytes);
         let append = StoreOp::Append { group: 0, part, offset, bytes };
-        let Some(StoreDone::Appended { result, .. }) = to.carry_out(append) else { panic!("it is answered") };
+        let StoreDone::Appended { result, .. } = answer(to, append) else { panic!("it is answered") };
         offset = result.unwrap();
     }
 }
 
 fn begin(store: &mut Store, kept: &Kept) -> u64 {
     let part = Part { uid: UID, slot: kept.slot().0, id: kept.id };
-    match store.carry_out(StoreOp::Begin { group: 0, part }) {
-        Some(StoreDone::Begun { result, .. }) => result.unwrap(),
+    match answer(store, StoreOp::Begin { group: 0, part }) {
+        StoreDone::Begun { result, .. } => result.unwrap(),
         _ => panic!("it is answered"),
     }
 }
 
 fn finish(store: &mut Store, kept: &Kept) -> Result<Kept, String> {
     let part = Part { uid: UID, slot: kept.slot().0, id: kept.id };
-    match store.carry_out(StoreOp::Finish { group: 0, part }) {
-        Some(StoreDone::Finished { result, .. }) => result,
+    match answer(store, StoreOp::Finish { group: 0, part }) {
+        StoreDone::Finished { result, .. } => result,
         _ => panic!("it is answered"),
     }
 }
@@ -217,7 +226,7 @@ fn a_fetched_checkpoint_of_another_group_or_slot_is_refused() {
     begin(&mut fetching, &kept);
     let bytes = fs::read(there.path().join(whole_name(UID, 5))).unwrap();
     let part = Part { uid: UID, slot: 5, id: kept.id };
-    fetching.carry_out(StoreOp::Append { group: 0, part, offset: 0, bytes });
+    answer(&mut fetching, StoreOp::Append { group: 0, part, offset: 0, bytes });
     let error = finish(&mut fetching, &kept).unwrap_err();
     assert!(error.contains("another group"), "{error}");
 
@@ -226,7 +235,7 @@ fn a_fetched_checkpoint_of_another_group_or_slot_is_refused() {
     begin(&mut fetching, &lying);
     let bytes = fs::read(there.path().join(whole_name(UID, 6))).unwrap();
     let part = Part { uid: UID, slot: 6, id: lying.id };
-    fetching.carry_out(StoreOp::Append { group: 0, part, offset: 0, bytes });
+    answer(&mut fetching, StoreOp::Append { group: 0, part, offset: 0, bytes });
     let error = finish(&mut fetching, &lying).unwrap_err();
     assert!(error.contains("not the one that was offered"), "{error}");
 }
@@ -241,7 +250,7 @@ fn what_has_rotted_is_not_given_to_a_peer() {
     bytes[100_000] ^= 1;
     fs::write(&file, bytes).unwrap();
     let read = StoreOp::Read { request: 1, uid: UID, slot: kept.slot().0, offset: 0, bytes: 100 };
-    let Some(StoreDone::Read { result, .. }) = store.carry_out(read) else { panic!("a read is answered") };
+    let StoreDone::Read { result, .. } = answer(&mut store, read) else { panic!("a read is answered") };
     assert!(result.unwrap_err().contains("damaged"));
 }
 
@@ -268,7 +277,7 @@ fn checkpoints_written_together_fail_one_by_one() {
         op(2, 7, Box::new(data(7))),
     ];
     let mut told = Vec::new();
-    store.carry_out_all(ops, |done| match done {
+    store.carry_out(ops, |done| match done {
         StoreDone::Written { group, result } => told.push((group, result.map(|kept| kept.slot().0).ok())),
         _ => panic!("only writes are answered"),
     });
@@ -276,4 +285,114 @@ fn checkpoints_written_together_fail_one_by_one() {
     let names = [whole_name(UID, 5), whole_name(UID + 2, 7)];
     assert_eq!(files(dir.path()), names.map(|name| dir.path().join(name)), "and no leftovers");
     assert_eq!(restored(&mut store, 5).unwrap(), data(5));
+}
+
+/// Writes small checkpoints of some groups at a slot together.
+fn write_small(store: &mut Store, uids: impl IntoIterator<Item = u128>, slot: u64) {
+    let view = |uid: u128| Box::new(vec![uid as u8; 500]);
+    let ops = uids.into_iter().map(|uid| StoreOp::Write { group: 0, uid, state: state(slot), view: view(uid) });
+    store.carry_out(ops.collect::<Vec<_>>(), |done| match done {
+        StoreDone::Written { result, .. } => drop(result.unwrap()),
+        _ => panic!("only writes are answered"),
+    });
+}
+
+fn remove(store: &mut Store, uid: u128, slot: u64) {
+    store.carry_out([StoreOp::Remove { uid, slot }], |_| panic!("it is not answered"));
+}
+
+fn check_small(store: &mut Store, uid: u128, slot: u64) {
+    let mut machine = Holds::default();
+    assert_eq!(store.restore(uid, slot, &mut machine).unwrap(), slot);
+    assert_eq!(machine.0, [uid as u8; 500]);
+}
+
+#[test]
+fn small_checkpoints_that_are_written_together_share_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    write_small(&mut store, 1..=20, 5);
+    assert_eq!(files(dir.path()).len(), 1);
+    for again in [false, true] {
+        if again {
+            store = super::tests::store(dir.path());
+        }
+        for uid in 1..=20 {
+            assert_eq!(store.newest(uid).unwrap().unwrap().slot(), Slot(5));
+            check_small(&mut store, uid, 5);
+        }
+    }
+    // A peer gets no byte of another one's.
+    let kept = store.newest(3).unwrap().unwrap();
+    let read = StoreOp::Read { request: 1, uid: 3, slot: 5, offset: 0, bytes: 1 << 20 };
+    let StoreDone::Read { result, .. } = answer(&mut store, read) else { panic!("a read is answered") };
+    assert_eq!(result.unwrap().len() as u64, kept.bytes);
+    (1..=19).for_each(|uid| remove(&mut store, uid, 5));
+    check_small(&mut store, 20, 5);
+    remove(&mut store, 20, 5);
+    assert!(files(dir.path()).is_empty(), "it goes with the last of them");
+}
+
+#[test]
+fn damage_in_a_pack_costs_one_group_its_newest_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    write_small(&mut store, 1..=5, 5);
+    write_small(&mut store, 1..=5, 9);
+    let pack = files(dir.path()).pop().unwrap();
+    let bytes = fs::read(&pack).unwrap();
+    for at in (0..bytes.len()).step_by(37) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        fs::write(&pack, &damaged).unwrap();
+        let mut looking = Store::look(Box::new(SystemFiles::look(dir.path().to_owned())), CLUSTER).unwrap();
+        let mut lost = 0;
+        for uid in 1..=5 {
+            let intact = looking.slots(uid).into_iter().find(|slot| looking.check(uid, *slot).is_ok());
+            lost += usize::from(intact == Some(5));
+            assert!(intact >= Some(5));
+        }
+        assert!(lost <= 1, "byte {at} costs {lost}");
+    }
+}
+
+#[test]
+fn a_group_that_is_idle_keeps_no_pack_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    write_small(&mut store, 1..=20, 1);
+    for slot in 2..30 {
+        // Group 20 writes no more, and the others keep two.
+        write_small(&mut store, 1..=19, slot);
+        if slot > 2 {
+            (1..=19).for_each(|uid| remove(&mut store, uid, slot - 2));
+        }
+        check_small(&mut store, 20, 1);
+        assert!(files(dir.path()).len() <= 4, "{:?}", files(dir.path()));
+    }
+    let mut store = super::tests::store(dir.path());
+    check_small(&mut store, 20, 1);
+    // As a shard's start does: older ones go.
+    for uid in 1..=20 {
+        assert_eq!(store.newest(uid).unwrap().unwrap().slot(), Slot(if uid == 20 { 1 } else { 29 }));
+    }
+    store.remove_all_of(|uid| uid == 20).unwrap();
+    assert_eq!(store.newest(20).unwrap(), None);
+    assert_eq!(files(dir.path()).len(), 1);
+}
+
+#[test]
+fn a_pack_that_cannot_be_written_fails_its_checkpoints_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    write_small(&mut store, 1..=3, 1);
+    // Something is in the way of its temporary name.
+    fs::create_dir(dir.path().join("0000000000000001.pack.tmp")).unwrap();
+    let op = StoreOp::Write { group: 0, uid: 1, state: state(2), view: Box::new(vec![0; 10]) };
+    let StoreDone::Written { result, .. } = answer(&mut store, op) else { panic!("a write is answered") };
+    result.unwrap_err();
+    fs::remove_dir(dir.path().join("0000000000000001.pack.tmp")).unwrap();
+    assert_eq!(store.newest(1).unwrap().unwrap().slot(), Slot(1));
+    write_small(&mut store, [1], 2);
+    check_small(&mut store, 1, 2);
 }
