@@ -45,4 +45,5 @@ tests! {
     idle_groups_cost_no_message,
     elections_of_many_groups_do_not_flood_a_slow_peer,
     elections_of_many_groups_share_frames,
+    groups_go_home_in_growing_numbers,
 }

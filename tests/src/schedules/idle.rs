@@ -112,9 +112,27 @@ fn elections_of_many_groups_share_frames() {
     assert!(logs.iter().all(|frames| *frames < 150), "{logs:?} frames of the logs");
 }
 
+/// A node that comes late gets its groups back a few at a time at first, and soon many: all of thousands within seconds.
+fn groups_go_home_in_growing_numbers() {
+    const GROUPS: u64 = 400;
+    let mut world = many(GROUPS);
+    world.start(1);
+    world.start(2);
+    let led = |world: &Shards| (1..=GROUPS).all(|group| world.leads_in(group, 1) || world.leads_in(group, 2));
+    world.run_until(5000, led);
+    assert!(led(&world), "somebody leads");
+    world.start(0);
+    let home = |world: &Shards| (1..=GROUPS).filter(|group| world.leads_in(*group, 0)).count();
+    world.run(5500);
+    assert!((1..100).contains(&home(&world)), "{} groups are home: it was not well for long", home(&world));
+    world.run(3000);
+    assert_eq!(home(&world), GROUPS as usize);
+}
+
 /// All of them.
 pub(super) const SCHEDULES: &[Schedule] = schedules! {
     idle_groups_cost_no_message,
     elections_of_many_groups_do_not_flood_a_slow_peer,
     elections_of_many_groups_share_frames,
+    groups_go_home_in_growing_numbers,
 };
