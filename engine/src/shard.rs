@@ -69,7 +69,7 @@ use admission::Pacing;
 use checkpoints::{CheckpointPolicy, Checkpoints};
 use clients::Clients;
 use elections::{Elections, early_tries};
-use events::OnEvent;
+use events::{Event, OnEvent};
 use frames::{Flying, Frames, Held};
 use group::{Group, GroupKind, OpenBatch, Pending, Reply, Run};
 use large::Large;
@@ -605,6 +605,9 @@ impl Shard {
             self.peer_lost(at);
             self.void_support(at);
         }
+        if self.peers[at].lost || !self.peers[at].met {
+            self.tell_event(Event::PeerConnected { shard: self.shard.0, node });
+        }
         self.check_own_log(node, seen, !self.peers[at].met);
         self.check_past_log(node, lost);
         let peer = &mut self.peers[at];
@@ -775,6 +778,9 @@ impl Shard {
                 mark(Mark::PeerLost);
                 self.peers[at].lost = true;
                 self.peers[at].well_ns = self.now_ns;
+                if self.peers[at].met {
+                    self.tell_event(Event::PeerLost { shard: self.shard.0, node: self.peers[at].node });
+                }
                 self.peer_lost(at);
             }
             if let Some(connection) = self.peers[at].connection
@@ -901,8 +907,12 @@ impl Shard {
             Some(cause) if !before => {
                 self.retry_prepare_ns = self.now_ns + RETRY_PREPARE_NS;
                 tracing::error!(%cause, "no room for a further segment of the log: proposals are refused until there is");
+                self.tell_event(Event::DiskFull { shard: self.shard.0 });
             }
-            None if before => tracing::info!("there is room for the log again"),
+            None if before => {
+                tracing::info!("there is room for the log again");
+                self.tell_event(Event::DiskHasRoom { shard: self.shard.0 });
+            }
             _ => {}
         }
     }

@@ -30,11 +30,11 @@ pub mod sums;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use synod::{Config, Entries, Handle, Member, Node, Options, ProposeError, new_cluster_id};
+use synod::{Config, Entries, Event, Handle, Member, Node, Options, ProposeError, new_cluster_id};
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -74,6 +74,32 @@ pub fn free_addresses(count: usize) -> Vec<SocketAddr> {
     };
     // Something may listen on all hosts.
     std::iter::repeat_with(address).filter(|address| TcpListener::bind(address).is_ok()).take(count).collect()
+}
+
+/// What a node's listener has heard.
+#[derive(Clone, Debug, Default)]
+pub struct Heard(Arc<Mutex<Vec<Event>>>);
+
+impl Heard {
+    /// All of it, in order.
+    ///
+    /// # Panics
+    /// When the listener has panicked.
+    pub fn all(&self) -> Vec<Event> {
+        self.0.lock().expect("no holder panics").clone()
+    }
+
+    /// Waits until an event was heard, of which it is told how often it must have been.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn wait(&self, times: usize, is_it: impl Fn(&Event) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while self.all().iter().filter(|event| is_it(event)).count() < times {
+            assert!(Instant::now() < end, "it was never heard: {:?}", self.all());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 impl Cluster {
@@ -119,6 +145,16 @@ impl Cluster {
     /// Starts a stopped node with state machines.
     pub fn start_summing(&mut self, node: u64, sums: &sums::Sums) {
         self.start_with(node, Options { machines: Some(sums.machines(node)), ..Options::default() });
+    }
+
+    /// Starts a stopped node with state machines or not, and gives what its listener hears.
+    pub fn start_heard(&mut self, node: u64, sums: Option<&sums::Sums>) -> Heard {
+        let heard = Heard::default();
+        let told = Arc::clone(&heard.0);
+        let tell = move |event: &Event| told.lock().expect("no holder panics").push(event.clone());
+        let machines = sums.map(|sums| sums.machines(node));
+        self.start_with(node, Options { machines, events: Some(Arc::new(tell)), ..Options::default() });
+        heard
     }
 
     fn start_with(&mut self, node: u64, options: Options) {

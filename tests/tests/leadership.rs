@@ -1,6 +1,6 @@
 //! Real nodes: reads of every age, leadership that is handed over, given up and given back, and what listeners hear.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use synod::{
@@ -100,23 +100,13 @@ fn a_query_sees_its_machine_at_the_point() {
 #[test]
 fn leadership_goes_where_it_is_sent_and_listeners_hear_of_it() {
     let mut cluster = Cluster::start(3, |c| c.preferred_leader = Some(1));
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let tell = Arc::clone(&heard);
-    let options = Options {
-        events: Some(Arc::new(move |event: &Event| tell.lock().expect("no holder panics").push(event.clone()))),
-        ..Options::default()
-    };
     cluster.stop_node(3);
-    cluster.nodes[2] = Some(Node::start(cluster.configs[2].clone(), options).expect("it starts"));
+    let heard = cluster.start_heard(3, None);
     cluster.commit(1, 1, 1, &Entries::one(b"before").unwrap());
     hand_over(&cluster, 1, 3);
     cluster.commit(1, 1, 2, &Entries::one(b"after").unwrap());
     assert_eq!(cluster.log(1, 1, 2), [b"before".to_vec(), b"after".to_vec()]);
-    let heard = heard.lock().expect("no holder panics").clone();
-    assert!(
-        heard.iter().any(|event| matches!(event, Event::LeaderChanged { group: 1, leader: Some(3), .. })),
-        "{heard:?}"
-    );
+    heard.wait(1, |event| matches!(event, Event::LeaderChanged { group: 1, leader: Some(3), .. }));
     let unknown = cluster.leader(1).transfer(1, 9, SOON).wait();
     assert!(matches!(unknown, Err(TransferError::NotReady(9) | TransferError::NotLeader { .. })), "{unknown:?}");
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::statvfs;
 use synod::{
-    CommittedBatch, Config, Entries, Handle, Node, Options, Overload, ProposeError, ReadError, Rejection, StateMachine,
+    CommittedBatch, Config, Entries, Event, Handle, Node, Options, Overload, ProposeError, ReadError, Rejection,
+    StateMachine,
 };
 use synod_sim::{Cluster, PATIENCE};
 
@@ -209,7 +210,7 @@ fn a_full_disk_refuses_proposals_before_it_is_met_and_trimming_frees_it() {
     assert_eq!(tail(&cluster, 1, committed), (1..=committed).collect::<Vec<_>>());
     // A restart on the full disk works too.
     cluster.stop_node(1);
-    cluster.start_node(1);
+    let heard = cluster.start_heard(1, None);
     // A pause ends with its process, so the log is trimmed: without any room being freed by hand.
     cluster.start_node(3);
     for sequence in committed + 1..committed + 200 {
@@ -220,6 +221,11 @@ fn a_full_disk_refuses_proposals_before_it_is_met_and_trimming_frees_it() {
         let first = numbers.first().copied().unwrap_or(committed + 200);
         assert_eq!(numbers, (first..=committed + 199).collect::<Vec<_>>(), "node {node}");
     }
+    let full = |event: &Event| matches!(event, Event::DiskFull { shard: 0 });
+    let has_room = |event: &Event| matches!(event, Event::DiskHasRoom { shard: 0 });
+    heard.wait(1, full);
+    heard.wait(1, has_room);
+    assert!(heard.all().iter().position(full) < heard.all().iter().position(has_room), "{:?}", heard.all());
     drop(cluster);
 }
 

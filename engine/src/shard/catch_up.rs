@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use synod_core::planted::{Bug, is};
 
 use super::Shard;
+use super::events::Event;
 use crate::checkpoint::message::CheckpointMessage;
 use crate::checkpoint::{Kept, Part, StoreOp};
 use crate::machine::StateMachine;
@@ -373,6 +374,8 @@ impl Shard {
                 group.machine_next = index + 1;
                 group.checkpoints.lacks = false;
                 tracing::info!(group = group.names.id, index, "the state machine is restored from a checkpoint");
+                let group = group.names.id;
+                self.tell_event(Event::CheckpointInstalled { group, index });
                 self.feed_machine(at);
             }
             Err(reason) => {

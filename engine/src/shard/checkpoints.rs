@@ -10,6 +10,7 @@ use synod_core::{RecordSeq, Slot};
 
 use super::Shard;
 use super::catch_up::Fetch;
+use super::events::Event;
 use super::trim::{Pin, readable_behind};
 use crate::checkpoint::{Kept, SMALL_BYTES, StoreDone, StoreOp, WRITES_MAX};
 use crate::config::Config;
@@ -334,6 +335,7 @@ impl Shard {
                         let index = kept.index();
                         self.checkpoints.last_bytes = kept.bytes;
                         self.keep_checkpoint(group, kept);
+                        self.tell_event(Event::CheckpointTaken { group: self.groups[group as usize].names.id, index });
                         let waiters = std::mem::take(&mut self.groups[group as usize].checkpoints.waiters);
                         waiters.into_iter().for_each(|reply| reply(Ok(index)));
                         self.release_segments();

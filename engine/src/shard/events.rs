@@ -1,4 +1,4 @@
-//! What a listener is told of the groups: who leads them, and who votes.
+//! What a listener is told: who leads the groups and who votes in them, their checkpoints, peers and the disk.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use synod_core::Ballot;
 use super::Shard;
 use crate::outcome::{Epoch, GroupId, NodeId};
 
-/// Something that happened to a group, as this node sees it.
+/// Something that happened to a group or a shard, as this node sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -41,13 +41,59 @@ pub enum Event {
         /// The group.
         group: GroupId,
     },
+    /// This node has a newer durable checkpoint of the group, which its own state machine gave.
+    CheckpointTaken {
+        /// The group.
+        group: GroupId,
+        /// The last index that it covers.
+        index: u64,
+    },
+    /// The group's state machine was restored from another node's checkpoint, since the log no longer had what it lacked.
+    CheckpointInstalled {
+        /// The group.
+        group: GroupId,
+        /// The last index that it covers.
+        index: u64,
+    },
+    /// A shard is connected to its counterpart on another node, for the first time or after [`PeerLost`](Event::PeerLost).
+    PeerConnected {
+        /// The shard.
+        shard: usize,
+        /// The other node.
+        node: NodeId,
+    },
+    /// Nothing was heard from another node's shard for so long that what it led is led by others. Its groups may have a
+    /// quorum still.
+    PeerLost {
+        /// The shard.
+        shard: usize,
+        /// The other node.
+        node: NodeId,
+    },
+    /// There is no room for a shard's log to grow: its groups refuse proposals until there is.
+    DiskFull {
+        /// The shard.
+        shard: usize,
+    },
+    /// There is room again behind [`DiskFull`](Event::DiskFull).
+    DiskHasRoom {
+        /// The shard.
+        shard: usize,
+    },
 }
 
-/// Is told of events, on the threads of the shards, in the order in which they happen to each group. It must not block;
+/// Is told of events, on the threads of the shards, in the order in which they happen to each group and shard.
+/// It must not block;
 /// to act on an event, it posts to a thread of its own, or uses a [`Handle`](crate::Handle) without waiting.
 pub type OnEvent = Arc<dyn Fn(&Event) + Send + Sync>;
 
 impl Shard {
+    pub(super) fn tell_event(&self, event: Event) {
+        if let Some(listener) = &self.events {
+            listener(&event);
+        }
+    }
+
     /// Tells of a leader that the listener does not know yet. Costs nothing without a listener.
     pub(super) fn tell_leader(&mut self, at: u32) {
         let Some(listener) = &self.events else { return };
