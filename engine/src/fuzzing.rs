@@ -3,6 +3,7 @@
 //! Each `recode_*` decodes as production does and encodes what came out; `None` when the bytes were refused. So a fuzzer
 //! sees panics, memory, and whether what is decoded survives another round.
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 
 use synod_core::{
@@ -13,6 +14,8 @@ use synod_wal::record::{RECORD_HEADER_BYTES, RecordHeader, Records, body_crc};
 
 use crate::apply::ApplyState;
 use crate::batch::Entries;
+use crate::checkpoint::format::{Decoder, Encoder, Head};
+use crate::checkpoint::packs;
 use crate::config::{Config, Member};
 use crate::large::PartOf;
 use crate::limits::{WINDOW_BYTES, WINDOW_SLOTS};
@@ -24,6 +27,8 @@ use crate::wire::{Ack, Heartbeat, Incoming, append_message, append_state, append
 
 /// The group of all specimens.
 pub const UID: u128 = 77;
+/// The cluster of all specimens.
+const CLUSTER: u128 = 7;
 
 /// The body of a peer's frame of records: prepares, promises, reports, accepts, and all other group messages.
 pub fn recode_messages(body: &[u8]) -> Option<Vec<u8>> {
@@ -62,6 +67,35 @@ pub fn recode_summary(header: &RecordHeader, body: &[u8]) -> Option<(RecordHeade
 /// The meta file of a node's directory.
 pub fn recode_meta(bytes: &[u8]) -> Option<Vec<u8>> {
     decode_meta(bytes).ok().map(|meta| encode_meta(&meta))
+}
+
+/// The file of a checkpoint: head, chunks and end.
+pub fn recode_checkpoint(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut decoder = Decoder::open(bytes, CLUSTER, UID).ok()?;
+    let mut data = Vec::new();
+    decoder.read_to_end(&mut data).ok()?;
+    Some(encode_checkpoint(&decoder.head, &data))
+}
+
+fn encode_checkpoint(head: &Head, data: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut out = |piece: &[u8]| {
+        bytes.extend_from_slice(piece);
+        Ok(())
+    };
+    let mut encoder = Encoder::new(head, &mut out).expect("memory takes all");
+    encoder.write_all(data).and_then(|()| encoder.finish()).expect("memory takes all");
+    bytes
+}
+
+/// Where the members of a pack of checkpoints lie: offset and length.
+pub fn find_packed(bytes: &[u8]) -> Vec<(u64, u64)> {
+    let read = |offset: u64, most: usize| {
+        let start = (offset as usize).min(bytes.len());
+        Ok(bytes[start..bytes.len().min(start + most)].to_vec())
+    };
+    let members = packs::members(bytes.len() as u64, read).expect("memory can be read");
+    members.iter().map(|member| (member.offset, member.bytes)).collect()
 }
 
 /// A node's configuration: read, checked, and asked for all that a start asks it for.
@@ -257,6 +291,27 @@ pub fn record_specimens() -> Vec<(RecordHeader, Vec<u8>)> {
 /// A legal meta file.
 pub fn meta_specimen() -> Vec<u8> {
     encode_meta(&MetaV4::specimen())
+}
+
+/// Legal files of checkpoints, with more and more data.
+pub fn checkpoint_specimens() -> Vec<Vec<u8>> {
+    let mut state = ApplyState::default();
+    [0, 1, 100, 300]
+        .map(|bytes| {
+            let origin = Ballot { round: 1, member: MemberId(1) };
+            state.apply(state.slot.next(), &Value { origin, body: Body::EpochStart });
+            encode_checkpoint(&Head { cluster: CLUSTER, uid: UID, state: state.clone() }, &vec![7; bytes])
+        })
+        .into()
+}
+
+/// A legal pack of checkpoints.
+pub fn pack_specimen() -> Vec<u8> {
+    let mut pack = Vec::new();
+    for (uid, checkpoint) in (UID..).zip(checkpoint_specimens()) {
+        packs::append(&mut pack, uid, 9, &checkpoint);
+    }
+    pack
 }
 
 /// A legal configuration file.

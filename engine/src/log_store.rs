@@ -51,6 +51,8 @@
 //! asked. A store that breaks the contract gets an error that says so, as does one whose bytes are not what was written.
 
 mod checked;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod failing;
 
 use std::io;
 use std::path::PathBuf;

@@ -462,6 +462,8 @@ impl Driver {
                     break;
                 }
             }
+            // A peer that always has something would keep all others waiting.
+            glommio::yield_if_needed().await;
             if self.over.get() {
                 return;
             }

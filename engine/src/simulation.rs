@@ -22,6 +22,7 @@ use crate::configuration;
 use crate::groups::{GroupChange, GroupOutcome, MadeGroup};
 use crate::homes::Names;
 use crate::large::Cutting;
+pub use crate::log_store::failing::{FailingStore, Fails};
 use crate::mailbox::{Mail, PeerHello};
 use crate::membership::{MembershipChange, MembershipOutcome};
 use crate::node::MachineFactory;

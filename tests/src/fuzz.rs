@@ -7,6 +7,7 @@
 //!
 //! Random bytes hardly ever pass a checksum. So the first byte of an input says how the others are meant: see [`shape`].
 
+mod checkpoint;
 mod engine;
 mod hunt;
 mod log;
@@ -59,7 +60,7 @@ pub struct Target {
 }
 
 /// Every decoder.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 17] = [
     transport::WIRE_FRAMES,
     transport::HELLO,
     transport::HELLO_REPLY,
@@ -75,6 +76,8 @@ pub const TARGETS: [Target; 15] = [
     engine::REPLAY,
     engine::META,
     engine::CONFIG,
+    checkpoint::CHECKPOINT,
+    checkpoint::PACK,
 ];
 
 /// The target of this name.

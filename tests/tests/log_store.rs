@@ -1,13 +1,13 @@
 //! Clusters whose logs are in a store of one's own.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use synod::log_store::{Disk, DiskDone, DiskError, DiskOp, LogPlace, LogStore, SegmentSource};
+use synod::log_store::{DiskError, DiskOp, LogStore};
+use synod::simulation::FailingStore;
 use synod::{DiskBackend, Entries, Node, Options, StartError};
 use synod_sim::memory_logs::MemoryLogs;
 use synod_sim::{Cluster, PATIENCE};
@@ -135,75 +135,27 @@ fn a_store_that_is_empty_or_holds_garbage_starts_no_node() {
     assert_eq!(cluster.log(1, 1, 1), [b"kept"]);
 }
 
-/// The system's files, whose writes can be made to fail.
-#[derive(Default)]
-struct Failing(Arc<AtomicBool>);
-
-struct FailingDisk {
-    disk: Box<dyn Disk>,
-    failing: Arc<AtomicBool>,
-    failed: Vec<DiskDone>,
-}
-
-impl LogStore for Failing {
-    fn segments(&self, place: &LogPlace) -> io::Result<Box<dyn SegmentSource>> {
-        DiskBackend::Uring.segments(place)
-    }
-
-    fn open(&self, place: &LogPlace, tail: Option<u64>) -> Result<Box<dyn Disk>, DiskError> {
-        let disk = DiskBackend::Uring.open(place, tail)?;
-        Ok(Box::new(FailingDisk { disk, failing: Arc::clone(&self.0), failed: Vec::new() }))
-    }
-}
-
-impl Disk for FailingDisk {
-    fn submit(&mut self, op: DiskOp) {
-        match op {
-            DiskOp::Write { ticket, .. } if self.failing.load(Ordering::SeqCst) => {
-                let error = DiskError::from_io("write", "the segment", &io::Error::from_raw_os_error(5));
-                self.failed.push(DiskDone::Written { ticket, result: Err(error) });
-            }
-            op => self.disk.submit(op),
-        }
-    }
-
-    fn poll(&mut self, done: &mut Vec<DiskDone>) {
-        done.append(&mut self.failed);
-        self.disk.poll(done);
-    }
-
-    fn event_fd(&self) -> BorrowedFd<'_> {
-        self.disk.event_fd()
-    }
-
-    fn wait(&mut self, done: &mut Vec<DiskDone>) {
-        done.append(&mut self.failed);
-        if done.is_empty() {
-            self.disk.wait(done);
-        }
-    }
-
-    fn in_flight(&self) -> usize {
-        self.disk.in_flight() + self.failed.len()
-    }
-}
-
 #[test]
 fn a_store_whose_write_fails_ends_its_nodes_votes() {
     let mut cluster = Cluster::prepare(3, |_| {});
-    let store = Arc::new(Failing::default());
+    let failing = Arc::new(AtomicBool::new(false));
+    let fails = Arc::clone(&failing);
+    let store = Arc::new(FailingStore::new(DiskBackend::Uring, move |op| {
+        let is_it = matches!(op, DiskOp::Write { .. }) && fails.load(Ordering::SeqCst);
+        is_it.then(|| DiskError::from_io("write", "the segment", &io::Error::from_raw_os_error(5)))
+    }));
     let fatal = start(&mut cluster, 3, store.clone());
     (1..=2).for_each(|node| cluster.start_node(node));
     commit(&cluster, 1, 20);
     // Without the second node every vote of the third counts.
     cluster.stop_node(2);
     commit(&cluster, 21, 40);
-    store.0.store(true, Ordering::SeqCst);
+    failing.store(true, Ordering::SeqCst);
     drop(cluster.leader(1).propose(1, b"perhaps"));
     let reason = fatal.recv_timeout(PATIENCE).expect("it ends loudly");
     assert!(reason.contains("cannot write the segment") && reason.contains("shard 0 cannot go on"), "{reason}");
     cluster.stop_node(3);
-    store.0.store(false, Ordering::SeqCst);
+    failing.store(false, Ordering::SeqCst);
     cluster.start_node(2);
     let fatal = start(&mut cluster, 3, store);
     commit(&cluster, 41, 60);

@@ -207,7 +207,8 @@ impl<P: Payload> Replica<P> {
     }
 
     /// Whether another peer is to be asked after an answer that brought what is behind `since`: it was so little that its
-    /// sender may have no more. With large values even a full answer is few slots, so it is seldom.
+    /// sender may have no more. With large values even a full answer is few slots: of those only one that passes a multiple of
+    /// `ROUND_SLOTS` is followed by another peer.
     pub(crate) fn asks_another(&self, since: Slot) -> bool {
         let chosen = self.log().chosen();
         if chosen.0.saturating_sub(since.0) >= LITTLE_SLOTS {

@@ -102,8 +102,10 @@ impl Head {
         if state_bytes > STATE_BYTES_MAX || !state_bytes.is_multiple_of(8) {
             return Err(FormatError::Header);
         }
-        bytes.resize(HEADER_BYTES + state_bytes, 0);
-        fill(input, &mut bytes[HEADER_BYTES..])?.then_some(()).ok_or(FormatError::Header)?;
+        // As much as there is: a number alone takes no memory.
+        if (&mut *input).take(state_bytes as u64).read_to_end(&mut bytes)? < state_bytes {
+            return Err(FormatError::Header);
+        }
         let crc = u32_at(&bytes, 12);
         bytes[12..16].fill(0);
         if crc32c(&bytes) != crc {

@@ -1,20 +1,18 @@
 use std::collections::BTreeMap;
-use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use synod_core::{Ballot, Body, MemberId, Record, Slot, Value};
 use synod_wal::disk::{BlockingDisk, Disk, DiskConfig, FileSource};
-use synod_wal::ops::{DiskDone, DiskError, DiskOp};
+use synod_wal::ops::{DiskError, DiskOp};
 use synod_wal::record::{RecordHeader, body_crc};
-use synod_wal::recover::SegmentSource;
 
 use super::*;
 use crate::apply::ApplyState;
 use crate::batch::Entries;
 use crate::config::{DiskBackend, Member};
 use crate::directory::Order;
+use crate::log_store::failing::FailingStore;
 use crate::meta::DirectoryLock;
 use crate::payload::{BatchHeader, Payload, Place};
 use crate::peers::{Me, Owner, Said};
@@ -334,61 +332,14 @@ fn a_rehoming_that_is_broken_off_is_done_or_not() {
     }
 }
 
-/// A disk whose operation of this number, counted over all disks, fails.
-struct Failing {
-    disk: Box<dyn Disk>,
-    left: Arc<AtomicI64>,
-    failed: Vec<DiskDone>,
-}
-
-struct FailingStore(Arc<AtomicI64>);
-
-impl LogStore for FailingStore {
-    fn segments(&self, place: &LogPlace) -> io::Result<Box<dyn SegmentSource>> {
-        DiskBackend::Blocking.segments(place)
-    }
-
-    fn open(&self, place: &LogPlace, tail: Option<u64>) -> Result<Box<dyn Disk>, DiskError> {
-        let disk = DiskBackend::Blocking.open(place, tail)?;
-        Ok(Box::new(Failing { disk, left: Arc::clone(&self.0), failed: Vec::new() }))
-    }
-}
-
-impl Disk for Failing {
-    fn submit(&mut self, op: DiskOp) {
+/// A store whose write or preparation of this number, counted over all disks, finds the disk full.
+fn full_at(number: i64) -> FailingStore {
+    let left = AtomicI64::new(number);
+    FailingStore::new(DiskBackend::Blocking, move |op| {
         let counts = matches!(op, DiskOp::Write { .. } | DiskOp::Prepare { .. });
-        let left = self.left.fetch_sub(i64::from(counts), Relaxed) - i64::from(counts);
-        let full = || DiskError::from_io("write", "a segment", &ErrorKind::StorageFull.into());
-        match op {
-            DiskOp::Prepare { generation, .. } if left == 0 => {
-                self.failed.push(DiskDone::Prepared { generation, result: Err(full()) });
-            }
-            DiskOp::Write { ticket, .. } if left == 0 => {
-                self.failed.push(DiskDone::Written { ticket, result: Err(full()) });
-            }
-            op => self.disk.submit(op),
-        }
-    }
-
-    fn poll(&mut self, done: &mut Vec<DiskDone>) {
-        done.append(&mut self.failed);
-        self.disk.poll(done);
-    }
-
-    fn event_fd(&self) -> BorrowedFd<'_> {
-        self.disk.event_fd()
-    }
-
-    fn wait(&mut self, done: &mut Vec<DiskDone>) {
-        done.append(&mut self.failed);
-        if done.is_empty() {
-            self.disk.wait(done);
-        }
-    }
-
-    fn in_flight(&self) -> usize {
-        self.disk.in_flight() + self.failed.len()
-    }
+        let is_it = counts && left.fetch_sub(1, Relaxed) == 1;
+        is_it.then(|| DiskError::from_io("write", "a segment", &ErrorKind::StorageFull.into()))
+    })
 }
 
 #[test]
@@ -398,8 +349,7 @@ fn a_disk_that_fails_or_fills_leaves_the_old_era() {
     let (before, old) = (open.digests(), files(&room.config.dir));
     let mut failures = 0;
     for op in 1.. {
-        let failing = FailingStore(Arc::new(AtomicI64::new(op)));
-        match rehome_on(&failing, STEPS.len(), &open.config, &open.directory, &open.peers) {
+        match rehome_on(&full_at(op), STEPS.len(), &open.config, &open.directory, &open.peers) {
             Ok(()) => break,
             Err(error) => {
                 let text = error.to_string();

@@ -99,7 +99,7 @@ impl Shard {
                     break;
                 }
             };
-            let Some((header, body)) = read_back(&record) else { break };
+            let Some((header, body)) = read_back(&record).filter(|(header, _)| header.uid == uid) else { break };
             let Ok(value) = value_with(&header, body, Place::Owned(body.into())) else { break };
             values.push((Slot(header.numbers[0]), value));
         }

@@ -268,9 +268,10 @@ impl Handshakes {
         running.sockets.insert(id, Some(Arc::clone(&stream)));
         drop(running);
         let slot = Slot { handshakes: Arc::clone(self), id };
+        let stranger = from.clone();
         let spawned = thread::Builder::new().name("synod-handshake".into()).spawn(move || slot.run(stream, &from));
         if let Err(error) = spawned {
-            tracing::warn!(%error, "connection closed, no thread for its handshake: raise the limit of threads");
+            tracing::warn!(%error, from = %stranger, "connection closed, no thread for its handshake: raise the limit of threads");
         }
     }
 
