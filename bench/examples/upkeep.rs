@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use hdrhistogram::Histogram;
 use synod::{
-    Checkpoint, CommittedBatch, Config, GroupId, Handle, LocalShard, MachineError, MachineFactory, Member, Node,
+    Checkpoint, CommittedBatch, Config, Event, GroupId, Handle, LocalShard, MachineError, MachineFactory, Member, Node,
     NodeId, Options, Outcome, Producer, StateMachine, new_cluster_id,
 };
 
@@ -42,7 +42,7 @@ enum What {
         #[arg(long, default_value_t = 256)]
         retain_mib: u64,
     },
-    /// Show the processor time and the packets of silent groups.
+    /// Show how soon groups are ready, and what they cost when they are silent.
     Idle {
         /// Groups.
         #[arg(long, default_value_t = 10_000)]
@@ -135,10 +135,23 @@ struct Nodes {
     configs: Vec<Config>,
     nodes: Vec<Option<Node>>,
     state_bytes: usize,
+    /// Who leads each group and takes proposals, 0 for nobody, as the nodes' listeners are told.
+    leaders: Arc<[AtomicU64]>,
 }
 
 impl Nodes {
     fn start(groups: u64, state_bytes: usize, change: impl Fn(&mut Config)) -> Self {
+        let mut nodes = Self::init(groups, state_bytes, |config| {
+            config.preferred_leader = Some(1);
+            change(config);
+        });
+        nodes.serve_all();
+        nodes.wait("all groups are led by node 1", |nodes| (1..=groups).all(|group| nodes.leader(group) == 1));
+        nodes
+    }
+
+    /// Makes the directories.
+    fn init(groups: u64, state_bytes: usize, change: impl Fn(&mut Config)) -> Self {
         let dir = PathBuf::from("target/synod-upkeep");
         let _ = std::fs::remove_dir_all(&dir);
         let listeners: Vec<TcpListener> =
@@ -149,28 +162,54 @@ impl Nodes {
         let cluster = new_cluster_id();
         let config = |node: NodeId| {
             let mut config = Config::new(cluster, node, dir.join(format!("node-{node}")), members.clone());
-            (config.groups, config.preferred_leader) = (groups, Some(1));
+            config.groups = groups;
             change(&mut config);
             Node::init(&config).expect("a new directory");
             config
         };
         let configs: Vec<Config> = (1..=3).map(config).collect();
-        let mut nodes = Self { dir, configs, nodes: vec![None, None, None], state_bytes };
-        (1..=3).for_each(|node| nodes.serve(node));
-        nodes.wait("all groups are led by node 1", |nodes| {
-            let handle = nodes.handle(1);
-            (1..=groups).all(|group| handle.info(group).is_some_and(|info| info.epoch > 0))
-        });
-        nodes
+        let leaders = (0..=groups).map(|_| AtomicU64::new(0)).collect();
+        Self { dir, configs, nodes: vec![None, None, None], state_bytes, leaders }
     }
 
     fn serve(&mut self, node: NodeId) {
+        self.nodes[node as usize - 1] = Some(self.run(node));
+    }
+
+    /// Starts all nodes at once.
+    fn serve_all(&mut self) {
+        let this = &*self;
+        let nodes = std::thread::scope(|scope| {
+            let starting = [1, 2, 3].map(|node| scope.spawn(move || this.run(node)));
+            starting.map(|node| Some(node.join().expect("it starts")))
+        });
+        self.nodes = nodes.into();
+    }
+
+    fn run(&self, node: NodeId) -> Node {
         let state_bytes = self.state_bytes;
         let machines: MachineFactory =
             Arc::new(move |_| Ok(Some(Box::new(State { applied: 0, bytes: vec![0; state_bytes] }))));
-        let options = Options { machines: Some(machines), ..Options::default() };
-        let config = self.configs[node as usize - 1].clone();
-        self.nodes[node as usize - 1] = Some(Node::start(config, options).expect("it starts"));
+        let leaders = Arc::clone(&self.leaders);
+        let on_event = move |event: &Event| {
+            let Event::LeaderChanged { group, leader, .. } = event else { return };
+            let Some(known) = leaders.get(*group as usize) else { return };
+            if *leader == Some(node) {
+                known.store(node, Ordering::Relaxed);
+            } else {
+                let _ = known.compare_exchange(node, 0, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        };
+        let options = Options { machines: Some(machines), events: Some(Arc::new(on_event)), ..Options::default() };
+        Node::start(self.configs[node as usize - 1].clone(), options).expect("it starts")
+    }
+
+    fn leader(&self, group: GroupId) -> NodeId {
+        self.leaders[group as usize].load(Ordering::Relaxed)
+    }
+
+    fn are_led(&self) -> bool {
+        self.leaders.iter().skip(1).all(|leader| leader.load(Ordering::Relaxed) > 0)
     }
 
     fn stop(&mut self, node: NodeId) {
@@ -346,28 +385,60 @@ fn cpu_seconds() -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
+/// Packets over the loopback device of this network namespace, as it has received them: each is counted once. What only
+/// acknowledges others, for TCP, is one too.
 fn packets() -> u64 {
-    let packets = std::fs::read_to_string("/sys/class/net/lo/statistics/rx_packets").expect("sysfs");
-    packets.trim().parse().expect("a number")
+    let devices = std::fs::read_to_string("/proc/net/dev").expect("procfs");
+    let loopback = devices.lines().find_map(|line| line.trim().strip_prefix("lo:")).expect("it is there");
+    loopback.split_whitespace().nth(1).expect("the packets received").parse().expect("a number")
+}
+
+/// MiB of memory that this process has now.
+fn memory_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it is there");
+    resident.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+}
+
+/// Starts all nodes. Gives how long it took until every group had a leader, and until each had committed an entry.
+fn start_and_commit(nodes: &mut Nodes, groups: u64) -> (Duration, Duration) {
+    let start = Instant::now();
+    nodes.serve_all();
+    nodes.wait("every group has a leader", Nodes::are_led);
+    let led = start.elapsed();
+    let mut left: Vec<GroupId> = (1..=groups).collect();
+    while !left.is_empty() {
+        let propose =
+            |group: &GroupId| Some((*group, nodes.handle(nodes.leader(*group).max(1)).propose(*group, b"once")));
+        let proposed: Vec<_> = left.iter().filter_map(propose).collect();
+        left = proposed.into_iter().filter_map(|(group, proposal)| proposal.wait().is_err().then_some(group)).collect();
+    }
+    (led, start.elapsed())
 }
 
 fn idle(groups: u64, seconds: u64) {
-    println!("three nodes in one process, {seconds} seconds of silence each\n");
-    println!("groups  packets/s on loopback  CPU, part of one core");
+    println!("three nodes in one process, over loopback; {seconds} seconds of silence each\n");
+    println!("        ready after, s                                  CPU, part");
+    println!("groups  the first start  a clean stop  packets/s  of one core  MiB of memory");
     for groups in [1, groups] {
-        let nodes = Nodes::start(groups, 64, |config| config.spare_segments = 1);
-        let proposed: Vec<_> = (1..=groups).map(|group| nodes.handle(1).propose(group, b"once")).collect();
-        for proposal in proposed {
-            proposal.wait().expect("node 1 leads");
+        let mut nodes = Nodes::init(groups, 64, |config| config.spare_segments = 1);
+        let (_, first) = start_and_commit(&mut nodes, groups);
+        (1..=3).for_each(|node| nodes.stop(node));
+        nodes.leaders.iter().for_each(|leader| leader.store(0, Ordering::Relaxed));
+        let (_, again) = start_and_commit(&mut nodes, groups);
+        // Until all voters know all, and groups are led by the nodes that prefer them: those wait for some seconds.
+        let leaders = || (1..=groups).map(|group| nodes.leader(group)).collect::<Vec<_>>();
+        let mut before = Vec::new();
+        while before != leaders() {
+            before = leaders();
+            std::thread::sleep(Duration::from_secs(10));
         }
-        nodes.wait("all followers know all", |nodes| [2, 3].iter().all(|node| nodes.has_caught_up(*node, 1..=groups)));
-        // Until the last heartbeat that names a group is through.
-        std::thread::sleep(Duration::from_secs(5));
         let (cpu, before, start) = (cpu_seconds(), packets(), Instant::now());
         std::thread::sleep(Duration::from_secs(seconds));
         let time = start.elapsed().as_secs_f64();
-        let rate = (packets() - before) as f64 / time;
-        println!("{groups:>6}  {rate:>21.0}  {:>20.4}", (cpu_seconds() - cpu) / time);
+        let (rate, cpu) = ((packets() - before) as f64 / time, (cpu_seconds() - cpu) / time);
+        let (first, again, memory) = (first.as_secs_f64(), again.as_secs_f64(), memory_mib());
+        println!("{groups:>6}  {first:>15.1}  {again:>12.1}  {rate:>9.0}  {cpu:>11.3}  {memory:>13}");
     }
 }
 

@@ -3,7 +3,7 @@
 //! A user thread never touches a shard's data; it posts mail. A full mailbox refuses: nothing blocks or spins.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -139,6 +139,10 @@ pub(crate) struct Post {
     waker: Arc<AtomicWaker>,
     pulse: Arc<Mutex<Option<Waker>>>,
     closed: Arc<AtomicBool>,
+    /// When the shard next needs its clock; 0: at every tick.
+    tick_due_ns: Arc<AtomicU64>,
+    /// A tick is in the mailbox.
+    ticked: Arc<AtomicBool>,
 }
 
 impl Post {
@@ -157,13 +161,31 @@ impl Post {
     /// Posts a tick, and wakes the shard whether it seems to need it or not.
     ///
     /// The channel's waker is used up by its first wake. An executor that went to sleep with that wake in hand (glommio
-    /// 0.9 can: `run_task_queues` tells "preempted before I ran anything" as "nothing to run") would sleep for ever; this
-    /// waker stays, and every tick uses it.
+    /// 0.9 can: `run_task_queues` tells "preempted before I ran anything" as "nothing to run") would sleep for ever; the
+    /// other waker stays, and a tick that finds the first one used up uses it.
     pub(crate) fn tick(&self) {
-        let _ = self.send(Mail::Tick);
-        if let Some(waker) = &*self.pulse.lock().expect("no holder panics") {
+        if self.closed.load(Ordering::SeqCst) {
+            return;
+        }
+        // A shard that takes its mail late needs no second tick.
+        if !self.ticked.swap(true, Ordering::SeqCst) && self.mail.try_send(Mail::Tick).is_err() {
+            self.ticked.store(false, Ordering::SeqCst);
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        } else if let Some(waker) = &*self.pulse.lock().expect("no holder panics") {
             waker.wake_by_ref();
         }
+    }
+
+    /// Says when the shard next needs its clock; 0: at every tick.
+    pub(crate) fn set_tick_due(&self, due_ns: u64) {
+        self.tick_due_ns.store(due_ns, Ordering::Relaxed);
+    }
+
+    /// See [`Post::set_tick_due`].
+    pub(crate) fn tick_due_ns(&self) -> u64 {
+        self.tick_due_ns.load(Ordering::Relaxed)
     }
 
     /// Posts, waiting for room: for the few messages that must arrive. Gives up when the shard is gone.
@@ -184,12 +206,17 @@ pub(crate) struct Mailbox {
     waker: Arc<AtomicWaker>,
     pulse: Arc<Mutex<Option<Waker>>>,
     closed: Arc<AtomicBool>,
+    ticked: Arc<AtomicBool>,
 }
 
 impl Mailbox {
     /// Takes one message, if there is any.
     pub(crate) fn take(&self) -> Option<Mail> {
-        self.mail.try_recv().ok()
+        let mail = self.mail.try_recv().ok();
+        if matches!(mail, Some(Mail::Tick)) {
+            self.ticked.store(false, Ordering::SeqCst);
+        }
+        mail
     }
 
     /// Takes no more mail, answers none, and forgets who waits.
@@ -228,9 +255,16 @@ impl Drop for Mailbox {
 pub(crate) fn mailbox() -> (Post, Mailbox) {
     let (sender, receiver) = bounded(MAILBOX_MAX);
     let (waker, closed) = (Arc::new(AtomicWaker::new()), Arc::new(AtomicBool::new(false)));
-    let pulse = Arc::new(Mutex::new(None));
-    let post = Post { mail: sender, waker: Arc::clone(&waker), pulse: Arc::clone(&pulse), closed: Arc::clone(&closed) };
-    (post, Mailbox { mail: receiver, waker, pulse, closed })
+    let (pulse, ticked) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
+    let post = Post {
+        mail: sender,
+        waker: Arc::clone(&waker),
+        pulse: Arc::clone(&pulse),
+        closed: Arc::clone(&closed),
+        tick_due_ns: Arc::default(),
+        ticked: Arc::clone(&ticked),
+    };
+    (post, Mailbox { mail: receiver, waker, pulse, closed, ticked })
 }
 
 #[cfg(test)]
@@ -272,5 +306,15 @@ mod tests {
             assert_eq!(pending.wait(), Err(ProposeError::Unknown));
         }
         assert_eq!(handle.propose(1, b"entry").wait(), Err(Overload::Shard.rejection().into()));
+    }
+
+    #[test]
+    fn ticks_do_not_pile_up() {
+        let (post, mailbox) = mailbox();
+        (0..5).for_each(|_| post.tick());
+        assert!(matches!(mailbox.take(), Some(Mail::Tick)));
+        assert!(mailbox.take().is_none());
+        post.tick();
+        assert!(matches!(mailbox.take(), Some(Mail::Tick)));
     }
 }

@@ -91,6 +91,8 @@ synod_core::marks!(
         PrepareWithheld,
         /// An election is put off, since this voter is bound or has just been started.
         ElectionPutOff,
+        /// An election waits until another has ended.
+        ElectionWaits,
         /// A read is answered by a lease.
         LeaseRead,
         /// A read is confirmed by a quorum.

@@ -17,6 +17,7 @@ use synod_transport::net::socket::Socket;
 use synod_transport::net::transport::Transport;
 use synod_transport::peer::Backoff;
 
+use crate::clock::now_ns;
 use crate::config::{Config, ConfigError, DiskBackend};
 use crate::handle::Handle;
 use crate::homes::Names;
@@ -35,8 +36,10 @@ use crate::runtime::{self, Built, Setup};
 use crate::seen::Seen;
 use crate::shard::events::OnEvent;
 
-/// The ticker's period: it drives timeouts, and no shard sleeps longer.
-const TICK: Duration = Duration::from_millis(5);
+/// The ticker's period: it drives timeouts.
+const TICK_NS: u64 = 5_000_000;
+/// The period for a shard in which nothing is under way; no shard sleeps longer.
+const TICK_IDLE_NS: u64 = 25_000_000;
 /// The first dial makes the two known to each other, the second says so; one more in case the peer started anew between.
 const GREETINGS_MAX: usize = 3;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -358,9 +361,18 @@ impl Node {
     fn start_ticker(&mut self) {
         let (shared, posts) = (Arc::clone(&self.shared), self.posts.clone());
         self.threads.push(spawn("synod-ticker", move || {
+            let mut ticked_ns = vec![now_ns(); posts.len()];
             while !shared.ended.load(Ordering::Relaxed) {
-                std::thread::sleep(TICK);
-                posts.iter().for_each(Post::tick);
+                let next = posts.iter().zip(&ticked_ns).map(|(post, ticked)| next_tick_ns(*ticked, post.tick_due_ns()));
+                let next = next.min().expect("a node has a shard");
+                std::thread::sleep(Duration::from_nanos(next.saturating_sub(now_ns()).max(TICK_NS)));
+                let now_ns = now_ns();
+                for (post, ticked) in posts.iter().zip(&mut ticked_ns) {
+                    if next_tick_ns(*ticked, post.tick_due_ns()) <= now_ns {
+                        *ticked = now_ns;
+                        post.tick();
+                    }
+                }
             }
         }));
     }
@@ -651,6 +663,11 @@ impl Shared {
     }
 }
 
+/// When a shard is ticked next that was ticked last at `ticked_ns`, and needs its clock at `due_ns`.
+fn next_tick_ns(ticked_ns: u64, due_ns: u64) -> u64 {
+    due_ns.clamp(ticked_ns + TICK_NS, ticked_ns + TICK_IDLE_NS)
+}
+
 /// What a peer has said of its shard.
 struct PeerSaid<'a> {
     boot: u64,
@@ -736,4 +753,18 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 /// Draws the id of a new cluster.
 pub fn new_cluster_id() -> u128 {
     random_u128()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_is_ticked_when_it_needs_it_and_never_later_than_an_idle_one() {
+        const LAST: u64 = 1_000_000_000;
+        assert_eq!(next_tick_ns(LAST, 0), LAST + TICK_NS, "it is busy");
+        assert_eq!(next_tick_ns(LAST, LAST + 1), LAST + TICK_NS);
+        assert_eq!(next_tick_ns(LAST, LAST + 12_000_000), LAST + 12_000_000);
+        assert_eq!(next_tick_ns(LAST, u64::MAX), LAST + TICK_IDLE_NS);
+    }
 }

@@ -292,6 +292,7 @@ impl Driver {
             }
         }
         shard.checkpoints.ops.drain(..).for_each(|op| self.helper.submit(op));
+        self.posts[shard.shard_number()].set_tick_due(shard.next_tick_ns());
         let notices = std::mem::take(&mut shard.notices);
         let stop_by = self.stop_by_ns.get();
         if stop_by > 0 && (shard.is_idle() || shard.now_ns >= stop_by) {

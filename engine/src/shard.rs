@@ -8,11 +8,11 @@
 //! Invariants: a vote leaves only when the frame with its record, and all before it, is durable; an entry is told
 //! committed only when applied here; a frame of the log is filled in the order in which its records were made.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use synod_core::planted::{Bug, is};
-use synod_core::{Action, Body, MemberId, Message, RecordSeq, Replica, Slot, Timer, Value, Vote};
+use synod_core::{Action, Body, MemberId, Message, RecordSeq, Replica, Slot, Value, Vote};
 use synod_transport::frame::encode_frame;
 use synod_wal::buf::BufPool;
 use synod_wal::index::{Index, Place as IndexPlace};
@@ -42,6 +42,7 @@ mod catch_up;
 mod census;
 pub(crate) mod checkpoints;
 pub(crate) mod clients;
+pub(crate) mod elections;
 pub(crate) mod events;
 pub(crate) mod frames;
 pub(crate) mod group;
@@ -55,6 +56,7 @@ pub(crate) mod memory;
 pub(crate) mod points;
 mod prepare;
 pub(crate) mod producers;
+mod pulse;
 pub(crate) mod reads;
 pub(crate) mod serve;
 pub(crate) mod sessions;
@@ -66,6 +68,7 @@ pub(crate) mod trim_orders;
 use admission::Pacing;
 use checkpoints::{CheckpointPolicy, Checkpoints};
 use clients::Clients;
+use elections::{Elections, early_tries};
 use events::{Event, OnEvent};
 use frames::{Flying, Frames, Held};
 use group::{Group, GroupKind, OpenBatch, Pending, Reply, Run};
@@ -75,15 +78,14 @@ use made::{MadeGroups, Maker};
 use memory::Memory;
 use points::Points;
 use producers::Producers;
+use pulse::BEAT_NS;
 use reads::Purpose;
 use sessions::Expiry;
 use support::{Drift, Granted};
 use transfer::Transfers;
 use trim_orders::TrimOrder;
 
-/// Durations of the failure detector, in nanoseconds.
-const HEARTBEAT_NS: u64 = 20_000_000;
-/// A peer that was silent this long is taken for gone.
+/// Durations of the failure detector, in nanoseconds. A peer that was silent this long is taken for gone.
 const PEER_LOST_NS: u64 = 600_000_000;
 /// A connection on which nothing came this long, not even a heartbeat, is half open: it is closed and dialled again.
 const PEER_SILENT_NS: u64 = 3_000_000_000;
@@ -91,17 +93,10 @@ const PEER_SILENT_NS: u64 = 3_000_000_000;
 const PEER_BROKEN_NS: u64 = 100_000_000;
 /// A leader whose phase-2 quorum was silent this long steps down.
 const QUORUM_LOST_NS: u64 = 1_000_000_000;
+/// So often it is looked again which leaders that concerns, while the same peers are silent.
+const SILENT_AGAIN_NS: u64 = 200_000_000;
 /// A log whose oldest frame is in flight this long makes its shard silent, so that others take over.
 const WAL_STUCK_NS: u64 = 500_000_000;
-const ELECTION_NS: std::ops::Range<u64> = 50_000_000..250_000_000;
-const ELECTION_FIRST_NS: std::ops::Range<u64> = 700_000_000..1_200_000_000;
-const ELECTION_PREFERRED_NS: std::ops::Range<u64> = 5_000_000..25_000_000;
-/// So often a preferred leader tries early: while its peers are still starting.
-const PREFERRED_TRIES: u32 = 40;
-const PROGRESS_NS: u64 = 400_000_000;
-const LEARN_NS: u64 = 500_000_000;
-/// Who is asked for chosen values and cannot be reached is passed over after so long, when another can be.
-const LEARN_ELSEWHERE_NS: u64 = 5_000_000;
 /// On a full disk it is tried so often whether there is room again.
 const RETRY_PREPARE_NS: u64 = 1_000_000_000;
 /// After a start no vote leaves for so long, unless all peers were met before.
@@ -110,7 +105,7 @@ const VOTE_WAIT_NS: u64 = 1_000_000_000;
 const QUIET_NS: u64 = 100_000_000;
 /// Refused handles that a shard remembers.
 const CLOSED_HANDLES_MAX: usize = 4096;
-/// Heartbeats after which a group that is not settled is announced again.
+/// Beats after which a group that is not settled is announced again.
 const ANNOUNCE_AGAIN_BEATS: u32 = 25;
 
 /// What a shard is made of.
@@ -180,7 +175,7 @@ pub(crate) struct Shard {
     pub(crate) now_ns: u64,
     pub(crate) started: bool,
     actions: Vec<Action<Payload>>,
-    timers: BTreeSet<(u64, u32)>,
+    pub(crate) elections: Elections,
     dirty: Vec<u32>,
     dirty_bytes: usize,
     chosen: Vec<u32>,
@@ -205,16 +200,18 @@ pub(crate) struct Shard {
     /// Durable summaries: (segment, per group the slot up to which it replaces older records).
     summaries: VecDeque<(u64, Vec<Slot>)>,
     summaries_flying: VecDeque<(u64, u64, Vec<Slot>)>,
-    /// Short election timeouts left, per group.
+    /// Early elections left, per group.
     prefers: Vec<u32>,
     pub(crate) node: u64,
     shard: (usize, usize),
     pub(crate) homes: Homes,
-    heartbeat_due_ns: u64,
+    beat_due_ns: u64,
+    /// The peers, as bits, of whose silence the leaders here have taken note, and until when that need not be done again.
+    silent_peers: (u32, u64),
     /// Since when the log waits for its next segment.
     closed_since_ns: Option<u64>,
     retry_prepare_ns: u64,
-    /// The log has a new segment since the last heartbeats.
+    /// The log has a new segment since the last beat.
     rolled: bool,
     random: u64,
     /// Ordered handles that were refused, the latest last. Their owners learn of it with the refusal, so the list
@@ -277,7 +274,7 @@ impl Shard {
             now_ns: 1,
             started: false,
             actions: Vec::new(),
-            timers: BTreeSet::new(),
+            elections: Elections::new(),
             dirty: Vec::new(),
             dirty_bytes: 0,
             chosen: Vec::new(),
@@ -297,11 +294,12 @@ impl Shard {
             index_bytes_max: parts.index_bytes_max,
             summaries: VecDeque::new(),
             summaries_flying: VecDeque::new(),
-            prefers: parts.prefers.iter().map(|p| if *p { PREFERRED_TRIES } else { 0 }).collect(),
+            prefers: parts.prefers.iter().map(|prefers| early_tries(*prefers)).collect(),
             node: parts.node,
             shard: parts.shard,
             homes: parts.homes,
-            heartbeat_due_ns: 0,
+            beat_due_ns: 0,
+            silent_peers: (0, 0),
             closed_since_ns: None,
             retry_prepare_ns: 0,
             rolled: false,
@@ -373,6 +371,7 @@ impl Shard {
         }
         self.actions = actions;
         self.arm_timer(at, rearm);
+        self.note_election(at);
         self.tell_leader(at);
     }
 
@@ -418,6 +417,7 @@ impl Shard {
                 group.follows = None;
                 tracing::debug!(group = group.names.id, %ballot, "leads");
                 self.expiry.begin(at, group.apply.slot, self.now_ns);
+                self.note_stray(at);
                 self.beat(at);
             }
             Action::SteppedDown { ballot } => {
@@ -549,9 +549,8 @@ impl Shard {
         let peer = &mut self.peers[peer as usize];
         match vote {
             Vote::Accepted { ballot, up_to, stable } => {
-                if peer.connection.is_some() {
-                    Ack { uid, ballot: *ballot, up_to: *up_to, stable: *stable, wal_us }.append(&mut peer.acks);
-                }
+                let ack = Ack { uid, ballot: *ballot, up_to: *up_to, stable: *stable, wal_us };
+                peer.push_ack(&ack, log_end, now_us);
             }
             vote => peer.push_control(|out| wire::append_vote(out, uid, vote, log_end), now_us),
         }
@@ -571,7 +570,7 @@ impl Shard {
         self.beat(at);
     }
 
-    /// The next heartbeats look at this group until all its voters know all that is chosen.
+    /// The next beats look at this group until all its voters know all that is chosen.
     fn beat(&mut self, at: u32) {
         let group = &mut self.groups[at as usize];
         match &mut group.beats {
@@ -599,51 +598,6 @@ impl Shard {
         let ending = self.groups[at as usize].ending;
         let leader = self.leader_of(at);
         self.reject_open(at, if ending { Rejection::GroupDropped } else { Rejection::NotLeader { leader } });
-    }
-
-    fn arm_timer(&mut self, at: u32, rearm: bool) {
-        let wanted = self.groups[at as usize].replica.timer();
-        let (armed, deadline) = self.groups[at as usize].timer;
-        if wanted == armed && !rearm {
-            return;
-        }
-        if let Some(deadline) = deadline {
-            self.timers.remove(&(deadline, at));
-        }
-        let deadline = match wanted {
-            Timer::Off => None,
-            Timer::Election if self.prefers[at as usize] > 0 => Some(self.draw(ELECTION_PREFERRED_NS)),
-            Timer::Election if self.groups[at as usize].replica.promised() == synod_core::Ballot::ZERO => {
-                Some(self.draw(ELECTION_FIRST_NS))
-            }
-            Timer::Election => Some(self.draw(ELECTION_NS)),
-            Timer::Progress => Some(PROGRESS_NS),
-            Timer::Learn if self.asks_in_vain(at) => Some(LEARN_ELSEWHERE_NS),
-            Timer::Learn => Some(LEARN_NS),
-        }
-        .map(|after| self.now_ns + after);
-        if wanted == Timer::Election {
-            // A preference wears off: a node that cannot win must not try for ever.
-            let tries = &mut self.prefers[at as usize];
-            *tries = tries.saturating_sub(1);
-        }
-        self.groups[at as usize].timer = (wanted, deadline);
-        if let Some(deadline) = deadline {
-            self.timers.insert((deadline, at));
-        }
-    }
-
-    /// Whether a group asks a peer for chosen values that cannot be reached, while another can: under load it would
-    /// never catch up if it waited for each of those.
-    fn asks_in_vain(&self, at: u32) -> bool {
-        let reached = |peer: &Peer| peer.connection.is_some() && !peer.lost;
-        let Some(asked) = self.groups[at as usize].replica.asks() else { return false };
-        let votes = self.groups[at as usize].replica.votes();
-        let in_vain = self.peer_of(at, asked).is_none_or(|peer| {
-            // A witness has nothing for one who has no vote.
-            !reached(&self.peers[peer]) || !votes && self.replica_of(at, peer).is_witness()
-        });
-        in_vain && self.peers.iter().any(reached)
     }
 
     // ---- events ----
@@ -678,6 +632,8 @@ impl Shard {
         peer.answered_ns = self.now_ns;
         peer.lost = false;
         peer.well_ns = self.now_ns;
+        // Leaders here wait for its support.
+        peer.heartbeat_due_ns = self.now_ns;
         for group in 0..self.groups.len() as u32 {
             let member = self.address(group, at);
             self.act(group, &[], |r, out| r.connected(member, out));
@@ -792,21 +748,6 @@ impl Shard {
         Ok(())
     }
 
-    fn on_heartbeat(&mut self, peer: usize, body: &[u8]) -> Result<(), wire::Malformed> {
-        let heartbeat = Heartbeat::decode(body)?;
-        (self.peers[peer].beat_ns, self.peers[peer].lost) = (self.now_ns, false);
-        self.peers[peer].disk_full = heartbeat.full;
-        if heartbeat.full {
-            self.peers[peer].well_ns = self.peers[peer].well_ns.max(self.now_ns);
-        }
-        if !self.wal_stuck() {
-            let mut answer = self.heartbeat_of(heartbeat.sent_ns);
-            answer.support = self.grant_support(peer);
-            self.push_frame(peer, HEARTBEAT_ACK, &answer.encode());
-        }
-        Ok(())
-    }
-
     fn push_frame(&mut self, peer: usize, kind: u8, body: &[u8]) {
         let now_us = self.now_us();
         let peer = &mut self.peers[peer];
@@ -827,11 +768,6 @@ impl Shard {
         let may_lead = |peer: &Peer| !config.is_witness(peer.node) && peer.connection.is_some() && !peer.lost;
         let has_room = |peer: &Peer| may_lead(peer) && !peer.disk_full;
         self.writer.starved().is_some() && self.peers.iter().any(has_room)
-    }
-
-    fn heartbeat_of(&self, sent_ns: u64) -> Heartbeat {
-        let full = self.writer.starved().is_some();
-        Heartbeat { sent_ns, wal_sequence: self.writer.durable_through(), full, support: 0 }
     }
 
     /// Time has passed.
@@ -867,31 +803,11 @@ impl Shard {
                 self.notices.push(Notice::Close(connection));
             }
         }
-        while let Some((deadline, at)) = self.timers.first().copied()
-            && deadline <= self.now_ns
-        {
-            self.timers.pop_first();
-            self.groups[at as usize].timer.1 = None;
-            if self.wal_stuck() || self.yields() || !self.may_vote() {
-                mark(Mark::TimerPutOff);
-                self.arm_timer(at, true);
-                continue;
-            }
-            if self.must_not_campaign(at) {
-                mark(Mark::ElectionPutOff);
-                self.arm_timer(at, true);
-                // It has not tried.
-                self.prefers[at as usize] += u32::from(self.prefers[at as usize] > 0);
-                continue;
-            }
-            self.act(at, &[], |r, out| r.timeout(out));
-            if self.groups[at as usize].timer.1.is_none() {
-                self.arm_timer(at, true);
-            }
-        }
-        if self.now_ns >= self.heartbeat_due_ns {
-            self.heartbeat_due_ns = self.now_ns + HEARTBEAT_NS;
-            self.heartbeat();
+        self.fire_timers();
+        self.send_heartbeats();
+        if self.now_ns >= self.beat_due_ns {
+            self.beat_due_ns = self.now_ns + BEAT_NS;
+            self.beat_groups();
         }
         self.expire_queues();
         self.expire_reads();
@@ -905,25 +821,9 @@ impl Shard {
         self.mark_quiet_log();
     }
 
-    fn heartbeat(&mut self) {
-        if !self.wal_stuck() {
-            let heartbeat = self.heartbeat_of(self.now_ns);
-            for peer in 0..self.peers.len() {
-                self.push_frame(peer, HEARTBEAT, &heartbeat.encode());
-            }
-        } else {
-            mark(Mark::LogStuck);
-        }
-        let all_gone = self.wal_stuck() || self.yields();
-        if all_gone || self.peers.iter().any(|peer| self.now_ns >= peer.answered_ns + QUORUM_LOST_NS) {
-            for at in 0..self.groups.len() as u32 {
-                let replica = &self.groups[at as usize].replica;
-                let quorums = replica.quorums();
-                if replica.leads() && (all_gone || self.reachable(at, replica.configuration()) < quorums.phase_2) {
-                    self.act(at, &[], |r, out| r.quorum_lost(out));
-                }
-            }
-        }
+    /// Looks at the groups that lead without a quorum, or whose voters lack something.
+    fn beat_groups(&mut self) {
+        self.leave_lost_groups();
         let rolled = std::mem::take(&mut self.rolled);
         let mut beating = std::mem::take(&mut self.beating);
         beating.retain(|at| {
@@ -958,6 +858,26 @@ impl Shard {
         self.unpin_oldest();
         self.take_checkpoints_ahead();
         self.step_trims();
+    }
+
+    /// Leads no more where a phase-2 quorum is silent, or where the log does not advance.
+    fn leave_lost_groups(&mut self) {
+        let all_gone = self.wal_stuck() || self.yields();
+        let silent = |peer: &Peer| self.now_ns >= peer.answered_ns + QUORUM_LOST_NS;
+        let silent = self.peers.iter().enumerate().fold(0, |all, (at, peer)| all | u32::from(silent(peer)) << at);
+        // A peer that stays away need not be noticed again at every beat.
+        let noticed = silent == self.silent_peers.0 && self.now_ns < self.silent_peers.1;
+        if !all_gone && (silent == 0 || noticed) {
+            return;
+        }
+        self.silent_peers = (silent, self.now_ns + SILENT_AGAIN_NS);
+        for at in 0..self.groups.len() as u32 {
+            let replica = &self.groups[at as usize].replica;
+            let quorums = replica.quorums();
+            if replica.leads() && (all_gone || self.reachable(at, replica.configuration()) < quorums.phase_2) {
+                self.act(at, &[], |r, out| r.quorum_lost(out));
+            }
+        }
     }
 
     /// The disk has answered.

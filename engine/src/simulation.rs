@@ -274,10 +274,13 @@ impl SimShard {
             pull_bytes,
         };
         let assembled = assemble(config, &place, source, &mut store.0, machines);
-        let (shard, recovery) = assembled.map_err(|error| match error {
+        let (mut shard, recovery) = assembled.map_err(|error| match error {
             AssembleError::Damaged(reason) => NoShard::Damaged(reason),
             AssembleError::Refused(reason) => NoShard::Refused(reason),
         })?;
+        if tight_memory {
+            shard.elections.max = 1;
+        }
         Ok((Self { shard, seen }, recovery))
     }
 
@@ -296,6 +299,11 @@ impl SimShard {
     pub fn tick(&mut self) {
         self.shard.producers.due = true;
         self.shard.tick();
+    }
+
+    /// When the shard next needs its clock; 0: at every tick.
+    pub fn next_tick_ns(&self) -> u64 {
+        self.shard.next_tick_ns()
     }
 
     /// The disk has answered.
@@ -571,7 +579,7 @@ impl SimShard {
     }
 
     /// How full its queues are, after a turn.
-    pub fn census(&self) -> [Bound; 18] {
+    pub fn census(&self) -> [Bound; 19] {
         self.shard.census()
     }
 

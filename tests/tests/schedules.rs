@@ -42,4 +42,8 @@ tests! {
     a_frame_in_anothers_place_is_damage,
     every_proposal_is_answered,
     followers_of_a_busy_group_learn_what_all_have,
+    idle_groups_cost_no_message,
+    elections_of_many_groups_do_not_flood_a_slow_peer,
+    elections_of_many_groups_share_frames,
+    groups_go_home_in_growing_numbers,
 }

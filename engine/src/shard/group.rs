@@ -7,6 +7,7 @@ use synod_core::{Ballot, RecordSeq, Replica, Slot, Timer};
 use synod_wal::record::RecordHeader;
 
 use super::checkpoints::GroupCheckpoints;
+use super::elections::Election;
 use super::large::LargeEntry;
 use super::membership::PendingChange;
 use super::points::PointRead;
@@ -166,6 +167,7 @@ pub(crate) struct Group {
     /// The frame with the group's last record.
     pub(crate) last_frame: u64,
     pub(crate) timer: (Timer, Option<u64>),
+    pub(crate) election: Election,
     /// A change of its voters under way.
     pub(crate) change: Option<Box<PendingChange>>,
     /// The peer whose leadership this replica follows.
@@ -179,9 +181,9 @@ pub(crate) struct Group {
     pub(crate) dirty: bool,
     /// In the shard's list of groups with chosen slots to apply.
     pub(crate) chosen: bool,
-    /// In the shard's list of groups that the next heartbeat looks at, with the heartbeats since it was put there.
+    /// In the shard's list of groups that the next beat looks at, with the beats since it was put there.
     pub(crate) beats: Option<u32>,
-    /// The heartbeats that found it busy.
+    /// The beats that found it busy.
     pub(crate) busy_beats: u32,
     pub(crate) elections: u64,
     /// Reads that wait for a leader's word or for an index.
@@ -192,6 +194,8 @@ pub(crate) struct Group {
     pub(crate) tenure: Tenure,
     /// It is being handed over to another node: nothing is proposed.
     pub(crate) transfer: Option<Transfer>,
+    /// In the shard's list of groups that another node prefers to lead.
+    pub(crate) stray: bool,
     /// The leader that the listener was last told of.
     pub(crate) told_leader: Option<synod_core::Ballot>,
     /// The node that should lead it, if it can; 0: none.
@@ -233,6 +237,7 @@ impl Group {
             durable: RecordSeq(0),
             last_frame: 0,
             timer: (Timer::Off, None),
+            election: Election::None,
             change: None,
             follows: None,
             waiters: Vec::new(),
@@ -247,6 +252,7 @@ impl Group {
             binding: None,
             tenure: Tenure::default(),
             transfer: None,
+            stray: false,
             told_leader: None,
             preferred: 0,
             checkpoints,

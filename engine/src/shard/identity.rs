@@ -240,10 +240,15 @@ impl Shard {
     /// Writes a frame behind the last one once the shard has gone quiet. It says that the last one is durable, so that a
     /// last frame that rots is told from one that was torn.
     pub(super) fn mark_quiet_log(&mut self) {
-        let (since, marked) = self.quiet_since;
-        if !marked && self.now_ns > since + QUIET_NS && self.frames.flying.is_empty() && self.frames.filling.is_empty()
-        {
+        let due = self.quiet_mark_ns().is_some_and(|due| self.now_ns >= due);
+        if due && self.frames.flying.is_empty() && self.frames.filling.is_empty() {
             self.frames.push_mark();
         }
+    }
+
+    /// When that is due, if nothing else is written before.
+    pub(super) fn quiet_mark_ns(&self) -> Option<u64> {
+        let (since, marked) = self.quiet_since;
+        (!marked).then_some(since + QUIET_NS + 1)
     }
 }

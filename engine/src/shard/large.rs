@@ -147,7 +147,6 @@ impl Large {
     }
 
     /// Entries that are being put together, or wait for that.
-    #[cfg(feature = "simulation")]
     pub(super) fn gathers(&self) -> usize {
         self.gathers.len()
     }

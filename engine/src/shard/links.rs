@@ -9,7 +9,7 @@ use synod_wal::frame::SharedFrame;
 use super::support::{Granted, Support};
 use crate::homes::Names;
 use crate::limits::PEER_OUTBOX_BYTES_MAX;
-use crate::wire::{ACKS, RECORDS};
+use crate::wire::{ACKS, Ack, RECORDS};
 
 /// A sealed frame of the log as an outbox refers to it.
 #[derive(Clone, Debug)]
@@ -65,6 +65,8 @@ pub(crate) struct Peer {
     pub(crate) heard_ns: u64,
     /// When a heartbeat last came in: only that shows that the peer's clock, timers and log go on, so that it may lead.
     pub(crate) beat_ns: u64,
+    /// When it is asked again for its support.
+    pub(crate) heartbeat_due_ns: u64,
     /// When the peer last answered a heartbeat.
     pub(crate) answered_ns: u64,
     /// Whether its silence has been noticed.
@@ -80,7 +82,7 @@ pub(crate) struct Peer {
     /// Since when it is well, as far as one can tell from here; it may lie ahead.
     pub(crate) well_ns: u64,
     control: Vec<u8>,
-    pub(crate) acks: Vec<u8>,
+    acks: Vec<u8>,
     bulk: Vec<Part>,
     bulk_bytes: usize,
 }
@@ -99,6 +101,7 @@ impl Peer {
             outbox: Outgoing::new(PEER_OUTBOX_BYTES_MAX),
             heard_ns: 0,
             beat_ns: 0,
+            heartbeat_due_ns: 0,
             answered_ns: 0,
             lost: true,
             full: false,
@@ -135,6 +138,16 @@ impl Peer {
         }
     }
 
+    /// Queues an acknowledgement, which rests on the own log up to `log_end`.
+    pub(crate) fn push_ack(&mut self, ack: &Ack, log_end: u64, now_us: u64) {
+        if self.connection.is_some() {
+            ack.append(&mut self.acks);
+            if self.acks.len() > FRAME_BODY_BYTES_MAX as usize / 4 {
+                self.flush_acks(log_end, now_us);
+            }
+        }
+    }
+
     /// Queues records that must come in order. False when the outbox has no room for them, or there is no connection.
     pub(crate) fn push_bulk(&mut self, part: Part, now_us: u64) -> bool {
         if self.connection.is_none() || self.full {
@@ -160,6 +173,15 @@ impl Peer {
     #[cfg(feature = "simulation")]
     pub(crate) fn unsent_bytes(&self) -> usize {
         self.control.len() + self.acks.len() + self.bulk_bytes
+    }
+
+    fn flush_acks(&mut self, log_end: u64, now_us: u64) {
+        if !self.acks.is_empty() {
+            self.acks.splice(0..0, log_end.to_le_bytes());
+            let frame = encode_frame(ACKS, 0, &self.acks);
+            self.acks.clear();
+            self.stuck |= self.outbox.push_control(frame, now_us).is_err();
+        }
     }
 
     fn flush_control(&mut self, now_us: u64) {
@@ -195,12 +217,7 @@ impl Peer {
         if self.connection.is_none() {
             return true;
         }
-        if !self.acks.is_empty() {
-            self.acks.splice(0..0, log_end.to_le_bytes());
-            let frame = encode_frame(ACKS, 0, &self.acks);
-            self.acks.clear();
-            self.stuck |= self.outbox.push_control(frame, now_us).is_err();
-        }
+        self.flush_acks(log_end, now_us);
         self.flush_control(now_us);
         let was_full = self.full;
         self.flush_bulk(now_us) || was_full
@@ -210,4 +227,49 @@ impl Peer {
 /// The header of a frame of records, which bear their own checksums.
 fn self_checked(body_len: usize) -> [u8; FRAME_HEADER_BYTES] {
     FrameHeader::of_self_checked(RECORDS, 0, body_len).encode()
+}
+
+#[cfg(test)]
+mod tests {
+    use synod_core::{Ballot, MemberId, Slot};
+    use synod_transport::frame::Decoder;
+
+    use super::*;
+
+    #[test]
+    fn acknowledgements_of_very_many_groups_take_several_frames() {
+        const GROUPS: u128 = 50_000;
+        let mut peer = Peer::new(2, Granted::starting_at(7));
+        peer.connection = Some(1);
+        let ballot = Ballot { round: 1, member: MemberId(1) };
+        for uid in 0..GROUPS {
+            peer.push_ack(&Ack { uid, ballot, up_to: Slot(1), stable: Slot(0), wal_us: 3 }, 9, 1);
+        }
+        assert!(peer.flush(1, 9));
+        let (mut sent, mut next) = (Vec::new(), 0);
+        let taken: Result<bool, ()> = peer.outbox.flush_with(|slices| {
+            slices.iter().for_each(|slice| sent.extend_from_slice(slice));
+            Ok(slices.iter().map(|slice| slice.len()).sum())
+        });
+        assert_eq!(taken, Ok(true));
+        let (mut decoder, mut frames, mut sent) = (Decoder::new(), 0, &sent[..]);
+        while !sent.is_empty() {
+            let space = decoder.space();
+            let taken = space.len().min(sent.len());
+            space[..taken].copy_from_slice(&sent[..taken]);
+            decoder.filled(taken);
+            sent = &sent[taken..];
+            while let Some(frame) = decoder.next().unwrap() {
+                let (log_end, acks) = Ack::decode_all(frame.body).unwrap();
+                frames += 1;
+                assert_eq!(log_end, 9);
+                for ack in acks {
+                    assert_eq!(ack.uid, next);
+                    next += 1;
+                }
+            }
+        }
+        assert_eq!(next, GROUPS);
+        assert!((2..20).contains(&frames), "{frames} frames");
+    }
 }

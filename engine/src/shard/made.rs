@@ -18,10 +18,11 @@ use std::sync::{Arc, Mutex};
 use synod_core::planted::{Bug, is};
 use synod_core::{Configuration, Recovered, Replica, ReplicaId, Slot};
 
+use super::Shard;
 use super::checkpoints::GroupCheckpoints;
+use super::elections::early_tries;
 use super::events::Event;
 use super::group::{Group, GroupKind, GroupNames, Reply, Run};
-use super::{PREFERRED_TRIES, Shard};
 use crate::apply::ApplyState;
 use crate::batch::Entries;
 use crate::config::Config;
@@ -151,6 +152,8 @@ pub(crate) struct MadeGroups {
     changed: BTreeSet<u64>,
     /// The frame with the summary that no longer names groups which were deleted; no segment goes before it is durable.
     deleting: Option<u64>,
+    /// Those that are to end.
+    ending: BTreeMap<(u64, Slot), u32>,
     orders: Vec<PendingOrder>,
     /// Places of groups that were deleted.
     dropped: usize,
@@ -168,6 +171,7 @@ impl MadeGroups {
             founders: BTreeMap::new(),
             changed: BTreeSet::new(),
             deleting: None,
+            ending: BTreeMap::new(),
             orders: Vec::new(),
             dropped: 0,
             forget_again: BTreeMap::new(),
@@ -184,6 +188,9 @@ impl MadeGroups {
             GroupKind::Made(slot) => {
                 self.by_id.insert(group.names.id, at);
                 self.by_slot.insert((group.names.home, slot), at);
+                if group.ending {
+                    self.ending.insert((group.names.home, slot), at);
+                }
             }
             GroupKind::Configured | GroupKind::Gone => {}
         }
@@ -214,6 +221,11 @@ impl MadeGroups {
         if self.deleting.is_some_and(|deleting| deleting <= frame) {
             self.deleting = None;
         }
+    }
+
+    /// Whether groups are being made or dropped.
+    pub(super) fn is_any_order(&self) -> bool {
+        !self.orders.is_empty() || !self.ending.is_empty()
     }
 
     /// Whether the deletion of a group is not durable yet.
@@ -261,10 +273,11 @@ impl Shard {
         gone.into_iter().for_each(|at| self.delete_group(at));
         new.into_iter().for_each(|(slot, made)| self.make_group(number, slot, &made));
         let directory = &self.groups[place as usize].apply.directory;
-        let ends =
-            |((_, slot), at): (&(u64, Slot), &u32)| directory.get(*slot).is_some_and(|made| made.ending).then_some(*at);
-        let ending: Vec<u32> = self.made.by_slot.range(ours).filter_map(ends).collect();
-        for at in ending {
+        let ends = |((_, slot), _): &(&(u64, Slot), &u32)| directory.get(*slot).is_some_and(|made| made.ending);
+        let ending: Vec<((u64, Slot), u32)> =
+            self.made.by_slot.range(ours).filter(ends).map(|(made, at)| (*made, *at)).collect();
+        for (made, at) in ending {
+            self.made.ending.insert(made, at);
             if !std::mem::replace(&mut self.groups[at as usize].ending, true) {
                 self.reject_open(at, Rejection::GroupDropped);
             }
@@ -294,7 +307,7 @@ impl Shard {
         let names = GroupNames { id, uid, home: directory };
         let mut group = Group::new(names, replica, ApplyState::default(), log, machine, checkpoints, 0);
         (group.kind, group.preferred) = (GroupKind::Made(slot), maker.config.preferred(id));
-        let prefers = if maker.config.prefers(id) { PREFERRED_TRIES } else { 0 };
+        let prefers = early_tries(maker.config.prefers(id));
         tracing::info!(group = id, uid = format!("{uid:032x}"), "a group is made");
         let at = self.groups.len() as u32;
         self.made.enter(at, &group);
@@ -322,9 +335,7 @@ impl Shard {
         let GroupNames { id, uid, home } = group.names;
         tracing::info!(group = id, uid = format!("{uid:032x}"), "a group is dropped");
         group.ending = true;
-        if let Some(deadline) = group.timer.1.take() {
-            self.timers.remove(&(deadline, at));
-        }
+        self.forget_election(at);
         self.fail_in_flight(at);
         self.forget_large(at);
         let group = &mut self.groups[at as usize];
@@ -347,6 +358,7 @@ impl Shard {
         self.index.remove(uid);
         self.by_uid.remove(&uid);
         self.made.by_slot.remove(&(home, slot));
+        self.made.ending.remove(&(home, slot));
         self.made.forget_again.remove(&(home, slot));
         if self.made.by_id.get(&id) == Some(&at) {
             self.made.by_id.remove(&id);
@@ -378,9 +390,7 @@ impl Shard {
 
     /// Brings groups that are to end further towards that. Called on ticks.
     pub(super) fn end_groups(&mut self) {
-        let ending = |at: &u32| self.groups[*at as usize].ending;
-        let places: Vec<((u64, Slot), u32)> =
-            self.made.by_slot.iter().filter(|(_, at)| ending(at)).map(|(made, at)| (*made, *at)).collect();
+        let places: Vec<((u64, Slot), u32)> = self.made.ending.iter().map(|(made, at)| (*made, *at)).collect();
         for ((directory, slot), at) in places {
             let replica = &self.groups[at as usize].replica;
             if replica.configuration().is_end() {

@@ -111,7 +111,7 @@ impl Default for Points {
 }
 
 impl Points {
-    #[cfg(feature = "simulation")]
+    /// Reads that wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }

@@ -79,6 +79,12 @@ pub(crate) struct Producers {
     pub(crate) due: bool,
 }
 
+impl Producers {
+    pub(super) fn are_any(&self) -> bool {
+        !self.all.is_empty()
+    }
+}
+
 impl Shard {
     pub(crate) fn complete_producer(&mut self, producer: u32, at: u32, tag: u64, count: u32, outcome: Outcome) {
         let (group, now_ns) = (self.groups[at as usize].names.id, self.now_ns);

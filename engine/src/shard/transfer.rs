@@ -22,8 +22,10 @@ const WELL_NS: u64 = 5_000_000_000;
 const UNWELL_NS: u64 = 30_000_000_000;
 /// How long a try to give a group back may take: its proposals wait.
 const HOME_TRY_NS: u64 = 500_000_000;
-/// So many groups are given back at once, per shard.
-const HOME_GROUPS_MAX: usize = 4;
+/// So many groups are given back at once, per shard, at first: a node that is not well after all fails few.
+const HOME_GROUPS_MIN: usize = 4;
+/// Twice as many each time that all went well, up to so many.
+const HOME_GROUPS_MAX: usize = 256;
 /// A node that lags by more slots is not tried.
 const HOME_LAG_MAX: u64 = 64;
 
@@ -79,12 +81,29 @@ pub(crate) struct Transfer {
 }
 
 /// The groups of a shard that are being handed over.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Transfers {
     groups: Vec<u32>,
     home_due_ns: u64,
-    /// The group to look at next.
-    cursor: u32,
+    /// Groups that this node leads and another prefers, some of them perhaps no longer.
+    strays: Vec<u32>,
+    /// So many may be given back at once now.
+    home_groups: usize,
+    /// As many were, the last time.
+    home_full: bool,
+}
+
+impl Default for Transfers {
+    fn default() -> Self {
+        Self { groups: Vec::new(), home_due_ns: 0, strays: Vec::new(), home_groups: HOME_GROUPS_MIN, home_full: false }
+    }
+}
+
+impl Transfers {
+    /// Whether a group is being handed over.
+    pub(super) fn is_any(&self) -> bool {
+        !self.groups.is_empty()
+    }
 }
 
 impl Shard {
@@ -209,6 +228,7 @@ impl Shard {
         if end.is_ok() {
             mark(Mark::Transferred);
         } else {
+            (self.transfers.home_groups, self.transfers.home_full) = (HOME_GROUPS_MIN, false);
             self.peers[peer].well_ns = self.now_ns + UNWELL_NS - WELL_NS;
         }
         tracing::debug!(group = self.groups[at as usize].names.id, to = self.peers[peer].node, ?end, "handed over");
@@ -221,39 +241,66 @@ impl Shard {
         self.end_transfer(at, Err(error));
     }
 
-    /// Gives groups back to the nodes that prefer them: a few at a time.
+    /// This node has been elected in a group that another may prefer.
+    pub(super) fn note_stray(&mut self, at: u32) {
+        let group = &mut self.groups[at as usize];
+        if group.preferred != 0 && group.preferred != self.node && !group.stray {
+            group.stray = true;
+            self.transfers.strays.push(at);
+        }
+    }
+
+    /// Gives groups back to the nodes that prefer them: a few at a time, more when that goes well.
     pub(super) fn give_groups_home(&mut self) {
-        if self.now_ns < self.transfers.home_due_ns || self.stopping || self.groups.is_empty() {
+        if self.now_ns < self.transfers.home_due_ns || self.stopping || self.transfers.strays.is_empty() {
             return;
         }
         self.transfers.home_due_ns = self.now_ns + HOME_NS;
-        let mut begun = self.transfers.groups.len();
-        for _ in 0..self.groups.len() {
-            if begun >= HOME_GROUPS_MAX {
-                return;
+        if !(0..self.peers.len()).any(|peer| self.is_peer_well(peer)) {
+            return;
+        }
+        if self.transfers.home_full && self.transfers.groups.is_empty() {
+            // None of them has failed.
+            self.transfers.home_groups = (2 * self.transfers.home_groups).min(HOME_GROUPS_MAX);
+        }
+        let (mut begun, most) = (self.transfers.groups.len(), self.transfers.home_groups);
+        let mut strays = std::mem::take(&mut self.transfers.strays);
+        strays.retain(|at| {
+            if begun >= most {
+                return true;
             }
-            let at = self.transfers.cursor % self.groups.len() as u32;
-            self.transfers.cursor = at + 1;
-            let home = self.groups[at as usize].preferred;
-            if home != self.node && self.is_well(at, home) && self.begin_transfer(at, home, HOME_TRY_NS) == Ok(true) {
+            let group = &mut self.groups[*at as usize];
+            if !group.replica.leads() {
+                group.stray = false;
+                return false;
+            }
+            let home = group.preferred;
+            if self.is_well(*at, home) && self.begin_transfer(*at, home, HOME_TRY_NS) == Ok(true) {
                 mark(Mark::GroupGoesHome);
                 begun += 1;
             }
-        }
+            true
+        });
+        self.transfers.home_full = begun >= most;
+        strays.append(&mut self.transfers.strays);
+        self.transfers.strays = strays;
     }
 
     /// Whether a node could lead a group of this leader at once.
     fn is_well(&self, at: u32, node: NodeId) -> bool {
         let Some(peer) = self.peers.iter().position(|peer| peer.node == node) else { return false };
         let member = self.address(at, peer);
-        let Some(lag) = self.groups[at as usize].replica.lags(member) else { return false };
+        let lag = self.groups[at as usize].replica.lags(member);
+        lag.is_some_and(|lag| lag <= HOME_LAG_MAX) && self.is_peer_well(peer)
+    }
+
+    fn is_peer_well(&self, peer: usize) -> bool {
         let peer = &self.peers[peer];
         peer.connection.is_some()
             && !peer.lost
             && !peer.disk_full
             && self.now_ns > peer.well_ns.saturating_add(WELL_NS)
             && self.now_ns < peer.answered_ns + super::PEER_LOST_NS
-            && lag <= HOME_LAG_MAX
     }
 
     /// The node stops: it hands nothing over.
