@@ -102,7 +102,8 @@ impl Configuration {
     }
 
     /// This configuration, in which `phase_2` voters choose a value, or a majority if that is 0; `None` when so many can
-    /// not, or so few that witnesses alone would do. For the configuration that a group begins with: any other is changed by [`Configuration::resize`].
+    /// not, or so few that witnesses alone would do. For the configuration that a group begins with: any other is changed
+    /// by [`Configuration::resize`].
     #[must_use]
     pub fn with_phase_2(self, phase_2: u16) -> Option<Self> {
         Some(Self { phase_2, ..self }).filter(Self::is_legal)

@@ -305,8 +305,7 @@ impl<P: Payload> Replica<P> {
 
     /// The values to propose again, from the slot behind `prefix` on: per slot the one accepted at the highest ballot
     /// among the promises that count, of the voters that `counts` is true of; a slot that is empty in all of them is filled
-    /// with a no-op. `None` when only
-    /// witnesses have told of one of them: it may be chosen, and its payload is elsewhere.
+    /// with a no-op. `None` when only witnesses have told of one of them: it may be chosen, and its payload is elsewhere.
     fn adopt(
         &self,
         promises: &[Option<Promise<P>>],
