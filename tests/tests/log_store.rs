@@ -1,7 +1,7 @@
 //! Clusters whose logs are in a store of one's own.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -103,6 +103,53 @@ fn another_number_of_shards_moves_logs_within_their_store() {
     }
 }
 
+/// All groups of a node go to other cores' logs while writes are under way: first of the old logs, whose node votes, then of
+/// the new ones. What no write has answered is lost each time; a vote that was given is not, and the group goes on with it.
+#[test]
+fn group_moved_between_cores_mid_fsync() {
+    let mut cluster = Cluster::prepare(3, |c| (c.groups, c.segment_mib, c.shards, c.pin) = (3, 4, 2, Some(false)));
+    let stores: Vec<Arc<MemoryLogs>> = (0..3).map(|_| Arc::default()).collect();
+    let start_on = |cluster: &mut Cluster, node: u64| start(cluster, node, stores[node as usize - 1].clone());
+    let mut fatal: Vec<_> = (1..=3).map(|node| start_on(&mut cluster, node)).collect();
+    let mut written = 0;
+    for shards in [1, 3, 2] {
+        // Without the second node every vote of the third counts.
+        commit(&cluster, written + 1, written + 20);
+        cluster.stop_node(2);
+        commit(&cluster, written + 21, written + 40);
+        stores[2].set_failing(true);
+        drop(cluster.leader(1).propose(1, b"perhaps"));
+        fatal[2].recv_timeout(PATIENCE).expect("a node without a log ends");
+        cluster.stop_node(1);
+        cluster.stop_node(3);
+        stores[2].set_failing(false);
+        cluster.configs.iter_mut().for_each(|config| config.shards = shards);
+        // A write of the new logs fails: of the third node's first one the segment, then its header, then a frame.
+        for number in 1..=3 {
+            let left = AtomicI64::new(number);
+            let failing = FailingStore::new(stores[2].clone(), move |op| {
+                let counts = matches!(op, DiskOp::Write { .. } | DiskOp::Prepare { .. });
+                let is_it = counts && left.fetch_sub(1, Ordering::SeqCst) == 1;
+                is_it.then(|| DiskError::from_io("write", "the segment", &io::Error::from_raw_os_error(5)))
+            });
+            let options = Options { log_store: Some(Arc::new(failing)), ..Options::default() };
+            let refused = Node::start(cluster.configs[2].clone(), options).err().expect("it is broken off").to_string();
+            assert!(refused.contains("cannot be copied"), "{refused}");
+        }
+        fatal = [1, 3].map(|node| start_on(&mut cluster, node)).into();
+        commit(&cluster, written + 41, written + 60);
+        fatal.insert(1, start_on(&mut cluster, 2));
+        written += 60;
+        let expected: Vec<Vec<u8>> = (1..=written).map(entry).collect();
+        for node in 1..=3 {
+            // What was proposed in the last moment may be there too.
+            let log = cluster.log(node, 1, written);
+            let kept: Vec<Vec<u8>> = log.into_iter().filter(|entry| entry != b"perhaps").collect();
+            assert!(expected.starts_with(&kept) && kept.len() as u64 + 3 >= written, "node {node} has another log");
+        }
+    }
+}
+
 #[test]
 fn a_store_that_is_empty_or_holds_garbage_starts_no_node() {
     let mut cluster = Cluster::prepare(1, |c| c.segment_mib = 4);
@@ -140,7 +187,7 @@ fn a_store_whose_write_fails_ends_its_nodes_votes() {
     let mut cluster = Cluster::prepare(3, |_| {});
     let failing = Arc::new(AtomicBool::new(false));
     let fails = Arc::clone(&failing);
-    let store = Arc::new(FailingStore::new(DiskBackend::Uring, move |op| {
+    let store = Arc::new(FailingStore::new(Arc::new(DiskBackend::Uring), move |op| {
         let is_it = matches!(op, DiskOp::Write { .. }) && fails.load(Ordering::SeqCst);
         is_it.then(|| DiskError::from_io("write", "the segment", &io::Error::from_raw_os_error(5)))
     }));

@@ -19,11 +19,8 @@ pub struct FailingStore {
 
 impl FailingStore {
     /// A store over `store`.
-    pub fn new(
-        store: impl LogStore + 'static,
-        fails: impl Fn(&DiskOp) -> Option<DiskError> + Send + Sync + 'static,
-    ) -> Self {
-        Self { store: Arc::new(store), fails: Arc::new(fails) }
+    pub fn new(store: Arc<dyn LogStore>, fails: impl Fn(&DiskOp) -> Option<DiskError> + Send + Sync + 'static) -> Self {
+        Self { store, fails: Arc::new(fails) }
     }
 }
 
@@ -41,6 +38,10 @@ impl LogStore for FailingStore {
     fn open(&self, place: &LogPlace, tail: Option<u64>) -> Result<Box<dyn Disk>, DiskError> {
         let disk = self.store.open(place, tail)?;
         Ok(Box::new(FailingDisk { disk, fails: Arc::clone(&self.fails), failed: Vec::new() }))
+    }
+
+    fn forget(&self, place: &LogPlace) {
+        self.store.forget(place);
     }
 }
 

@@ -335,7 +335,7 @@ fn a_rehoming_that_is_broken_off_is_done_or_not() {
 /// A store whose write or preparation of this number, counted over all disks, finds the disk full.
 fn full_at(number: i64) -> FailingStore {
     let left = AtomicI64::new(number);
-    FailingStore::new(DiskBackend::Blocking, move |op| {
+    FailingStore::new(Arc::new(DiskBackend::Blocking), move |op| {
         let counts = matches!(op, DiskOp::Write { .. } | DiskOp::Prepare { .. });
         let is_it = counts && left.fetch_sub(1, Relaxed) == 1;
         is_it.then(|| DiskError::from_io("write", "a segment", &ErrorKind::StorageFull.into()))
