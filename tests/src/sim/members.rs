@@ -44,7 +44,10 @@ impl World {
         let missing = (0..self.plan.nodes).find(|at| !self.observer.vote(*at, group).0);
         let mut change = missing.map_or(MembershipChange::Remove(node as u64 + 1), |at| self.addition(at));
         if self.plan.resize_percent > self.dice_below_percent() {
-            change = MembershipChange::Quorum(self.dice.below(self.plan.nodes + 1) as u16);
+            let phase_2 = self.dice.below(self.plan.nodes + 1);
+            // While witnesses have no vote, as few as they are may choose; then they can be given none any more.
+            let phase_2 = if phase_2 <= self.plan.witnesses { 0 } else { phase_2 };
+            change = MembershipChange::Quorum(phase_2 as u16);
         }
         // Mostly the leader is asked.
         let asked = if self.dice.below(4) == 0 { Some(anyone) } else { self.leader(group) };
@@ -128,7 +131,8 @@ impl World {
                 }
             }
             if let Some(open) = self.members.open.get_mut(&(group, version)) {
-                *open -= 1;
+                // One that was taken for over may be asked for again by a node that is behind, and is answered twice then.
+                *open = open.saturating_sub(1);
             }
         }
         // Behind a later configuration that works, none of an older version can be chosen.

@@ -214,6 +214,8 @@ impl Pace {
 
 /// About so many events of a run may come from ticks.
 const TICK_EVENTS_MAX: u64 = 27_000;
+/// The most slots that plans with witnesses may write while all are well, before some are given up.
+const WARM_UP_WRITES_MAX: u64 = 50_000;
 
 impl Plan {
     /// The plan of a seed.
@@ -438,7 +440,10 @@ impl Plan {
         // Each shard's directory is decided by majorities.
         let most = quorum_of(self.nodes, self.phase_2).min(quorum_of(self.nodes, 0)) - 1;
         // Nor where all are in a hurry: too much would be written before nodes are given up.
-        if !loses && most > 0 && self.entry_bytes_max <= 1000 && dice.below(of) == 0 {
+        let parts = if self.part_bytes > 0 { 1 + self.entry_bytes_max / self.part_bytes } else { 1 };
+        let written = self.clients as u64 * super::world::WARM_UP_NS / self.think_ns.max(1) * parts as u64;
+        let in_a_hurry = self.entry_bytes_max > 1000 || written > WARM_UP_WRITES_MAX;
+        if !loses && most > 0 && !in_a_hurry && dice.below(of) == 0 {
             self.witnesses = 1 + dice.below(most);
         }
         self

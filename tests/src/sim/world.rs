@@ -31,7 +31,7 @@ const THINK_WELL_NS: u64 = 10 * MS;
 /// So often it is looked at what is settled and can be forgotten, in events.
 const SETTLE_EVENTS: u64 = 4096;
 /// How long all are well before some are given up, where witnesses have stood in for who was away.
-const WARM_UP_NS: u64 = 20 * S;
+pub(super) const WARM_UP_NS: u64 = 20 * S;
 /// How long a healed quorum may take to commit again.
 const LIVENESS_NS: u64 = 60 * S;
 
