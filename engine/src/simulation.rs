@@ -22,12 +22,14 @@ use crate::configuration;
 use crate::groups::{GroupChange, GroupOutcome, MadeGroup};
 use crate::homes::Names;
 use crate::large::Cutting;
+use crate::limits::PEER_OUTBOX_BYTES_MAX;
 pub use crate::log_store::failing::{FailingStore, Fails};
 use crate::mailbox::{Mail, PeerHello};
 use crate::membership::{MembershipChange, MembershipOutcome};
 use crate::node::MachineFactory;
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::seen::Seen;
+use crate::shard::links::Outgoing;
 use crate::shard::made::GroupReply;
 use crate::shard::membership::MembershipReply;
 use crate::shard::memory::Memory;
@@ -280,6 +282,7 @@ impl SimShard {
         })?;
         if tight_memory {
             shard.elections.max = 1;
+            shard.peers.iter_mut().for_each(|peer| peer.outbox = Outgoing::new(PEER_OUTBOX_BYTES_MAX / 2));
         }
         Ok((Self { shard, seen }, recovery))
     }
