@@ -440,7 +440,7 @@ impl Plan {
         // Each shard's directory is decided by majorities.
         let most = quorum_of(self.nodes, self.phase_2).min(quorum_of(self.nodes, 0)) - 1;
         // Nor where all are in a hurry: too much would be written before nodes are given up.
-        let parts = if self.part_bytes > 0 { 1 + self.entry_bytes_max / self.part_bytes } else { 1 };
+        let parts = 1 + self.entry_bytes_max.checked_div(self.part_bytes).unwrap_or(0);
         let written = self.clients as u64 * super::world::WARM_UP_NS / self.think_ns.max(1) * parts as u64;
         let in_a_hurry = self.entry_bytes_max > 1000 || written > WARM_UP_WRITES_MAX;
         if !loses && most > 0 && !in_a_hurry && dice.below(of) == 0 {
