@@ -14,8 +14,7 @@ use synod_wal::recover::RecoverError;
 use synod_wal::{Expect, recover};
 
 use super::files::SimFiles;
-use super::machine::Kind;
-use super::plan::{MS, RETAIN_ALL_MIB, around};
+use super::plan::{MS, around};
 use super::world::{Event, World};
 use crate::disk::{Dice, SECTOR_BYTES, SimDisk};
 
@@ -92,10 +91,9 @@ impl World {
         let others = || (0..self.plan.nodes).filter(move |other| *other != node);
         let sound = |at: &usize| self.nodes[*at].logs.iter().all(|log| log.spoilt.is_none());
         let group_survives = |group: GroupId| others().all(|other| self.observer.vote(other, group) == (true, true));
-        let trims = self.plan.retain_mib < RETAIN_ALL_MIB || self.plan.full_ns > 0;
         self.nodes[node].process.is_some() && !self.lost.checkpoint
             // A new replica gets its machine's data from the log or from a checkpoint.
-            && (!trims || Kind::of(self.plan.machines) != Kind::WithoutCheckpoints)
+            && !self.machines_need_votes()
             && (0..self.plan.nodes).all(|at| sound(&at))
             && (1..=self.plan.groups).all(group_survives)
     }

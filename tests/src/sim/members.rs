@@ -1,8 +1,8 @@
 //! Changes of who votes, and of how many votes it takes, as an operator would ask for them: votes are taken away while
 //! much goes wrong, and given back later.
 //!
-//! The budget: a vote is taken away only where everybody else has one, and while it is not known what became of a
-//! change, nobody is given up for good: it may still take effect.
+//! The budget: a vote is taken away only where everybody else has one and its replica can catch up; and while it is not
+//! known what became of a change, nobody is given up for good: it may still take effect.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use synod::simulation::SimShard;
 use synod::{GroupId, MembershipChange, MembershipError, MembershipOutcome};
 
-use super::plan::S;
+use super::machine::Kind;
+use super::plan::{RETAIN_ALL_MIB, S};
 use super::world::World;
 use crate::check::oracle::quorum_of;
 
@@ -49,12 +50,21 @@ impl World {
             let phase_2 = if phase_2 <= self.plan.witnesses { 0 } else { phase_2 };
             change = MembershipChange::Quorum(phase_2 as u16);
         }
+        if matches!(change, MembershipChange::Remove(_)) && self.machines_need_votes() {
+            return Ok(());
+        }
         // Mostly the leader is asked.
         let asked = if self.dice.below(4) == 0 { Some(anyone) } else { self.leader(group) };
         if let Some(asked) = asked {
             self.ask_for(asked, group, change);
         }
         Ok(())
+    }
+
+    /// Whether a replica without a vote may never catch up: logs are trimmed, and there are no checkpoints.
+    pub(super) fn machines_need_votes(&self) -> bool {
+        let trims = self.plan.retain_mib < RETAIN_ALL_MIB || self.plan.full_ns > 0;
+        trims && Kind::of(self.plan.machines) == Kind::WithoutCheckpoints
     }
 
     /// Between 0 and 99, without a draw in plans that need none.
