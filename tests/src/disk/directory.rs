@@ -6,7 +6,12 @@
 //!   durable and says nothing of bytes;
 //! - what a failed sync dropped is never made durable by a later one, though readers still see it.
 
-use std::{collections::BTreeMap, io, ops::Range, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    ops::Range,
+    rc::Rc,
+};
 
 use synod_wal::WriteData;
 
@@ -238,10 +243,10 @@ impl Directory {
 
     /// A file lives as long as a name leads to it, or may after a crash.
     fn forget_unnamed(&mut self) {
-        let Self { files, durable, current, unsynced, .. } = self;
-        let pending = |file: &FileId| unsynced.iter().any(|change| change.to.is_some_and(|(_, to)| to == *file));
-        let named = |entries: &Entries, file: &FileId| entries.values().any(|named| named == file);
-        files.retain(|file, _| named(durable, file) || named(current, file) || pending(file));
+        let pending = self.unsynced.iter().filter_map(|change| change.to.map(|(_, file)| file));
+        let named: BTreeSet<FileId> =
+            self.durable.values().chain(self.current.values()).copied().chain(pending).collect();
+        self.files.retain(|file, _| named.contains(file));
     }
 }
 
