@@ -23,7 +23,9 @@ pub(crate) enum Place {
 struct Pack {
     bytes: u64,
     known_bytes: u64,
-    known: usize,
+    known: u64,
+    /// It cannot be read, so nothing can move out of it.
+    stays: bool,
 }
 
 /// All whole checkpoints, by group and slot.
@@ -94,7 +96,7 @@ impl Contents {
         if let Place::Packed { pack, bytes, .. } = place {
             let pack = self.packs.get_mut(pack).expect("a pack is there before its members");
             let change = |number: u64, by: u64| if comes { number + by } else { number - by };
-            (pack.known_bytes, pack.known) = (change(pack.known_bytes, *bytes), change(pack.known as u64, 1) as usize);
+            (pack.known_bytes, pack.known) = (change(pack.known_bytes, *bytes), change(pack.known, 1));
         }
     }
 
@@ -131,9 +133,17 @@ impl Contents {
         self.packs.keys().copied()
     }
 
-    /// A pack of which hardly anything is needed.
+    /// A pack of which hardly anything is needed, and that can be read.
     pub(crate) fn sparse_pack(&self) -> Option<u64> {
-        self.packs.iter().find(|(_, pack)| pack.known_bytes * 4 < pack.bytes).map(|(number, _)| *number)
+        let is_sparse = |pack: &Pack| !pack.stays && pack.known_bytes * 4 < pack.bytes;
+        self.packs.iter().find(|(_, pack)| is_sparse(pack)).map(|(number, _)| *number)
+    }
+
+    /// A pack cannot be read: it is no longer taken for sparse.
+    pub(crate) fn leave_pack(&mut self, number: u64) {
+        if let Some(pack) = self.packs.get_mut(&number) {
+            pack.stays = true;
+        }
     }
 
     /// Deletes a checkpoint.

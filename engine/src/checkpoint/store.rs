@@ -386,11 +386,17 @@ impl Store {
         for (uid, slot, bytes) in small {
             members.push(packs::append(&mut pack, *uid, *slot, bytes));
         }
-        let sparse: Vec<_> = self.contents.sparse_pack().into_iter().flat_map(|of| self.contents.members(of)).collect();
-        for (uid, slot) in sparse {
-            let (name, Range { start, end }) = self.place(uid, slot);
-            let bytes = self.files.read(&name, start, (end - start) as usize)?;
-            members.push(packs::append(&mut pack, uid, slot, &bytes));
+        if let Some(sparse) = self.contents.sparse_pack() {
+            for (uid, slot) in self.contents.members(sparse).collect::<Vec<_>>() {
+                let (name, Range { start, end }) = self.place(uid, slot);
+                match self.files.read(&name, start, (end - start) as usize) {
+                    Ok(bytes) => members.push(packs::append(&mut pack, uid, slot, &bytes)),
+                    Err(error) => {
+                        tracing::warn!(name, %error, "an old pack of checkpoints cannot be read: it stays where it is");
+                        self.contents.leave_pack(sparse);
+                    }
+                }
+            }
         }
         let number = self.contents.next_pack();
         let temporary = format!("{}.tmp", pack_name(number));

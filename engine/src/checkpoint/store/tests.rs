@@ -382,6 +382,21 @@ fn a_group_that_is_idle_keeps_no_pack_of_others() {
 }
 
 #[test]
+fn an_old_pack_that_cannot_be_read_is_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    write_small(&mut store, 1..=20, 1);
+    let old = files(dir.path()).pop().unwrap();
+    write_small(&mut store, 1..=19, 2);
+    (1..=19).for_each(|uid| remove(&mut store, uid, 1));
+    // What is left in it would move into the next one.
+    fs::remove_file(old).unwrap();
+    write_small(&mut store, 1..=19, 3);
+    (1..=19).for_each(|uid| check_small(&mut store, uid, 3));
+    assert_eq!(super::tests::store(dir.path()).newest(20).unwrap(), None);
+}
+
+#[test]
 fn a_pack_that_cannot_be_written_fails_its_checkpoints_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = store(dir.path());
