@@ -375,11 +375,7 @@ impl Shards {
     pub fn receive(&mut self, at: usize, connection: u64, decoder: &mut Decoder, mut bytes: &[u8]) {
         let shard = self.shard(at);
         while !bytes.is_empty() {
-            let space = decoder.space();
-            let taken = space.len().min(bytes.len());
-            space[..taken].copy_from_slice(&bytes[..taken]);
-            decoder.filled(taken);
-            bytes = &bytes[taken..];
+            bytes = &bytes[decoder.push(bytes)..];
             while let Some(frame) = decoder.next().unwrap() {
                 shard.receive(connection, &frame);
             }

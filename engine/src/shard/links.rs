@@ -254,11 +254,7 @@ mod tests {
         assert_eq!(taken, Ok(true));
         let (mut decoder, mut frames, mut sent) = (Decoder::new(), 0, &sent[..]);
         while !sent.is_empty() {
-            let space = decoder.space();
-            let taken = space.len().min(sent.len());
-            space[..taken].copy_from_slice(&sent[..taken]);
-            decoder.filled(taken);
-            sent = &sent[taken..];
+            sent = &sent[decoder.push(sent)..];
             while let Some(frame) = decoder.next().unwrap() {
                 let (log_end, acks) = Ack::decode_all(frame.body).unwrap();
                 frames += 1;

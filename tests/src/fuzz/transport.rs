@@ -137,9 +137,7 @@ fn wire_frames(stream: &[u8]) -> bool {
     let mut decoder = Decoder::with_body_bytes_max(body_bytes_max);
     let (mut again, mut frames, mut failure) = (Vec::new(), 0, None);
     for piece in stream.chunks(piece) {
-        let space = decoder.space();
-        space[..piece.len()].copy_from_slice(piece);
-        decoder.filled(piece.len());
+        assert_eq!(decoder.push(piece), piece.len(), "there is room for a piece");
         loop {
             match decoder.next() {
                 Ok(Some(frame)) => {

@@ -22,11 +22,7 @@ fn are_led(world: &Shards, groups: u64) -> bool {
 fn frames(mut bytes: &[u8]) -> Vec<(u8, usize)> {
     let (mut decoder, mut frames) = (Decoder::new(), Vec::new());
     while !bytes.is_empty() {
-        let space = decoder.space();
-        let taken = space.len().min(bytes.len());
-        space[..taken].copy_from_slice(&bytes[..taken]);
-        decoder.filled(taken);
-        bytes = &bytes[taken..];
+        bytes = &bytes[decoder.push(bytes)..];
         while let Some(frame) = decoder.next().unwrap() {
             let records = if frame.header.kind == RECORDS { Records::new(frame.body).count() } else { 0 };
             frames.push((frame.header.kind, records));

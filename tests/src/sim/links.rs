@@ -149,11 +149,8 @@ impl World {
         let mut rest = bytes;
         let mut bad = None;
         while !rest.is_empty() && bad.is_none() {
-            let space = decoder.space();
-            let taken = space.len().min(rest.len()).min(1 + self.dice.below(rest.len()));
-            space[..taken].copy_from_slice(&rest[..taken]);
-            decoder.filled(taken);
-            rest = &rest[taken..];
+            let piece = 1 + self.dice.below(rest.len());
+            rest = &rest[decoder.push(&rest[..piece])..];
             bad = self
                 .with_shard(to, shard, |sim| {
                     loop {

@@ -109,6 +109,19 @@ impl Decoder {
         space
     }
 
+    /// Takes bytes that are in memory already, as many as there is room for, and gives how many those are: at least one, unless
+    /// there are none.
+    ///
+    /// # Panics
+    /// When [`next`](Self::next) was not called until it gave no more.
+    pub fn push(&mut self, bytes: &[u8]) -> usize {
+        let space = self.space();
+        let taken = space.len().min(bytes.len());
+        space[..taken].copy_from_slice(&bytes[..taken]);
+        self.filled(taken);
+        taken
+    }
+
     /// Tells that the first `n` bytes of the last [`space`](Self::space) were read into.
     ///
     /// # Panics
