@@ -52,6 +52,7 @@
 
 mod checked;
 #[cfg(any(test, feature = "simulation"))]
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub, reason = "other packages' tests use it"))]
 pub(crate) mod failing;
 
 use std::io;

@@ -23,7 +23,7 @@ use crate::groups::{GroupChange, GroupOutcome, MadeGroup};
 use crate::homes::Names;
 use crate::large::Cutting;
 use crate::limits::PEER_OUTBOX_BYTES_MAX;
-pub use crate::log_store::failing::{FailingStore, Fails};
+pub use crate::log_store::failing::FailingStore;
 use crate::mailbox::{Mail, PeerHello};
 use crate::membership::{MembershipChange, MembershipOutcome};
 use crate::node::MachineFactory;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Disk, DiskDone, DiskError, DiskOp, LogPlace, LogStore, SegmentSource};
 
 /// Says whether an operation fails: then the error, and it is not carried out. It is asked once for each.
-pub type Fails = Arc<dyn Fn(&DiskOp) -> Option<DiskError> + Send + Sync>;
+type Fails = Arc<dyn Fn(&DiskOp) -> Option<DiskError> + Send + Sync>;
 
 /// A store over another one, whose writes and preparations fail when they are told to.
 #[derive(Clone)]
