@@ -3,31 +3,19 @@
 use crate::replica_test::World;
 use crate::*;
 
-/// Has a node try to lead among those that are up.
-fn tries(w: &mut World, me: u16, up: &[u16]) -> bool {
-    for other in up {
-        w.act(*other, Replica::leader_lost);
-    }
-    for _ in 0..3 {
-        w.act(me, Replica::timeout);
-        w.settle(up);
-    }
-    w.node(me).replica.epoch().is_some()
-}
-
 #[test]
 fn phase_2_of_one_needs_phase_1_of_all() {
     let all = [1, 2, 3];
     let mut w = World::with_phase_2(3, 1);
-    assert!(!tries(&mut w, 1, &[1, 2]), "the third may have chosen something by itself");
+    assert!(!w.tries(1, &[1, 2]), "the third may have chosen something by itself");
     w.elect(1, &all);
     let value = w.propose(1);
     w.settle(&[1]);
     assert_eq!(w.batches(1), [value], "its own durable vote chooses");
     w.net.clear();
-    assert!(!tries(&mut w, 2, &[2, 3]), "only the first one knows what it has chosen");
+    assert!(!w.tries(2, &[2, 3]), "only the first one knows what it has chosen");
     w.crash(1);
-    assert!(tries(&mut w, 2, &all));
+    assert!(w.tries(2, &all));
     assert_eq!(w.batches(2), [value]);
 }
 
@@ -44,7 +32,7 @@ fn phase_2_of_all_needs_phase_1_of_one() {
     assert_eq!(w.batches(1), [value]);
     // Whoever is left has all that was chosen. But alone it could choose nothing more, so it leaves the ballots alone.
     let promised = w.node(2).replica.promised();
-    assert!(!tries(&mut w, 2, &[2, 3]));
+    assert!(!w.tries(2, &[2, 3]));
     assert_eq!(w.node(2).replica.promised(), promised);
 }
 
@@ -56,8 +44,8 @@ fn two_of_four_choose_and_three_elect() {
     w.settle(&[1, 4]);
     assert_eq!(w.batches(1), [value]);
     w.net.clear();
-    assert!(!tries(&mut w, 2, &[2, 3]), "the two others may have chosen without them");
-    assert!(tries(&mut w, 2, &[2, 3, 4]));
+    assert!(!w.tries(2, &[2, 3]), "the two others may have chosen without them");
+    assert!(w.tries(2, &[2, 3, 4]));
     assert_eq!(w.batches(2), [value]);
 }
 
@@ -78,8 +66,8 @@ fn quorums_change_behind_the_configuration_that_says_so() {
     assert_eq!(w.node(1).replica.quorums(), Quorums { phase_1: 4, phase_2: 2 });
     assert!(w.node(1).replica.epoch().is_none(), "and the new one elects behind it");
     w.net.clear();
-    assert!(!tries(&mut w, 2, &[2, 3, 4]));
-    assert!(tries(&mut w, 1, &[1, 2, 3, 4]));
+    assert!(!w.tries(2, &[2, 3, 4]));
+    assert!(w.tries(1, &[1, 2, 3, 4]));
     let second = w.propose(1);
     w.settle(&[1, 5]);
     assert_eq!(w.batches(1), [first, second]);

@@ -375,6 +375,18 @@ impl World {
         self.node(me).replica.epoch().expect("elected")
     }
 
+    /// Has a node try to lead among those that are up, for long; whether it does.
+    pub(crate) fn tries(&mut self, me: u16, up: &[u16]) -> bool {
+        for other in up {
+            self.act(*other, Replica::leader_lost);
+        }
+        for _ in 0..8 {
+            self.act(me, Replica::timeout);
+            self.settle(up);
+        }
+        self.node(me).replica.epoch().is_some()
+    }
+
     pub(crate) fn propose(&mut self, me: u16) -> u64 {
         let value = self.next_value;
         self.next_value += 1;

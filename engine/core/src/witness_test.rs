@@ -20,18 +20,6 @@ fn is_batch(wire: &Wire) -> bool {
     matches!(wire, Wire::Message(Message::Accept { value: Value { body: Body::Batch(_), .. }, .. }))
 }
 
-/// Has a node try to lead among those that are up, for long.
-fn tries(w: &mut World, me: u16, up: &[u16]) -> bool {
-    for other in up {
-        w.act(*other, Replica::leader_lost);
-    }
-    for _ in 0..8 {
-        w.act(me, Replica::timeout);
-        w.settle(up);
-    }
-    w.node(me).replica.epoch().is_some()
-}
-
 fn disconnect(w: &mut World, me: u16, peer: u16) {
     w.node(me).replica.disconnected(member(peer));
 }
@@ -51,9 +39,9 @@ fn chosen_without_the_other() -> (World, u64) {
 #[test]
 fn a_stub_is_not_an_empty_slot() {
     let (mut w, value) = chosen_without_the_other();
-    assert!(!tries(&mut w, 2, &[2, 3]), "nobody may lead while only the witness tells of the value");
+    assert!(!w.tries(2, &[2, 3]), "nobody may lead while only the witness tells of the value");
     assert!(w.batches(2).is_empty());
-    assert!(tries(&mut w, 2, &ALL), "whoever has it is there again");
+    assert!(w.tries(2, &ALL), "whoever has it is there again");
     assert_eq!(w.batches(2), [value]);
 }
 
@@ -75,8 +63,8 @@ fn a_value_of_an_older_ballot_is_not_what_a_stub_names() {
     w.settle(&[1, 3]);
     assert_eq!(w.batches(1), [value]);
     w.net.clear();
-    assert!(!tries(&mut w, 2, &[2, 3]), "what it holds in that slot is another value");
-    assert!(tries(&mut w, 2, &ALL));
+    assert!(!w.tries(2, &[2, 3]), "what it holds in that slot is another value");
+    assert!(w.tries(2, &ALL));
     assert_eq!(w.batches(2), [value]);
 }
 
@@ -95,7 +83,7 @@ fn a_stub_is_made_whole_by_the_same_value_elsewhere() {
     w.settle(&[1, 3]);
     assert_eq!(w.batches(1), [value]);
     w.net.clear();
-    assert!(tries(&mut w, 2, &[2, 3]), "the candidate has the payload");
+    assert!(w.tries(2, &[2, 3]), "the candidate has the payload");
     assert_eq!(w.batches(2), [value]);
 }
 
@@ -110,8 +98,8 @@ fn a_quorum_without_witnesses_does_without_their_stubs() {
     w.receive((member(1), member(3), Wire::Message(accept)));
     w.sync(3);
     w.crash(1);
-    assert!(!tries(&mut w, 2, &[2, 3]));
-    assert!(tries(&mut w, 2, &ALL));
+    assert!(!w.tries(2, &[2, 3]));
+    assert!(w.tries(2, &ALL));
     let value = w.propose(2);
     w.settle(&ALL);
     assert_eq!(w.batches(2), [value]);
@@ -126,8 +114,8 @@ fn a_promise_of_another_brings_the_payload() {
     w.settle(&[1, 3, 4, 5]);
     assert_eq!(w.batches(1), [value]);
     w.net.clear();
-    assert!(!tries(&mut w, 2, &[2, 4, 5]), "a quorum, and nobody in it has the payload");
-    assert!(tries(&mut w, 2, &[2, 3, 4]));
+    assert!(!w.tries(2, &[2, 4, 5]), "a quorum, and nobody in it has the payload");
+    assert!(w.tries(2, &[2, 3, 4]));
     assert_eq!(w.batches(2), [value]);
 }
 
@@ -146,7 +134,7 @@ fn a_witness_tells_what_is_chosen_to_who_holds_it() {
     assert_eq!(w.batches(3), [value | STUB]);
     assert!(w.batches(2).is_empty());
     w.net.clear();
-    assert!(tries(&mut w, 2, &[2, 3]));
+    assert!(w.tries(2, &[2, 3]));
     assert_eq!(w.batches(2), [value]);
 }
 
@@ -159,9 +147,9 @@ fn what_a_witness_knows_and_nobody_here_holds_is_awaited() {
     w.settle(&[1, 3]);
     assert_eq!(w.batches(3), [value | STUB]);
     w.net.clear();
-    assert!(!tries(&mut w, 2, &[2, 3]));
+    assert!(!w.tries(2, &[2, 3]));
     assert!(w.batches(2).is_empty());
-    assert!(tries(&mut w, 2, &ALL));
+    assert!(w.tries(2, &ALL));
     assert_eq!(w.batches(2), [value]);
 }
 
@@ -175,7 +163,7 @@ fn a_stub_leaves_behind_a_durable_payload_only() {
     assert!(!is_sent(&w, 3, is_batch), "the leader's own record is not durable yet");
     w.crash(1);
     w.net.clear();
-    assert!(tries(&mut w, 2, &[2, 3]), "so nothing stands in the way");
+    assert!(w.tries(2, &[2, 3]), "so nothing stands in the way");
     let mut w = two_and_a_witness();
     w.elect(1, &ALL);
     disconnect(&mut w, 1, 2);
@@ -195,7 +183,7 @@ fn a_witness_is_sent_what_all_others_have() {
     w.settle(&[1, 3]);
     assert!(w.batches(1).is_empty(), "the other is not known to be away");
     w.net.clear();
-    assert!(tries(&mut w, 2, &[2, 3]), "nothing stands in the way of who is left");
+    assert!(w.tries(2, &[2, 3]), "nothing stands in the way of who is left");
     assert!(w.batches(2).is_empty() && w.batches(1).is_empty(), "{value} was never chosen");
 }
 
@@ -253,7 +241,7 @@ fn a_witness_keeps_stubs_over_a_restart() {
     let log = w.node(3).replica.log();
     let held: Vec<_> = (1..=log.last().0).map(|slot| log.get(Slot(slot)).unwrap().value.clone()).collect();
     assert!(held.iter().any(|held| held.body == Body::Batch(value | STUB)), "{held:?}");
-    assert!(!tries(&mut w, 2, &[2, 3]));
+    assert!(!w.tries(2, &[2, 3]));
 }
 
 #[test]
