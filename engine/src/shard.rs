@@ -428,7 +428,7 @@ impl Shard {
                 let peer = self.peer_of(at, ballot.member);
                 if let Some(peer) = peer {
                     // It has just spoken.
-                    self.peers[peer].lost = false;
+                    self.peer_lives(peer);
                 }
                 self.groups[at as usize].follows = peer;
             }
@@ -612,9 +612,7 @@ impl Shard {
             self.peer_lost(at);
             self.void_support(at);
         }
-        if self.peers[at].lost || !self.peers[at].met {
-            self.tell_event(Event::PeerConnected { shard: self.shard.0, node });
-        }
+        self.peer_lives(at);
         self.check_own_log(node, seen, !self.peers[at].met);
         self.check_past_log(node, lost);
         let peer = &mut self.peers[at];
@@ -630,7 +628,6 @@ impl Shard {
         peer.heard_ns = self.now_ns;
         peer.beat_ns = self.now_ns;
         peer.answered_ns = self.now_ns;
-        peer.lost = false;
         peer.well_ns = self.now_ns;
         // Leaders here wait for its support.
         peer.heartbeat_due_ns = self.now_ns;
@@ -657,6 +654,15 @@ impl Shard {
         for at in 0..self.groups.len() as u32 {
             let member = self.address(at, peer);
             self.groups[at as usize].replica.disconnected(member);
+        }
+    }
+
+    /// A peer is there, or is heard again.
+    fn peer_lives(&mut self, at: usize) {
+        let peer = &mut self.peers[at];
+        let node = peer.node;
+        if std::mem::take(&mut peer.lost) || !peer.met {
+            self.tell_event(Event::PeerConnected { shard: self.shard.0, node });
         }
     }
 

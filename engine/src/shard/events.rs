@@ -55,7 +55,8 @@ pub enum Event {
         /// The last index that it covers.
         index: u64,
     },
-    /// A shard is connected to its counterpart on another node, for the first time or after [`PeerLost`](Event::PeerLost).
+    /// A shard is connected to its counterpart on another node, for the first time, or hears from it again after
+    /// [`PeerLost`](Event::PeerLost).
     PeerConnected {
         /// The shard.
         shard: usize,

@@ -37,7 +37,8 @@ impl Shard {
 
     pub(super) fn on_heartbeat(&mut self, peer: usize, body: &[u8]) -> Result<(), wire::Malformed> {
         let heartbeat = Heartbeat::decode(body)?;
-        (self.peers[peer].beat_ns, self.peers[peer].lost) = (self.now_ns, false);
+        self.peers[peer].beat_ns = self.now_ns;
+        self.peer_lives(peer);
         self.peers[peer].disk_full = heartbeat.full;
         if heartbeat.full {
             self.peers[peer].well_ns = self.peers[peer].well_ns.max(self.now_ns);

@@ -1,7 +1,7 @@
 //! A shard on its own, without a disk or peers that answer.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use synod_wal::recover::SegmentSource;
 
@@ -92,6 +92,25 @@ fn votes_wait_no_longer_than_a_while() {
     assert!(!shard.may_vote());
     shard.now_ns += 1;
     assert!(shard.may_vote(), "node 3 may never come");
+}
+
+/// Also over the connection that it had: its process may only have stood still.
+#[test]
+fn listeners_hear_of_a_peer_that_is_lost_and_heard_again() {
+    let mut shard = started();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&heard);
+    shard.events = Some(Arc::new(move |event: &Event| tell.lock().unwrap().push(event.clone())));
+    shard.started = true;
+    meet(&mut shard, 2, 0);
+    shard.now_ns += PEER_LOST_NS + 1;
+    shard.tick();
+    let heartbeat = Heartbeat { sent_ns: 1, wal_sequence: 0, full: false, support: 0 };
+    for _ in 0..2 {
+        shard.on_heartbeat(0, &heartbeat.encode()).unwrap();
+    }
+    let (connected, lost) = (Event::PeerConnected { shard: 0, node: 2 }, Event::PeerLost { shard: 0, node: 2 });
+    assert_eq!(*heard.lock().unwrap(), [connected.clone(), lost, connected]);
 }
 
 #[test]
