@@ -255,6 +255,11 @@ impl Driver {
                 self.finish(Err(error));
                 return;
             }
+            if self.shard.borrow().wants_turn() {
+                self.turn.set();
+                // Others run before it.
+                glommio::executor().yield_now().await;
+            }
         }
     }
 

@@ -1129,6 +1129,12 @@ impl Shard {
         Ok(())
     }
 
+    /// Whether another turn has something to do, even if nothing happens until then: the last one left it, so that others
+    /// do not wait for it.
+    pub(crate) fn wants_turn(&self) -> bool {
+        self.large.goes_on()
+    }
+
     /// The second half of a turn: closes batches, starts frames, fills outboxes. The driver has read its clock again.
     pub(crate) fn flush(&mut self, now_ns: u64) {
         let completed = std::mem::take(&mut self.completed);

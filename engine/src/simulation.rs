@@ -431,6 +431,11 @@ impl SimShard {
         Ok(())
     }
 
+    /// Whether the shard wants another turn although nothing has happened.
+    pub fn wants_turn(&self) -> bool {
+        self.shard.wants_turn()
+    }
+
     /// Operations for the disk, since the last call.
     pub fn take_disk_ops(&mut self) -> Vec<DiskOp> {
         std::mem::take(&mut self.shard.disk_ops)
@@ -578,7 +583,8 @@ impl SimShard {
     pub fn machine_state(&self, group: GroupId) -> Option<String> {
         let group = &self.shard.groups[self.shard.group_at(group)? as usize];
         let (next, feeding, of) = (group.machine_next, group.feeding, &group.checkpoints);
-        Some(format!("machine next {next} feeding {feeding} {of:?}"))
+        let (first, last) = (group.first_index(), group.replica.log().last());
+        Some(format!("log from index {first} to slot {last} machine next {next} feeding {feeding} {of:?}"))
     }
 
     /// How full its queues are, after a turn.

@@ -4,7 +4,8 @@ use synod::{Outcome, Overload, ProposeError, Rejection};
 
 use crate::disk::Dice;
 use crate::schedules::{Schedule, schedules};
-use crate::shards::{Shards, Told};
+use crate::shards::{Setup, Shards, Told};
+use crate::sim::machine::Kind;
 
 const GROUP: u64 = 5;
 
@@ -86,8 +87,19 @@ fn what_waits_for_longer_than_queue_ms_max_is_refused() {
     assert!(matches!(index(&closed), Err(ProposeError::Rejected(_))), "{:?}", index(&closed));
 }
 
+/// However many parts an entry has: only so many a turn, and the next turn does not wait for a tick or for news.
+fn a_large_entry_is_put_together_without_the_clock() {
+    let setup = Setup { part_bytes: 16, machines: Some(Kind::InMemory), ..Setup::default() };
+    let mut lone = Shards::lone_of(setup, |_| ());
+    lone.step_until(0, "it does not lead", |lone| lone.leads(0));
+    let outcome = lone.propose_in(1, 0, &[7; 16 * 100]);
+    assert!(matches!(*outcome.lock().unwrap(), Some(Ok(_))), "its machine has it in the same moment");
+    assert_eq!(lone.machine_index(0), 1);
+}
+
 /// All of them.
 pub const SCHEDULES: &[Schedule] = schedules! {
     a_vote_is_never_in_the_log_without_its_group shows GroupsAreNotRecorded,
     what_waits_for_longer_than_queue_ms_max_is_refused,
+    a_large_entry_is_put_together_without_the_clock,
 };

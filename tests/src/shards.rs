@@ -39,11 +39,13 @@ pub struct Setup {
     pub segment_bytes: u64,
     /// The groups' state machines, if they have any.
     pub machines: Option<Kind>,
+    /// Bytes of a part of a large entry; 0: as large as in production.
+    pub part_bytes: usize,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { nodes: 3, seed: 77, segment_bytes: 1 << 20, machines: None }
+        Self { nodes: 3, seed: 77, segment_bytes: 1 << 20, machines: None, part_bytes: 0 }
     }
 }
 
@@ -126,7 +128,12 @@ impl Shards {
 
     /// The only node of a cluster, started: all that it has durably is chosen.
     pub fn lone(seed: u64, configure: impl Fn(&mut Config)) -> Self {
-        let mut lone = Self::new(Setup { nodes: 1, seed: 1000 * seed, ..Setup::default() }).configured(configure);
+        Self::lone_of(Setup { seed: 1000 * seed, ..Setup::default() }, configure)
+    }
+
+    /// As [`Shards::lone`], made in another way.
+    pub fn lone_of(setup: Setup, configure: impl Fn(&mut Config)) -> Self {
+        let mut lone = Self::new(Setup { nodes: 1, ..setup }).configured(configure);
         lone.start(0);
         lone
     }
@@ -171,7 +178,7 @@ impl Shards {
             founders: founds.then(|| (1..=founders).map(|node| (node, u128::from(node))).collect()),
             segment_bytes: setup.segment_bytes,
             tight_memory: false,
-            part_bytes: 0,
+            part_bytes: setup.part_bytes,
             pull_bytes: 1 << 20,
             seed: setup.seed + at as u64 + 10 * node.boot,
         };
@@ -260,6 +267,14 @@ impl Shards {
         self.ended(at);
     }
 
+    /// Bits of all of a node's checkpoints flip.
+    pub fn rot_checkpoints(&mut self, at: usize) {
+        let mut dice = Dice::new(1);
+        for _ in 0..16 {
+            assert!(self.nodes[at].files.rot(&mut dice), "it has a checkpoint");
+        }
+    }
+
     fn ended(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         (node.shard, node.store, node.stalled, node.paused) = (None, None, false, false);
@@ -306,7 +321,7 @@ impl Shards {
             return false;
         }
         let (disk_ops, store_ops) = (shard.take_disk_ops(), shard.take_store_ops());
-        let asked = !disk_ops.is_empty() || !store_ops.is_empty();
+        let asked = !disk_ops.is_empty() || !store_ops.is_empty() || shard.wants_turn();
         for op in disk_ops {
             node.disk.start(op);
         }

@@ -131,6 +131,8 @@ pub(crate) struct Large {
     /// Only the first few are worked on.
     gathers: VecDeque<Gather>,
     next_gather: u64,
+    /// The last turn stopped at [`GATHER_PARTS_PER_TURN`]: the next one has work without an event.
+    goes_on: bool,
     /// Groups with outcomes that wait for the state machine, some of them perhaps no longer.
     holding: Vec<u32>,
 }
@@ -144,11 +146,17 @@ impl Large {
     pub(super) fn abandon(&mut self) {
         self.gathers.clear();
         self.holding.clear();
+        self.goes_on = false;
     }
 
     /// Entries that are being put together, or wait for that.
     pub(super) fn gathers(&self) -> usize {
         self.gathers.len()
+    }
+
+    /// Whether the next turn has parts to put together that wait for nothing else.
+    pub(super) fn goes_on(&self) -> bool {
+        self.goes_on
     }
 
     /// Large entries that are not wholly proposed.
@@ -383,6 +391,7 @@ impl Shard {
     /// Goes on with what is being put together. Called once a turn.
     pub(super) fn step_gathers(&mut self) {
         let (mut place, mut parts) = (0, GATHER_PARTS_PER_TURN);
+        self.large.goes_on = false;
         while place < GATHERS_MAX
             && let Some(mut gather) = self.large.gathers.remove(place)
         {
@@ -410,6 +419,7 @@ impl Shard {
         }
         while !gather.reading && gather.next <= gather.last {
             if *parts == 0 {
+                self.large.goes_on = true;
                 return Step::Waits;
             }
             let log = group.replica.log();

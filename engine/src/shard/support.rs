@@ -294,10 +294,16 @@ impl Shard {
     }
 
     /// Whether this replica must not stand for election now: it is bound to a leader, or may have been before it was
-    /// started.
+    /// started, or could not lead.
     pub(super) fn must_not_campaign(&self, at: u32) -> bool {
         let election = self.groups[at as usize].timer.0 == Timer::Election;
-        election && (!self.may_promise() || self.bound_to(at).is_some())
+        election && (!self.may_promise() || self.bound_to(at).is_some() || self.lacks_state(at))
+    }
+
+    /// Whether neither the log nor a checkpoint has what was chosen first. Whoever lacks some of that as well could not be
+    /// brought up to date from here: as a leader this replica would choose nothing more, while another may.
+    fn lacks_state(&self, at: u32) -> bool {
+        self.groups[at as usize].checkpoints.lacks
     }
 
     /// Whether promises may leave: a voter that was just started does not know to whom it was bound.
@@ -324,7 +330,7 @@ impl Shard {
                 false
             }
             // Nor is an order taken by one who may have been bound to another since.
-            Message::Campaign { .. } => !self.may_promise(),
+            Message::Campaign { .. } => !self.may_promise() || self.lacks_state(at),
             // A log that does not advance makes no promise durable: who was elected on the word of its voter could choose
             // nothing, again and again.
             Message::PreVote { .. } if !self.may_promise() || self.bound_to(at).is_some() || self.wal_stuck() => {

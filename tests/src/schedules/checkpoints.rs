@@ -98,8 +98,57 @@ fn checkpoint_and_log_join_after_a_restart() {
     assert!(trimmed > 30, "hardly any log was trimmed: {trimmed}");
 }
 
+/// The last entries are chosen, and only their leader knows it: by its vote and that of node 2. It takes a checkpoint, starts
+/// again, lets its log go, and the checkpoint rots. As a leader it could give the others neither the entries nor a state;
+/// they have them, and must lead.
+fn who_lacks_a_state_lets_others_lead() {
+    let setup = Setup { segment_bytes: 256 << 10, machines: Some(Kind::InMemory), ..Setup::default() };
+    let configure = |config: &mut Config| {
+        (config.retain_mib, config.hold_entries, config.checkpoint_entries) = (0, 0, 5);
+    };
+    let mut world = Shards::new(setup).configured(configure).led();
+    let first = world.propose(0);
+    world.run(200);
+    assert!(matches!(*first.lock().unwrap(), Some(Ok(_))));
+    let last: Vec<_> = (0..20).map(|_| world.submit(1, 0, b"entry")).collect();
+    world.turn(0);
+    world.deliver_one(0, 1);
+    world.deaf = vec![1, 2];
+    world.held = vec![(0, 1), (0, 2), (1, 2), (2, 1)];
+    world.deliver();
+    assert!(last.iter().all(|told| matches!(*told.lock().unwrap(), Some(Ok(_)))), "they are chosen");
+    world.run(10);
+    world.cut_off(0);
+    // The log goes on in another segment at each start. Those that are not needed wait to be used again.
+    for _ in 0..4 {
+        world.kill(0);
+        world.start(0);
+        world.run(100);
+    }
+    let (info, other) = (world.info(0), world.info(1));
+    assert!(info.first_index == 22 && other.next_index == 2, "{info:?} {other:?}");
+    world.kill(0);
+    world.rot_checkpoints(0);
+    (world.held, world.deaf) = (Vec::new(), Vec::new());
+    for at in [1, 2] {
+        world.kill(at);
+        world.start(at);
+    }
+    world.start(0);
+    world.run_until(5000, |world| world.leads(1) || world.leads(2));
+    let leader = (0..3).find(|at| world.leads(*at));
+    let state = world.shard(0).machine_state(1);
+    assert!(leader.is_some_and(|leader| leader > 0), "{leader:?} leads: {state:?}");
+    let next = world.propose(leader.unwrap());
+    world.run_until(5000, |world| world.machine_index(0) == 22);
+    assert!(matches!(*next.lock().unwrap(), Some(Ok(_))));
+    assert_eq!(world.machine_index(0), 22, "it is given a state");
+    world.agree(&[0, 1, 2]);
+}
+
 /// All of them.
 pub(super) const SCHEDULES: &[Schedule] = schedules! {
     what_the_log_counts_on_a_checkpoint_for_is_in_it shows CheckpointsAreInstalledEarly,
     checkpoint_and_log_join_after_a_restart,
+    who_lacks_a_state_lets_others_lead,
 };

@@ -128,7 +128,7 @@ impl SimFiles {
     }
 
     /// Alters a bit of some whole checkpoint; false when there is none.
-    pub(super) fn rot(&self, dice: &mut Dice) -> bool {
+    pub(crate) fn rot(&self, dice: &mut Dice) -> bool {
         let mut directory = self.lock();
         let is_whole = |name: &str| name.ends_with(".checkpoint") || name.ends_with(".pack");
         let whole: Vec<usize> =

@@ -37,11 +37,16 @@ impl World {
         let process = self.nodes[node].process.as_mut()?;
         process.shards[shard].set_now(now_ns);
         let result = event(&mut process.shards[shard]);
+        self.ask_for_turn(node, shard, life);
+        Some(result)
+    }
+
+    fn ask_for_turn(&mut self, node: usize, shard: usize, life: u64) {
+        let Some(process) = &mut self.nodes[node].process else { return };
         if !std::mem::replace(&mut process.turn_due[shard], true) {
             let after = self.dice.below(20 * US as usize) as u64;
             self.after(after, Event::Turn { node, shard, life });
         }
-        Some(result)
     }
 
     pub(super) fn turn(&mut self, node: usize, shard: usize) -> Result<(), String> {
@@ -61,7 +66,11 @@ impl World {
             }
             return Err(format!("node {} stopped: {reason}", node + 1));
         }
-        let ops = process.shards[shard].take_disk_ops();
+        let (ops, again) = (process.shards[shard].take_disk_ops(), process.shards[shard].wants_turn());
+        if again {
+            let life = self.nodes[node].life;
+            self.ask_for_turn(node, shard, life);
+        }
         if !ops.is_empty() {
             for op in ops {
                 self.submit(node, shard, op)?;
