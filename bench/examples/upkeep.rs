@@ -26,6 +26,8 @@ use synod::{
 };
 
 const MIB: u64 = 1 << 20;
+/// Longer latencies count as so much.
+const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
 /// What it costs to keep logs for long.
 #[derive(Parser)]
@@ -327,7 +329,7 @@ impl Running {
 
     /// Commits per second and the 99th percentile of latency in microseconds, over so long.
     fn measure(&self, time: Duration) -> (f64, f64) {
-        *self.0.latencies.lock().expect("no holder panics") = Some(Histogram::new(3).expect("a legal precision"));
+        *self.0.latencies.lock().expect("no holder panics") = Some(Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("legal bounds"));
         let (start, before) = (Instant::now(), self.commits());
         std::thread::sleep(time);
         let rate = (self.commits() - before) as f64 / start.elapsed().as_secs_f64();
