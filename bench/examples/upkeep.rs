@@ -329,7 +329,8 @@ impl Running {
 
     /// Commits per second and the 99th percentile of latency in microseconds, over so long.
     fn measure(&self, time: Duration) -> (f64, f64) {
-        *self.0.latencies.lock().expect("no holder panics") = Some(Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("legal bounds"));
+        *self.0.latencies.lock().expect("no holder panics") =
+            Some(Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("legal bounds"));
         let (start, before) = (Instant::now(), self.commits());
         std::thread::sleep(time);
         let rate = (self.commits() - before) as f64 / start.elapsed().as_secs_f64();

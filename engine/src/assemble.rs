@@ -3,14 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use synod_core::{Configuration, Slot};
+use synod_core::{Configuration, ReplicaId, Slot};
 use synod_wal::recover::{Expect, RecoverError, Recovery, SegmentSource, recover};
 use synod_wal::writer::{Writer, WriterConfig};
 
 use crate::checkpoint::Kept;
 use crate::checkpoint::store::Store;
 use crate::config::Config;
-use crate::homes::Names;
+use crate::homes::{Names, Placement};
 use crate::large::Cutting;
 use crate::limits::MIB;
 use crate::machine::StateMachine;
@@ -35,6 +35,10 @@ pub(crate) struct ShardPlace {
     pub(crate) log: u128,
     /// The replicas that its groups are.
     pub(crate) names: Names,
+    /// Where all groups of the node are.
+    pub(crate) placement: Arc<Placement>,
+    /// Those of the configuration that are here, in order, each with the number of the move that has brought it, 0 for none.
+    pub(crate) groups: Vec<(GroupId, u64)>,
     pub(crate) segment_bytes: u64,
     /// How much memory its values may take.
     pub(crate) memory: Memory,
@@ -98,7 +102,7 @@ pub(crate) fn assemble(
     let mut recoverer = Recoverer::default();
     let expect = Expect { shard: place.shard as u32, incarnation: place.log, segment_bytes: place.segment_bytes };
     let homes = config.homes();
-    let ids: Vec<GroupId> = config.groups_of(place.shard).collect();
+    let ids: Vec<GroupId> = place.groups.iter().map(|(id, _)| *id).collect();
     let name = |uid: u128| {
         ids.iter()
             .find(|id| config.group_uid(**id) == uid)
@@ -133,8 +137,18 @@ pub(crate) fn assemble(
         let (state, recovered) =
             recoverer.finish(id, uid).map_err(|error| AssembleError::Damaged(error.to_string()))?;
         let directory = recovered.apply.directory.clone();
-        let replica = maker.replica(home, genesis, state);
+        let replica = maker.replica(maker.name(uid, home), genesis, state);
         let is_new = recovered.apply.slot == Slot::ZERO && replica.log().last() == Slot::ZERO;
+        let number = place.groups.iter().find(|(of, _)| *of == id).filter(|_| kind == GroupKind::Configured);
+        let number = number.map_or(0, |(_, number)| *number);
+        // What begins anew with its log did not come from elsewhere.
+        if recovered.arrival != number && !(is_new && maker.name(uid, home) == ReplicaId(place.log)) {
+            return Err(AssembleError::Damaged(format!(
+                "group {id} came from another shard with move {number}, and the log holds move {}: the end of the log is \
+                 damaged, or it is an older copy",
+                recovered.arrival
+            )));
+        }
         let mut machine = match kind {
             GroupKind::Made(_) if is_new => maker.new_machine(id).map_err(AssembleError::Refused)?,
             GroupKind::Configured | GroupKind::Made(_) => maker.machine(id).map_err(AssembleError::Refused)?,
@@ -147,7 +161,7 @@ pub(crate) fn assemble(
         let log = (recovered.indexes, recovered.gone);
         let group = Group::new(names, replica, recovered.apply, log, machine, checkpoints, restored);
         let preferred = if kind.is_visible() { config.preferred(id) } else { 0 };
-        groups.push(Group { kind, preferred, ..group });
+        groups.push(Group { kind, preferred, arrival: number, ..group });
         prefers.push(config.prefers(id));
         Ok::<_, AssembleError>(directory)
     };
@@ -206,6 +220,7 @@ pub(crate) fn assemble(
         node: config.node,
         shard: (place.shard, config.shards),
         homes,
+        placement: Arc::clone(&place.placement),
     });
     for (first_shard, genesis) in &place.founders {
         shard.found(*first_shard, genesis);

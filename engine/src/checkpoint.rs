@@ -7,6 +7,7 @@
 pub(crate) mod contents;
 pub(crate) mod files;
 pub(crate) mod format;
+pub(crate) mod hand_over;
 pub(crate) mod helper;
 pub(crate) mod message;
 pub(crate) mod packs;
@@ -14,6 +15,7 @@ pub(crate) mod store;
 
 use synod_core::Slot;
 
+use self::hand_over::Exported;
 use crate::apply::ApplyState;
 use crate::machine::{Checkpoint, StateMachine};
 
@@ -67,6 +69,12 @@ pub(crate) enum StoreOp {
     Finish { group: u32, part: Part },
     /// Restore a machine from a checkpoint.
     Restore { group: u32, uid: u128, slot: u64, machine: Box<dyn StateMachine> },
+    /// Open a checkpoint for the store of another shard.
+    Export { group: u32, uid: u128, slot: u64 },
+    /// Take over a checkpoint of the store of another shard.
+    Import { group: u32, uid: u128, from: Exported },
+    /// Make durable that a group is on this shard from now on. Here since it blocks.
+    Switch { group: u32, switch: Box<dyn FnOnce() -> Result<(), String> + Send> },
     /// Delete a checkpoint.
     Remove { uid: u128, slot: u64 },
 }
@@ -98,6 +106,18 @@ pub(crate) enum StoreDone {
         part: Part,
         result: Result<Kept, String>,
     },
+    Exported {
+        group: u32,
+        result: Result<Exported, String>,
+    },
+    Imported {
+        group: u32,
+        result: Result<Kept, String>,
+    },
+    Switched {
+        group: u32,
+        result: Result<(), String>,
+    },
     /// The machine comes back, with the index that it stands at.
     Restored {
         group: u32,
@@ -111,7 +131,8 @@ impl StoreDone {
     pub(crate) fn group(&self) -> Option<u32> {
         match self {
             Self::Written { group, .. } | Self::Begun { group, .. } | Self::Appended { group, .. } => Some(*group),
-            Self::Finished { group, .. } | Self::Restored { group, .. } => Some(*group),
+            Self::Finished { group, .. } | Self::Restored { group, .. } | Self::Exported { group, .. } => Some(*group),
+            Self::Imported { group, .. } | Self::Switched { group, .. } => Some(*group),
             Self::Read { .. } => None,
         }
     }
@@ -128,6 +149,9 @@ impl StoreOp {
             Self::Append { .. } => "append",
             Self::Finish { .. } => "finish",
             Self::Restore { .. } => "restore",
+            Self::Export { .. } => "export",
+            Self::Import { .. } => "import",
+            Self::Switch { .. } => "switch",
             Self::Remove { .. } => "remove",
         }
     }

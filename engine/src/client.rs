@@ -529,6 +529,14 @@ impl Client {
         self.order(group, |wait_ms| Request::DropGroup { group, wait_ms })
     }
 
+    /// Has a group of the configuration moved to another shard on every node. Each follows by itself behind the order.
+    ///
+    /// # Errors
+    /// When no leader answers in time, or it is not ordered: the text says why.
+    pub fn place_group(&mut self, group: GroupId, shard: u32) -> Result<MadeGroupV1, ClientError> {
+        self.order(group, |wait_ms| Request::PlaceGroup { group, shard, wait_ms })
+    }
+
     /// Gives an order to the leader of the directory of a group's shard, whichever node that is.
     fn order(&mut self, group: GroupId, request: impl Fn(u32) -> Request) -> Result<MadeGroupV1, ClientError> {
         let start = Instant::now();

@@ -1,9 +1,11 @@
-//! The groups of a shard that were made at run time: what the log of its *directory* says.
+//! The groups of a shard that were made at run time, and which of the others were placed elsewhere: what the log of its
+//! *directory* says.
 //!
 //! Every shard has one group more than it is asked for, the directory, with a replica on every node like any other. Its
-//! log holds no entries, only orders: that a group is made, that one is to end, that one has ended. So all nodes agree on
-//! which groups there are and in which order they came and went, and a node that was away learns of it as it learns of
-//! anything else. The list is part of the apply state: summaries, checkpoints and states for peers bear it.
+//! log holds no entries, only orders: that a group is made, that one is to end, that one has ended, that one is placed on
+//! another shard. So all nodes agree on which groups there are, in which order they came and went, and where they should be;
+//! and a node that was away learns of it as it learns of anything else. The lists are part of the apply state: summaries,
+//! checkpoints and states for peers bear them.
 //!
 //! Invariants:
 //! - A group's uid follows from the slot of the order that made it, and no slot is used twice: the name may be used again,
@@ -16,7 +18,7 @@ use std::collections::BTreeMap;
 
 use synod_core::{Configuration, ReplicaId, Slot};
 
-use crate::limits::GROUPS_MADE_MAX;
+use crate::limits::{GROUPS_MADE_MAX, GROUPS_PLACED_MAX};
 use crate::outcome::GroupId;
 
 /// Sessions from this number on are orders or the commands of [`crate::sessions`]; no client has such a one.
@@ -26,6 +28,9 @@ const MAKE_WITH: u64 = u64::MAX - 32;
 const MAKE_WITH_ALL: u64 = MAKE_WITH + synod_core::replica::VOTERS_MAX as u64;
 const END: u64 = u64::MAX - 9;
 const FORGET: u64 = u64::MAX - 10;
+/// A group is placed: this number, how many shards there are, and which one.
+const PLACE: u64 = 3 << 62;
+const PLACE_LAST: u64 = PLACE | u32::MAX as u64;
 
 /// What happens to the groups of a shard: a batch of one empty entry whose header says all, as with sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +53,36 @@ pub(crate) enum Order {
         /// The slot of the order that made it.
         made: Slot,
     },
+    /// A group of the configuration is to be on this shard from now on, if there is room in the list.
+    Place {
+        /// Its name.
+        id: GroupId,
+        /// Where.
+        on: On,
+    },
+}
+
+/// One of so many shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct On {
+    pub(crate) shard: u16,
+    pub(crate) shards: u16,
+}
+
+impl On {
+    /// The shard, if there are as many as were meant.
+    pub(crate) fn among(self, shards: usize) -> Option<usize> {
+        (usize::from(self.shards) == shards).then_some(self.shard.into())
+    }
+
+    fn pack(self) -> u64 {
+        u64::from(self.shards) << 16 | u64::from(self.shard)
+    }
+
+    fn unpack(number: u64) -> Option<Self> {
+        let on = Self { shard: number as u16, shards: u16::try_from(number >> 16).ok()? };
+        (on.shard < on.shards).then_some(on)
+    }
 }
 
 impl Order {
@@ -58,6 +93,7 @@ impl Order {
             Self::Make { id, phase_2 } => (MAKE_WITH + u64::from(phase_2), id),
             Self::End { made } => (END, made.0),
             Self::Forget { made } => (FORGET, made.0),
+            Self::Place { id, on } => (PLACE | on.pack(), id),
         }
     }
 
@@ -70,6 +106,7 @@ impl Order {
             }
             END => Some(Self::End { made: Slot(sequence) }),
             FORGET => Some(Self::Forget { made: Slot(sequence) }),
+            PLACE..=PLACE_LAST => Some(Self::Place { id: sequence, on: On::unpack(client - PLACE)? }),
             _ => None,
         }
     }
@@ -102,10 +139,13 @@ impl Made {
     }
 }
 
-/// The groups made at run time, by the slots of the orders that made them.
+/// What a directory's log says by now.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Directory {
+    /// The groups made at run time, by the slots of the orders that made them.
     made: BTreeMap<Slot, Made>,
+    /// The groups of the configuration that were ever placed: by the slot of which order, and where.
+    placed: BTreeMap<GroupId, (Slot, On)>,
 }
 
 impl Directory {
@@ -132,7 +172,22 @@ impl Directory {
                     self.made.remove(&made);
                 }
             }
+            Order::Place { id, on } => {
+                if self.has_room_for(id) {
+                    self.placed.insert(id, (slot, on));
+                }
+            }
         }
+    }
+
+    /// Whether a group may be placed.
+    pub(crate) fn has_room_for(&self, id: GroupId) -> bool {
+        self.placed.contains_key(&id) || self.placed.len() < GROUPS_PLACED_MAX
+    }
+
+    /// The groups that were placed, each with the slot of the last order for it, and where it should be.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (GroupId, Slot, On)> + '_ {
+        self.placed.iter().map(|(id, (slot, on))| (*id, *slot, *on))
     }
 
     /// How many groups there are.
@@ -167,7 +222,9 @@ impl Directory {
                 .collect();
             head.into_iter().chain(voters)
         };
-        std::iter::once(self.made.len() as u64).chain(self.made.iter().flat_map(group))
+        let placed = self.placed.iter().flat_map(|(id, (slot, on))| [*id, slot.0, on.pack()]);
+        let made = std::iter::once(self.made.len() as u64).chain(self.made.iter().flat_map(group));
+        made.chain(std::iter::once(self.placed.len() as u64)).chain(placed)
     }
 
     /// Takes a directory off a run of numbers; `None` when they are none that the orders up to `slot` could have made.
@@ -198,6 +255,18 @@ impl Directory {
             }
             directory.made.insert(made, group);
             last = made;
+        }
+        let count = numbers.next()?;
+        if count > GROUPS_PLACED_MAX as u64 {
+            return None;
+        }
+        for _ in 0..count {
+            let (id, ordered, on) = (numbers.next()?, Slot(numbers.next()?), On::unpack(numbers.next()?)?);
+            let follows = directory.placed.last_key_value().is_none_or(|(last, _)| *last < id);
+            if !follows || ordered == Slot::ZERO || ordered > slot {
+                return None;
+            }
+            directory.placed.insert(id, (ordered, on));
         }
         Some(directory)
     }
@@ -257,7 +326,15 @@ mod tests {
 
     #[test]
     fn orders_and_directories_come_back() {
-        let orders = [MAKE_7, Order::Make { id: 8, phase_2: 2 }, Order::End { made: Slot(2) }];
+        let place = |id, shard| Order::Place { id, on: On { shard, shards: 3 } };
+        let orders = [
+            MAKE_7,
+            Order::Make { id: 8, phase_2: 2 },
+            Order::End { made: Slot(2) },
+            place(5, 2),
+            place(4, 0),
+            place(5, 1),
+        ];
         for order in orders {
             let (client, sequence) = order.header();
             assert_eq!(Order::of(client, sequence), Some(order));
@@ -266,10 +343,17 @@ mod tests {
         }
         let directory = ordered(&orders);
         assert_eq!(directory.get(Slot(1)).unwrap().genesis().unwrap().voters, configuration().voters);
+        let placed: Vec<_> = directory.placed().map(|(id, slot, on)| (id, slot.0, on.shard)).collect();
+        assert_eq!(placed, [(4, 5, 0), (5, 6, 1)], "the last order counts");
         let numbers: Vec<u64> = directory.numbers().collect();
-        assert_eq!(Directory::take(Slot(3), &mut numbers.iter().copied()), Some(directory));
+        assert_eq!(Directory::take(Slot(6), &mut numbers.iter().copied()), Some(directory));
+        assert_eq!(Directory::take(Slot(5), &mut numbers.iter().copied()), None, "placed later than that");
         assert_eq!(Directory::take(Slot(1), &mut numbers.iter().copied()), None, "made later than that");
-        assert_eq!(Directory::take(Slot(3), &mut numbers[..numbers.len() - 1].iter().copied()), None);
+        assert_eq!(Directory::take(Slot(6), &mut numbers[..numbers.len() - 1].iter().copied()), None);
+        let last = On { shard: u16::MAX - 1, shards: u16::MAX };
+        let (client, sequence) = Order::Place { id: 1, on: last }.header();
+        assert_eq!(Order::of(client, sequence), Some(Order::Place { id: 1, on: last }));
+        assert_eq!(Order::of(PLACE | 3 << 16 | 3, 1), None, "there are only three");
     }
 
     proptest! {

@@ -19,11 +19,11 @@ use crate::checkpoint::packs;
 use crate::config::{Config, Member};
 use crate::large::PartOf;
 use crate::limits::{WINDOW_BYTES, WINDOW_SLOTS};
-use crate::meta::{MetaV5, decode_meta, encode_meta};
+use crate::meta::{MetaV6, decode_meta, encode_meta};
 use crate::payload::{BatchHeader, Payload, Place};
 use crate::persist::{Summary, record_header};
 use crate::recovery::Recoverer;
-use crate::wire::{Ack, Heartbeat, Incoming, append_message, append_state, append_vote, decode_record};
+use crate::wire::{Ack, Heartbeat, Incoming, append_message, append_named, append_state, append_vote, decode_record};
 
 /// The group of all specimens.
 pub const UID: u128 = 77;
@@ -41,6 +41,7 @@ pub fn recode_messages(body: &[u8]) -> Option<Vec<u8>> {
             Incoming::Vote(vote, log_end) => append_vote(&mut out, header.uid, &vote, log_end),
             Incoming::State(state) => append_state(&mut out, header.uid, &state),
             Incoming::Checkpoint(message) => message.append(header.uid, &mut out),
+            Incoming::Named(replica) => append_named(&mut out, header.uid, replica),
         }
     }
     Some(out)
@@ -267,7 +268,7 @@ pub fn record_specimens() -> Vec<(RecordHeader, Vec<u8>)> {
     apply.apply(Slot(1), &epoch_start(1));
     apply.apply(Slot(2), &batch(1, 1));
     let accepted = vec![(Slot(3), ballot(1), ballot(1))];
-    let summary = Summary { promised: ballot(1), chosen: Slot(2), apply, accepted }.encode(UID);
+    let summary = Summary { promised: ballot(1), chosen: Slot(2), apply, arrival: 0, accepted }.encode(UID);
     let accept = |slot, round, value| Record::Accept { slot: Slot(slot), ballot: ballot(round), first: Slot(1), value };
     let records = [
         (2, Record::Promise { ballot: ballot(1) }),
@@ -296,7 +297,7 @@ pub fn record_specimens() -> Vec<(RecordHeader, Vec<u8>)> {
 
 /// A legal meta file.
 pub fn meta_specimen() -> Vec<u8> {
-    encode_meta(&MetaV5::specimen())
+    encode_meta(&MetaV6::specimen())
 }
 
 /// Legal files of checkpoints, with more and more data.

@@ -1,6 +1,6 @@
 //! Making, dropping and listing groups while the cluster runs.
 
-use crate::limits::GROUPS_MADE_MAX;
+use crate::limits::{GROUPS_MADE_MAX, GROUPS_PLACED_MAX};
 use crate::outcome::{GroupId, Rejection};
 
 /// A group that was made at run time.
@@ -20,12 +20,14 @@ pub(crate) enum GroupChange {
     /// The group, and how many of its voters choose a value; 0: a majority.
     Create(GroupId, u16),
     Drop(GroupId),
+    /// The group, and the shard that it should be on.
+    Place(GroupId, usize),
 }
 
 impl GroupChange {
     pub(crate) fn group(self) -> GroupId {
         match self {
-            Self::Create(group, _) | Self::Drop(group) => group,
+            Self::Create(group, _) | Self::Drop(group) | Self::Place(group, _) => group,
         }
     }
 }
@@ -63,6 +65,22 @@ pub enum GroupError {
     /// There are as many groups as a shard may have.
     #[error("this shard has {GROUPS_MADE_MAX} groups that were made at run time, and can have no more: drop one first")]
     TooMany,
+    /// The node has no such shard.
+    #[error("there is no shard {shard}: this cluster's nodes have {shards}, counted from 0")]
+    NoSuchShard {
+        /// The one that was meant.
+        shard: usize,
+        /// How many there are.
+        shards: usize,
+    },
+    /// The group was made at run time: it is where the list of such groups is.
+    #[error(
+        "group {0} was made at run time, and stays on the shard of the list that it is in: only `groups` of the configuration move"
+    )]
+    Bound(GroupId),
+    /// As many groups as may be were moved already.
+    #[error("{GROUPS_PLACED_MAX} groups were moved already, and no more can be: move those")]
+    TooManyPlaced,
     /// The shard's memory of dropped groups is used up.
     #[error("so many groups were dropped since this node started that it makes no more: restart it, or ask another")]
     UsedUp,

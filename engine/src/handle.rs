@@ -13,7 +13,7 @@ use crate::batch::Entries;
 use crate::client::protocol::GroupInfoV1;
 use crate::clock::now_ns;
 use crate::groups::{GroupChange, GroupError, GroupOutcome, MadeGroup};
-use crate::homes::Homes;
+use crate::homes::Placement;
 use crate::large::LargeBudget;
 use crate::limits::READ_BYTES_MAX;
 use crate::machine::StateMachine;
@@ -39,7 +39,7 @@ pub struct Handle {
     posts: Arc<[Post]>,
     node: NodeId,
     large: LargeBudget,
-    homes: Homes,
+    placement: Arc<Placement>,
 }
 
 /// What comes back to an async caller: a future, or a blocking wait.
@@ -120,8 +120,8 @@ impl<T> Pending<T> {
 }
 
 impl Handle {
-    pub(crate) fn new(posts: Vec<Post>, node: NodeId, homes: Homes, large: LargeBudget) -> Self {
-        Self { posts: posts.into(), node, homes, large }
+    pub(crate) fn new(posts: Vec<Post>, node: NodeId, placement: Arc<Placement>, large: LargeBudget) -> Self {
+        Self { posts: posts.into(), node, placement, large }
     }
 
     /// This node's number.
@@ -130,7 +130,7 @@ impl Handle {
     }
 
     fn post(&self, group: GroupId) -> &Post {
-        &self.posts[self.homes.shard(group)]
+        &self.posts[self.placement.shard(group)]
     }
 
     /// Proposes one entry, of 64 MiB at most. It is committed, and applied on this node, when the future gives `Ok`.
@@ -277,11 +277,26 @@ impl Handle {
         self.change_groups(GroupChange::Drop(group), timeout)
     }
 
+    /// Has a group of the configuration moved to another shard of every node, counted from 0, so that another core does its
+    /// work; its own shard is its number modulo how many there are. The order is durable and the same for all nodes when
+    /// this gives `Ok`. Each then moves the group by itself, with all that it has, and is away for the group meanwhile:
+    /// for as long as it takes to copy what its log holds of it. See [`Handle::shard_of`], and
+    /// [`Event::GroupMoved`](crate::Event::GroupMoved). To be asked as [`Handle::create_group`].
+    pub fn place_group(&self, group: GroupId, shard: usize, timeout: Duration) -> Pending<GroupOutcome> {
+        self.change_groups(GroupChange::Place(group, shard), timeout)
+    }
+
+    /// The shard of this node that a group is on now, counted from 0.
+    pub fn shard_of(&self, group: GroupId) -> usize {
+        self.placement.shard(group)
+    }
+
     fn change_groups(&self, change: GroupChange, timeout: Duration) -> Pending<GroupOutcome> {
         let (completer, pending) = pending(Err(GroupError::Unknown));
         let wait_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         let reply = GroupReply::Callback(Box::new(|outcome| completer.complete(outcome)));
-        match self.post(change.group()).send(Mail::ChangeGroups { change, wait_ms, reply }) {
+        let shard = self.placement.directory_shard(change.group());
+        match self.posts[shard].send(Mail::ChangeGroups { change, wait_ms, reply }) {
             Ok(()) => pending,
             Err(_) => answered(Err(Overload::Shard.rejection().into())),
         }

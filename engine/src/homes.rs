@@ -7,6 +7,13 @@
 //!
 //! A replica keeps its id when its log is copied into the logs of another number of shards. So a log may hold groups that
 //! are different replicas, and *rules* say which: the last one that fits a home counts.
+//!
+//! A group that was placed on another shard of a running node is a *guest* there ([`crate::shard::moving`]): its home stays
+//! what it is, and it keeps its id, which no rule of that shard says.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use synod_transport::hello::ReplicaRule;
 
@@ -29,7 +36,12 @@ impl Homes {
         if group <= self.groups { group } else { group % self.first_shards }
     }
 
-    /// The shard that a group is on.
+    /// The directory whose log says what becomes of a group.
+    pub(crate) fn directory(&self, group: GroupId) -> u64 {
+        group % self.first_shards
+    }
+
+    /// The home shard of a group.
     pub(crate) fn shard(&self, group: GroupId) -> usize {
         self.shard_of(self.home(group))
     }
@@ -46,6 +58,51 @@ impl Homes {
     }
 }
 
+/// Where the groups of a running node are: at home, or as guests on other shards.
+#[derive(Debug)]
+pub(crate) struct Placement {
+    homes: Homes,
+    /// The groups that are not at home, and where they are.
+    away: RwLock<HashMap<GroupId, usize>>,
+    /// Whether there may be any: whoever looks for a group asks this first.
+    is_any_away: AtomicBool,
+}
+
+impl Placement {
+    /// All groups are at home, but `away`.
+    pub(crate) fn new(homes: Homes, away: impl IntoIterator<Item = (GroupId, usize)>) -> Self {
+        let away: HashMap<GroupId, usize> = away.into_iter().collect();
+        Self { homes, is_any_away: AtomicBool::new(!away.is_empty()), away: RwLock::new(away) }
+    }
+
+    /// The shard that a group is on now.
+    pub(crate) fn shard(&self, group: GroupId) -> usize {
+        let away = self.is_any_away.load(Ordering::Acquire).then(|| self.away().get(&group).copied()).flatten();
+        away.unwrap_or_else(|| self.homes.shard(group))
+    }
+
+    /// The shard whose directory says what becomes of a group.
+    pub(crate) fn directory_shard(&self, group: GroupId) -> usize {
+        self.homes.shard_of(self.homes.directory(group))
+    }
+
+    /// A group is on that shard from now on.
+    pub(crate) fn put(&self, group: GroupId, shard: usize) {
+        let mut away = self.away.write().unwrap_or_else(PoisonError::into_inner);
+        if shard == self.homes.shard(group) {
+            away.remove(&group);
+        } else {
+            away.insert(group, shard);
+        }
+        self.is_any_away.store(!away.is_empty(), Ordering::Release);
+    }
+
+    fn away(&self) -> std::sync::RwLockReadGuard<'_, HashMap<GroupId, usize>> {
+        // Whoever held it changed nothing half.
+        self.away.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Whether a rule fits a home.
 fn fits(rule: &ReplicaRule, home: u64) -> bool {
     home % u64::from(rule.shards) == u64::from(rule.shard)
@@ -57,21 +114,55 @@ pub(crate) struct Names {
     rules: Vec<ReplicaRule>,
     /// The one that all of them are, if so.
     only: Option<u128>,
+    /// Groups by uid that are another replica than the rules say: guests, and such as were.
+    named: HashMap<u128, u128>,
 }
 
 impl Names {
     /// All groups are this replica.
     pub(crate) fn all(replica: u128) -> Self {
-        Self { rules: Vec::new(), only: Some(replica) }
+        Self { rules: Vec::new(), only: Some(replica), named: HashMap::new() }
+    }
+
+    /// With groups, by uid, that are other replicas.
+    pub(crate) fn with(mut self, named: impl IntoIterator<Item = (u128, u128)>) -> Self {
+        self.named.extend(named);
+        self
+    }
+
+    /// A group, by uid, is this replica, whatever the rules say.
+    pub(crate) fn name(&mut self, uid: u128, replica: u128) {
+        self.named.insert(uid, replica);
+    }
+
+    /// The groups that are not what the rules say, by uid.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (u128, u128)> + '_ {
+        self.named.iter().map(|(uid, replica)| (*uid, *replica))
+    }
+
+    /// How many these are.
+    pub(crate) fn named_len(&self) -> usize {
+        self.named.len()
+    }
+
+    /// What this group is called is of no interest any more.
+    pub(crate) fn forget(&mut self, uid: u128) {
+        self.named.remove(&uid);
+    }
+
+    /// The replica that this group is, if it was named.
+    pub(crate) fn of_named(&self, uid: u128) -> Option<u128> {
+        self.named.get(&uid).copied()
     }
 
     /// Those of a shard: what the handshake says. Without rules all are the replica that the log is.
     pub(crate) fn of_shard(shard: (usize, usize), log: u128, rules: &[ReplicaRule]) -> Self {
         let Some(last) = rules.last() else { return Self::all(log) };
-        Self { rules: rules.to_vec(), only: fits_shard(last, shard).then_some(last.replica) }
+        Self { rules: rules.to_vec(), only: fits_shard(last, shard).then_some(last.replica), named: HashMap::new() }
     }
 
-    /// The replica that the groups with this home are; 0, which none is, when nothing is said of them.
+    /// The replica that the groups with this home, which are at home here, are by the rules; 0, which none is, when nothing
+    /// is said of them.
     pub(crate) fn of(&self, home: u64) -> u128 {
         self.only.unwrap_or_else(|| named(&self.rules, home))
     }

@@ -67,6 +67,8 @@ pub const EARLIER_POSITIONS_MAX: usize = 256;
 pub const SESSIONS_BYTES_MAX: usize = SESSIONS_MAX * (6 * 9 + 1) + EARLIER_POSITIONS_MAX * 3 * 9;
 /// Groups made at run time that a directory can have; there is one for each shard that the cluster began with.
 pub const GROUPS_MADE_MAX: usize = 1024;
+/// Groups of the configuration that may be placed on other shards than their own, per directory.
+pub const GROUPS_PLACED_MAX: usize = 1024;
 /// Groups that a shard may have dropped since its start: each leaves a little memory behind, and beyond that a leader has
 /// no further ones made.
 pub const GROUPS_DROPPED_MAX: usize = 1 << 16;

@@ -25,6 +25,7 @@ use crate::peers::Genesis;
 use crate::shard::checkpoints::CheckpointReply;
 use crate::shard::made::GroupReply;
 use crate::shard::membership::MembershipReply;
+use crate::shard::moving::Pass;
 use crate::shard::points::{AtPoint, Consistency};
 use crate::shard::producers::LocalShard;
 use crate::shard::reads::{CommittedEntries, ReadError};
@@ -124,12 +125,31 @@ pub(crate) enum Mail {
     Reply { connection: u64, request: u64, reply: ReplyV1 },
     /// The last of the shard's founders was met.
     Genesis(usize, Genesis),
+    /// Another shard of the node says something about a group that moves.
+    Pass(Pass),
     /// Let the producers propose.
     Wake,
     /// Time has passed.
     Tick,
     /// Refuse proposals, answer what waits, then stop.
     Stop,
+}
+
+impl Mail {
+    /// The group that it is for, if the shard that has that one must get it.
+    pub(crate) fn group(&self) -> Option<GroupId> {
+        match self {
+            Self::Propose { group, .. } | Self::Session { group, .. } | Self::Read { group, .. } => Some(*group),
+            Self::ReadPart { group, .. } | Self::ReadPoint { group, .. } | Self::Transfer { group, .. } => Some(*group),
+            Self::Resign { group, .. } | Self::Info { group, .. } | Self::Epoch { group, .. } => Some(*group),
+            Self::Membership { group, .. } | Self::ChangeMembership { group, .. } => Some(*group),
+            Self::Checkpoint { group, .. } | Self::Pin { group, .. } | Self::Trim { group, .. } => Some(*group),
+            Self::PauseTrimming { group, .. } => Some(*group),
+            Self::InfoAll { .. } | Self::ChangeGroups { .. } | Self::Groups { .. } | Self::Store(_) => None,
+            Self::Run(_) | Self::Peer { .. } | Self::Client { .. } | Self::Reply { .. } | Self::Genesis(..) => None,
+            Self::Pass(_) | Self::Wake | Self::Tick | Self::Stop => None,
+        }
+    }
 }
 
 /// The sending end.
@@ -271,7 +291,7 @@ pub(crate) fn mailbox() -> (Post, Mailbox) {
 mod tests {
     use super::*;
     use crate::Handle;
-    use crate::homes::Homes;
+    use crate::homes::{Homes, Placement};
     use crate::large::LargeBudget;
     use crate::outcome::{Committed, Overload, ProposeError};
 
@@ -280,8 +300,8 @@ mod tests {
     #[test]
     fn mailbox_overflow_drops_completion() {
         let (post, mailbox) = mailbox();
-        let homes = Homes { groups: 1, first_shards: 1, shards: 1 };
-        let handle = Handle::new(vec![post], 1, homes, LargeBudget::default());
+        let placement = Placement::new(Homes { groups: 1, first_shards: 1, shards: 1 }, []);
+        let handle = Handle::new(vec![post], 1, Arc::new(placement), LargeBudget::default());
         let mut waiting: Vec<_> = (0..MAILBOX_MAX).map(|_| handle.propose(1, b"entry")).collect();
         for _ in 0..10 {
             assert_eq!(handle.propose(1, b"entry").wait(), Err(Overload::Shard.rejection().into()));

@@ -91,6 +91,12 @@ synod_core::marks!(
         PrepareWithheld,
         /// An election is put off, since this voter is bound or has just been started.
         ElectionPutOff,
+        /// A group has left for another shard of its node.
+        GroupLeft,
+        /// A group has come from another shard of its node.
+        GroupArrived,
+        /// A group did not leave for another shard after all.
+        GroupStayed,
         /// An election waits until another has ended.
         ElectionWaits,
         /// A read is answered by a lease.

@@ -22,14 +22,15 @@ use rustix::fs::{FlockOperation, flock};
 use synod_core::ReplicaId;
 use synod_transport::hello::ReplicaRule;
 
+use crate::config::Config;
 use crate::homes::{self, Names};
-use crate::outcome::NodeId;
+use crate::outcome::{GroupId, NodeId};
 use crate::peers;
 use crate::random::random_u128;
 use crate::sealed::{self, Broken};
 
 const MAGIC: [u8; 8] = *b"SYNODMET";
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 const META: &str = "meta";
 const LOCK: &str = "lock";
 const REPAIRED: &str = "repaired";
@@ -40,7 +41,7 @@ const PAST_LOGS_MAX: usize = 1 << 14;
 
 /// What a directory says of itself.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub(crate) struct MetaV5 {
+pub(crate) struct MetaV6 {
     pub(crate) cluster: u128,
     pub(crate) node: u64,
     pub(crate) incarnation: u128,
@@ -61,6 +62,20 @@ pub(crate) struct MetaV5 {
     pub(crate) past: Vec<PastLog>,
     /// It was made to replace a lost directory: its replicas are no voters of the beginning.
     pub(crate) replacement: bool,
+    /// Groups that were moved between shards while the node ran, and where they are by now.
+    pub(crate) moved: Vec<MovedGroup>,
+}
+
+/// A group that was moved to another shard, or back.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct MovedGroup {
+    pub(crate) group: GroupId,
+    /// The slot of the order that it followed last. The log that it is in says the same, or is an older one.
+    pub(crate) number: u64,
+    /// Where it is.
+    pub(crate) shard: u32,
+    /// The replica that it is.
+    pub(crate) replica: u128,
 }
 
 /// A shard's log.
@@ -99,7 +114,7 @@ pub(crate) struct PastLog {
     pub(crate) end: u64,
 }
 
-impl MetaV5 {
+impl MetaV6 {
     /// A legal one, always the same.
     #[cfg(feature = "simulation")]
     pub(crate) fn specimen() -> Self {
@@ -119,6 +134,7 @@ impl MetaV5 {
                 PastLog { log: 11, shards: 2, shard: 1, end: 3 },
             ],
             replacement: false,
+            moved: vec![MovedGroup { group: 4, number: 9, shard: 0, replica: 8 }],
         }
     }
 
@@ -144,6 +160,7 @@ impl MetaV5 {
             renewed: Vec::new(),
             past: Vec::new(),
             replacement,
+            moved: Vec::new(),
         }
     }
 
@@ -164,9 +181,9 @@ impl MetaV5 {
         homes::rules_of_shard(&self.all_rules(), (shard, shards))
     }
 
-    /// The replica that the groups with this home are.
-    pub(crate) fn replica_of(&self, home: u64) -> u128 {
-        homes::named(&self.all_rules(), home)
+    /// The replica that a group with this home is.
+    pub(crate) fn replica_of(&self, group: GroupId, home: u64) -> u128 {
+        self.moved(group).map_or_else(|| homes::named(&self.all_rules(), home), |moved| moved.replica)
     }
 
     /// What follows when the logs are copied into those of another number of shards: `ends` are the sequences of the last
@@ -178,7 +195,33 @@ impl MetaV5 {
         let mut past: Vec<PastLog> = self.past.iter().copied().chain(now).collect();
         past.drain(..past.len().saturating_sub(PAST_LOGS_MAX));
         let logs = (0..shards).map(|_| LogIds::new(draw_replica(self.witness))).collect();
-        Self { era: self.era + 1, logs, past, ..self.clone() }
+        // The copy brings all groups home.
+        let home = |moved: &MovedGroup| MovedGroup { shard: (moved.group % shards as u64) as u32, ..*moved };
+        let moved = self.moved.iter().map(home).collect();
+        Self { era: self.era + 1, logs, past, moved, ..self.clone() }
+    }
+
+    /// What is noted of a group that was moved.
+    pub(crate) fn moved(&self, group: GroupId) -> Option<&MovedGroup> {
+        self.moved.iter().find(|moved| moved.group == group)
+    }
+
+    /// The groups of the configuration that are on a shard, in order.
+    pub(crate) fn groups_of(&self, config: &Config, shard: usize) -> Vec<GroupId> {
+        groups_on(&self.moved, config.groups, (shard, self.logs.len()))
+    }
+
+    /// Where the groups are that were moved.
+    pub(crate) fn places(&self, config: &Config) -> impl Iterator<Item = (GroupId, usize)> {
+        let (shards, groups) = (self.logs.len() as u64, config.groups);
+        let away = move |moved: &MovedGroup| u64::from(moved.shard) != moved.group % shards && moved.group <= groups;
+        self.moved.clone().into_iter().filter(away).map(|moved| (moved.group, moved.shard as usize))
+    }
+
+    /// Notes where a group is from now on.
+    fn note_moved(&mut self, new: MovedGroup) {
+        self.moved.retain(|old| old.group != new.group);
+        self.moved.push(new);
     }
 
     /// Fails unless the directory at `path` is the one that the configuration means, with so many shards if it matters.
@@ -200,6 +243,16 @@ impl MetaV5 {
             ours: name(cluster, node, shards),
         })
     }
+}
+
+/// The groups of a configuration with so many of them that are on a shard, in order.
+pub(crate) fn groups_on(moved: &[MovedGroup], groups: u64, (shard, shards): (usize, usize)) -> Vec<GroupId> {
+    let is_moved = |group: &GroupId| moved.iter().any(|moved| moved.group == *group);
+    let at_home = (1..=groups).filter(|group| group % shards as u64 == shard as u64 && !is_moved(group));
+    let here = moved.iter().filter(|moved| moved.shard as usize == shard && moved.group <= groups);
+    let mut on: Vec<GroupId> = at_home.chain(here.map(|moved| moved.group)).collect();
+    on.sort_unstable();
+    on
 }
 
 /// A new replica's id.
@@ -329,12 +382,12 @@ pub(crate) struct DirectoryLock {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    meta: Mutex<MetaV5>,
+    meta: Mutex<MetaV6>,
 }
 
 impl Directory {
     /// Makes a new node's directory. `founding`: see [`peers::init`].
-    pub(crate) fn init(path: &Path, meta: &MetaV5, founding: Vec<NodeId>) -> Result<(), DirectoryError> {
+    pub(crate) fn init(path: &Path, meta: &MetaV6, founding: Vec<NodeId>) -> Result<(), DirectoryError> {
         fs::create_dir_all(path).map_err(io_error(path))?;
         if fs::read_dir(path).map_err(io_error(path))?.next().is_some() {
             return Err(DirectoryError::NotEmpty(path.to_owned()));
@@ -437,8 +490,21 @@ impl Directory {
     }
 
     /// The replicas that the groups of a shard are.
-    pub(crate) fn names(&self, shard: usize) -> Names {
-        Names::of_shard((shard, self.shards()), self.log_id(shard), &self.rules(shard))
+    pub(crate) fn names(&self, config: &Config, shard: usize) -> Names {
+        let meta = self.snapshot();
+        let named = meta.moved.iter().filter(|moved| moved.shard as usize == shard);
+        let named = named.map(|moved| (config.group_uid(moved.group), moved.replica));
+        Names::of_shard((shard, meta.logs.len()), meta.logs[shard].log, &self.rules(shard)).with(named)
+    }
+
+    /// Makes durable that a group is on another shard from now on. **This is the switch** of a move.
+    pub(crate) fn move_group(&self, moved: MovedGroup) -> Result<(), DirectoryError> {
+        let mut meta = self.meta();
+        let mut next = meta.clone();
+        next.note_moved(moved);
+        write_meta(&self.path, &next)?;
+        *meta = next;
+        Ok(())
     }
 
     /// The end of a log of an earlier era that is remembered.
@@ -460,12 +526,12 @@ impl Directory {
     }
 
     /// What it says of itself now.
-    pub(crate) fn snapshot(&self) -> MetaV5 {
+    pub(crate) fn snapshot(&self) -> MetaV6 {
         self.meta().clone()
     }
 
     /// The switch to another era, whose logs are durable.
-    pub(crate) fn begin_era(&self, next: &MetaV5) -> Result<(), DirectoryError> {
+    pub(crate) fn begin_era(&self, next: &MetaV6) -> Result<(), DirectoryError> {
         let mut meta = self.meta();
         assert_eq!(meta.era + 1, next.era, "eras follow each other");
         write_meta(&self.path, next)?;
@@ -473,7 +539,7 @@ impl Directory {
         Ok(())
     }
 
-    fn meta(&self) -> MutexGuard<'_, MetaV5> {
+    fn meta(&self) -> MutexGuard<'_, MetaV6> {
         self.meta.lock().expect("no holder panics")
     }
 }
@@ -488,7 +554,7 @@ fn take_lock(path: &Path, file: File) -> Result<DirectoryLock, DirectoryError> {
 pub(crate) fn look_into(
     path: &Path,
     (cluster, node, shards): (u128, Option<u64>, usize),
-) -> Result<(MetaV5, DirectoryLock), DirectoryError> {
+) -> Result<(MetaV6, DirectoryLock), DirectoryError> {
     if !path.join(META).try_exists().map_err(io_error(path))? {
         return Err(DirectoryError::NotInitialised(path.to_owned()));
     }
@@ -531,7 +597,7 @@ fn refuse_repaired(path: &Path) -> Result<(), DirectoryError> {
     }
 }
 
-type RenewalStep = fn(&Path, &mut MetaV5, usize) -> Result<(), DirectoryError>;
+type RenewalStep = fn(&Path, &mut MetaV6, usize) -> Result<(), DirectoryError>;
 
 /// How a log is set aside. Each step is durable before the next, and may be done again; a start after a crash goes on
 /// with the second. The first makes the old log foreign, so that nothing votes with it any more; only behind the last can
@@ -545,6 +611,10 @@ const RENEWAL: [RenewalStep; 4] = [
         next.renewed.retain(|old| (old.shards, old.shard) != (new.shards, new.shard));
         next.renewed.push(new);
         // Whose groups are all other replicas now: nobody asks any more what it held.
+        // Guests have forgotten their votes as the others have.
+        for moved in next.moved.iter_mut().filter(|moved| moved.shard as usize == shard) {
+            moved.replica = replica;
+        }
         next.past.retain(|past| !(past.shards.is_multiple_of(new.shards) && past.shard % new.shards == new.shard));
         write_meta(path, &next)?;
         *meta = next;
@@ -656,23 +726,23 @@ pub(crate) fn suspect_reason(path: &Path, shard: usize) -> io::Result<Option<Str
     }
 }
 
-fn read_meta(path: &Path) -> Result<MetaV5, DirectoryError> {
+fn read_meta(path: &Path) -> Result<MetaV6, DirectoryError> {
     let file = path.join(META);
     let bytes = sealed::read(&file).map_err(io_error(&file))?;
     decode_meta(&bytes).map_err(|broken| DirectoryError::broken(file, broken))
 }
 
-pub(crate) fn decode_meta(bytes: &[u8]) -> Result<MetaV5, Broken> {
+pub(crate) fn decode_meta(bytes: &[u8]) -> Result<MetaV6, Broken> {
     let archive = sealed::unseal(MAGIC, FORMAT, bytes)?;
-    rkyv::from_bytes::<MetaV5, Failure>(&archive).map_err(|_| Broken::Damaged)
+    rkyv::from_bytes::<MetaV6, Failure>(&archive).map_err(|_| Broken::Damaged)
 }
 
-pub(crate) fn encode_meta(meta: &MetaV5) -> Vec<u8> {
+pub(crate) fn encode_meta(meta: &MetaV6) -> Vec<u8> {
     let archive = rkyv::to_bytes::<Failure>(meta).expect("plain numbers always have an archive");
     sealed::seal(MAGIC, FORMAT, &archive)
 }
 
-pub(crate) fn write_meta(path: &Path, meta: &MetaV5) -> Result<(), DirectoryError> {
+pub(crate) fn write_meta(path: &Path, meta: &MetaV6) -> Result<(), DirectoryError> {
     sealed::replace(path, META, &encode_meta(meta)).map_err(io_error(&path.join(META)))
 }
 

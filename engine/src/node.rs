@@ -20,12 +20,12 @@ use synod_transport::peer::Backoff;
 use crate::clock::now_ns;
 use crate::config::{Config, ConfigError, DiskBackend};
 use crate::handle::Handle;
-use crate::homes::Names;
+use crate::homes::{Names, Placement};
 use crate::large::LargeBudget;
 use crate::log_store::{CheckedStore, LogStore};
 use crate::machine::{MachineError, StateMachine};
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post, mailbox};
-use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV5};
+use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV6};
 use crate::open_log::Opening;
 use crate::outcome::{GroupId, NodeId};
 use crate::peers::{Me, Met, Owner, Peers, Said};
@@ -125,6 +125,8 @@ struct Shared {
     transport: Option<Arc<dyn Transport>>,
     stopping: AtomicBool,
     ended: AtomicBool,
+    /// Where the groups are.
+    placement: Arc<Placement>,
 }
 
 /// Why a directory is made.
@@ -198,7 +200,7 @@ impl Node {
         if made == Made::First {
             config.check_founders(&config.nodes())?;
         }
-        let meta = MetaV5::draw(cluster, config.node, shards, (witness, made == Made::Replacement));
+        let meta = MetaV6::draw(cluster, config.node, shards, (witness, made == Made::Replacement));
         rehome::check_rules(&meta, config.shards)?;
         let founding = if made == Made::First { config.nodes() } else { Vec::new() };
         Ok(Directory::init(&config.dir, &meta, founding)?)
@@ -241,6 +243,7 @@ impl Node {
             rehome::rehome(logs, &config, &directory, &peers)?;
         }
         let logs = own_logs.unwrap_or_else(|| Arc::new(config.disk));
+        let placement = Placement::new(config.homes(), directory.snapshot().places(&config));
         let shared = Arc::new(Shared {
             cluster,
             directory,
@@ -250,6 +253,7 @@ impl Node {
             transport: options.transport.clone(),
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            placement: Arc::new(placement),
             config,
         });
         let config = &shared.config;
@@ -265,7 +269,7 @@ impl Node {
 
         let large = LargeBudget::default();
         let mut node = Self {
-            handle: Handle::new(posts.clone(), config.node, config.homes(), large.clone()),
+            handle: Handle::new(posts.clone(), config.node, Arc::clone(&shared.placement), large.clone()),
             posts,
             listener: None,
             threads: Vec::new(),
@@ -320,6 +324,9 @@ impl Node {
                     let (mut built, disk, spares, store) = build_shard(&shared, shard, options.machines.as_ref())?;
                     built.events = options.events;
                     built.large.budget = large;
+                    built.moves.switch = Some(Arc::new(move |moved| {
+                        shared.directory.move_group(moved).map_err(|error| error.to_string())
+                    }));
                     Ok((built, disk, spares, store))
                 }),
                 opened: {
@@ -727,8 +734,8 @@ fn run_shard(shard: usize, setup: Setup, on_fatal: Option<OnFatal>) {
 
 /// Recovers a shard's log and makes its groups.
 fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>) -> Result<Built, String> {
-    let Shared { config, directory, peers, seen, logs, .. } = shared;
-    let opening = Opening { config, directory, peers, seen, logs: &**logs, machines };
+    let Shared { config, directory, peers, seen, logs, placement, .. } = shared;
+    let opening = Opening { config, directory, peers, seen, logs: &**logs, machines, placement };
     let (assembled, recovery, store) = opening.recover_or_renew(shard)?;
     tracing::info!(shard, verdict = ?recovery.verdict, segments = recovery.segments.len(), "the log is recovered");
     let missing = peers.missing(shard);

@@ -10,6 +10,7 @@ use crate::checkpoint::files::SystemFiles;
 use crate::checkpoint::message::PULL_BYTES_MAX;
 use crate::checkpoint::store::Store;
 use crate::config::Config;
+use crate::homes::Placement;
 use crate::large::Cutting;
 use crate::limits::MIB;
 use crate::log_store::{LogPlace, LogStore};
@@ -31,6 +32,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) seen: &'a Arc<Seen>,
     pub(crate) logs: &'a dyn LogStore,
     pub(crate) machines: Option<&'a MachineFactory>,
+    /// Where the groups of the node are.
+    pub(crate) placement: &'a Arc<Placement>,
 }
 
 impl Opening<'_> {
@@ -92,7 +95,7 @@ impl Opening<'_> {
     /// far as it is intact, knows as chosen.
     fn needs_this_vote(&self, shard: usize) -> Option<GroupId> {
         let config = self.config;
-        let (incarnation, names) = (self.directory.log_id(shard), self.directory.names(shard));
+        let (incarnation, names) = (self.directory.log_id(shard), self.directory.names(config, shard));
         let expect = Expect { shard: shard as u32, incarnation, segment_bytes: config.segment_mib * MIB };
         let mut found = Recoverer::default();
         let visit = &mut |place, _, header: &_, body: &_| found.record(place, header, body);
@@ -100,9 +103,9 @@ impl Opening<'_> {
             // That it is damaged is known.
             let _ = recover(&mut *segments, expect, visit);
         }
-        let homes = config.homes();
+        let (homes, groups) = (config.homes(), self.directory.snapshot().groups_of(config, shard));
         let mut groups: Vec<(GroupId, u128, u64, Option<Configuration>)> =
-            config.groups_of(shard).map(|id| (id, config.group_uid(id), homes.home(id), None)).collect();
+            groups.iter().map(|id| (*id, config.group_uid(*id), homes.home(*id), None)).collect();
         for number in homes.directories(shard) {
             let (_, directory, _) = found.finish_up_to_hole(config.directory_uid(number));
             let made = directory.apply.directory.iter();
@@ -111,7 +114,8 @@ impl Opening<'_> {
         let needs = |(_, uid, home, genesis): &(GroupId, u128, u64, Option<Configuration>)| {
             let (recovered, ..) = found.finish_up_to_hole(*uid);
             recovered.configuration.or(genesis.clone()).is_some_and(|configuration| {
-                let votes = configuration.member_of(ReplicaId(names.of(*home))).is_some();
+                let replica = names.of_named(*uid).unwrap_or_else(|| names.of(*home));
+                let votes = configuration.member_of(ReplicaId(replica)).is_some();
                 votes && configuration.voters.len() - 1 < configuration.quorums().both()
             })
         };
@@ -121,10 +125,18 @@ impl Opening<'_> {
     /// The founders of the groups on a shard, as far as they are known.
     fn founders(&self, shard: usize) -> Vec<(usize, Genesis)> {
         let (shards, first_shards) = (self.directory.shards(), self.directory.first().len());
-        if shards == first_shards {
-            return self.peers.genesis(shard).map(|genesis| (shard, genesis)).into_iter().collect();
-        }
-        (0..first_shards).filter_map(|first| Some((first, self.peers.genesis(first)?))).collect()
+        let meta = self.directory.snapshot();
+        let guests = meta.moved.iter().filter(|moved| moved.shard as usize == shard);
+        let guests: Vec<usize> = guests.map(|moved| (moved.group % first_shards as u64) as usize).collect();
+        let here = |first: &usize| shards != first_shards || *first == shard || guests.contains(first);
+        (0..first_shards).filter(here).filter_map(|first| Some((first, self.peers.genesis(first)?))).collect()
+    }
+
+    /// The groups of the configuration that are on a shard, each with the number of the move that has brought it there.
+    fn groups(&self, shard: usize) -> Vec<(GroupId, u64)> {
+        let meta = self.directory.snapshot();
+        let groups = meta.groups_of(self.config, shard).into_iter();
+        groups.map(|group| (group, meta.moved(group).map_or(0, |moved| moved.number))).collect()
     }
 
     fn recover(&self, shard: usize) -> Result<(Shard, Recovery, Store), AssembleError> {
@@ -140,7 +152,9 @@ impl Opening<'_> {
         let place = ShardPlace {
             shard,
             log: self.directory.log_id(shard),
-            names: self.directory.names(shard),
+            names: self.directory.names(self.config, shard),
+            placement: Arc::clone(self.placement),
+            groups: self.groups(shard),
             segment_bytes: self.config.segment_mib * MIB,
             memory: Memory::new(self.config.cache_mib << 20),
             cutting: Cutting::default(),
@@ -177,7 +191,7 @@ mod tests {
     use super::*;
     use crate::apply::ApplyState;
     use crate::config::{DiskBackend, Member};
-    use crate::meta::{DirectoryLock, MetaV5};
+    use crate::meta::{DirectoryLock, MetaV6};
     use crate::peers::Owner;
     use crate::persist::Summary;
     use crate::repair::ShardWriter;
@@ -192,7 +206,7 @@ mod tests {
     fn node(path: &Path) -> Node {
         let members = (1..=3).map(|node| Member { node, address: "127.0.0.1:1".parse().unwrap() });
         let config = Config::new(5, 1, path, members.collect());
-        Directory::init(path, &MetaV5::draw(5, 1, (1, 1, 0), (false, false)), vec![1]).unwrap();
+        Directory::init(path, &MetaV6::draw(5, 1, (1, 1, 0), (false, false)), vec![1]).unwrap();
         let (directory, _lock) = Directory::open(path, 5, 1, (0, false)).unwrap();
         let founders = Some(directory.first());
         let owner = Owner { node: 1, incarnation: directory.incarnation(), founders, shards: 1 };
@@ -204,7 +218,9 @@ mod tests {
         fn open(&self) -> Result<(Shard, Recovery), String> {
             let (seen, machines, logs) = (&Arc::default(), None, &DiskBackend::Uring);
             let Self { config, directory, peers, .. } = self;
-            let opened = Opening { config, directory, peers, seen, logs, machines }.recover_or_renew(0);
+            let placement = &Arc::new(Placement::new(config.homes(), []));
+            let opening = Opening { config, directory, peers, seen, logs, machines, placement };
+            let opened = opening.recover_or_renew(0);
             opened.map(|(shard, recovery, _)| (shard, recovery))
         }
     }
@@ -266,7 +282,7 @@ mod tests {
         apply.apply(Slot(1), &Value { origin: Ballot::ZERO, body });
         let mut writer =
             ShardWriter::create(&meta::log_dir(path, 0), 0, replica, node.config.segment_mib * MIB).unwrap();
-        let summary = Summary { promised: Ballot::ZERO, chosen: Slot(1), apply, accepted: vec![] };
+        let summary = Summary { promised: Ballot::ZERO, chosen: Slot(1), apply, arrival: 0, accepted: vec![] };
         let (header, body) = summary.encode(node.config.group_uid(1));
         writer.push(&header, &body).unwrap();
         writer.finish().unwrap();

@@ -46,6 +46,8 @@ pub(crate) struct Summary {
     pub(crate) promised: Ballot,
     pub(crate) chosen: Slot,
     pub(crate) apply: ApplyState,
+    /// The number of the move that has brought the group into this log; 0: it has always been in it.
+    pub(crate) arrival: u64,
     /// (slot, ballot, origin) of what is accepted above the chosen prefix.
     pub(crate) accepted: Vec<(Slot, Ballot, Ballot)>,
 }
@@ -61,7 +63,7 @@ impl Summary {
                 body.extend_from_slice(&number.to_le_bytes());
             }
         }
-        let numbers = [self.apply.slot.0, self.promised.pack(), 0, 0, self.chosen.0, 0, 0];
+        let numbers = [self.apply.slot.0, self.promised.pack(), self.arrival, 0, self.chosen.0, 0, 0];
         let header = RecordHeader {
             body_len: body.len() as u32,
             body_crc: body_crc(&[&body]),
@@ -87,10 +89,37 @@ impl Summary {
             let (slot, ballot, origin) = (numbers.next()?, numbers.next()?, numbers.next()?);
             accepted.push((Slot(slot), Ballot::unpack(ballot), Ballot::unpack(origin)));
         }
-        let summary =
-            Self { promised: Ballot::unpack(header.numbers[1]), chosen: Slot(header.numbers[4]), apply, accepted };
+        let [_, promised, arrival, _, chosen, _, _] = header.numbers;
+        let (promised, chosen) = (Ballot::unpack(promised), Slot(chosen));
+        let summary = Self { promised, chosen, apply, arrival, accepted };
         (numbers.next().is_none() && summary.apply.slot.0 == header.numbers[0]).then_some(summary)
     }
+}
+
+/// A group comes into this log by the move with this number: what the log says of it before is of an earlier stay, and does
+/// not count.
+pub(crate) fn arrival_header(uid: u128, number: u64) -> RecordHeader {
+    plain_header(kind::ARRIVAL, uid, [number, 0, 0, 0, 0, 0, 0])
+}
+
+/// Numbers of one run in a record of [`readable_record`].
+const RUN_NUMBERS: usize = 3;
+
+/// What of a group that has arrived can still be read, behind slot `gone`: some of its indexes, in order.
+pub(crate) fn readable_record(uid: u128, gone: Slot, runs: &[(Slot, u64, u64)]) -> (RecordHeader, Vec<u8>) {
+    let numbers = runs.iter().flat_map(|(first, slots, index)| [first.0, *slots, *index]);
+    let body: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
+    let plain = plain_header(kind::READABLE, uid, [gone.0, 0, 0, 0, 0, 0, 0]);
+    (RecordHeader { body_len: body.len() as u32, body_crc: body_crc(&[&body]), ..plain }, body)
+}
+
+/// The runs of a record of [`readable_record`]: first slot, how many slots, index of the first entry. `None` when it is none.
+pub(crate) fn readable_runs(body: &[u8]) -> Option<impl Iterator<Item = (Slot, u64, u64)> + '_> {
+    let (runs, rest) = body.as_chunks::<{ 8 * RUN_NUMBERS }>();
+    let number = |run: &[u8; 8 * RUN_NUMBERS], at: usize| {
+        u64::from_le_bytes(run[8 * at..8 * at + 8].try_into().expect("eight bytes"))
+    };
+    rest.is_empty().then(|| runs.iter().map(move |run| (Slot(number(run, 0)), number(run, 1), number(run, 2))))
 }
 
 #[cfg(test)]
@@ -107,6 +136,7 @@ mod tests {
             promised: ballot,
             chosen: Slot(0),
             apply: ApplyState::default(),
+            arrival: 3,
             accepted: vec![(Slot(1), ballot, ballot), (Slot(2), ballot, Ballot::ZERO)],
         };
         let (header, body) = summary.encode(7);

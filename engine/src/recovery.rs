@@ -16,7 +16,7 @@ use crate::apply::{ApplyState, Effect};
 use crate::batch::Batch;
 use crate::indexes::Indexes;
 use crate::payload::{Payload, Place};
-use crate::persist::{Summary, record_header};
+use crate::persist::{Summary, readable_runs, record_header};
 use crate::wire::{BATCH, RECORD_VERSION, kind, value_with};
 
 /// What the log says of one group.
@@ -30,6 +30,12 @@ pub(crate) struct RecoveredGroup {
     pub(crate) indexes: Indexes,
     /// Up to here slots may be gone from the log.
     pub(crate) gone: Slot,
+    /// The number of the move that has brought the group into this log; 0: it has always been in it.
+    pub(crate) arrival: u64,
+    /// Its arrival was in the log, and so is what of it can be read since.
+    arrived: bool,
+    /// The summary that comes next is the one that it arrived with: chosen values before that follow.
+    arriving: bool,
 }
 
 /// Gathers the groups of a shard from the records of its log.
@@ -54,6 +60,9 @@ impl Recoverer {
     pub(crate) fn record(&mut self, place: RecordPlace, header: &RecordHeader, body: &[u8]) {
         let gone = self.gone(header.uid);
         self.note(place, header, body);
+        if header.kind == kind::ARRIVAL {
+            self.index.remove(header.uid);
+        }
         if self.gone(header.uid) > gone {
             // What is held there may never have been chosen: it must not be given to anybody.
             self.index.trim(header.uid, self.gone(header.uid).0);
@@ -178,6 +187,7 @@ impl RecoveredGroup {
             promised: self.promised,
             chosen: self.chosen,
             apply: self.apply.clone(),
+            arrival: self.arrival,
             accepted: accepted.collect(),
         }
     }
@@ -215,12 +225,22 @@ impl RecoveredGroup {
                     // What lies between is in segments that are gone; or the replica has taken over what others had
                     // trimmed, and the values that it held there itself were never chosen.
                     self.apply = summary.apply;
-                    self.gone = self.apply.slot;
+                    if !self.arriving {
+                        self.gone = self.apply.slot;
+                    }
                     self.indexes.clear();
                     self.values = self.values.split_off(&self.apply.slot.next());
                 }
                 self.chosen = self.chosen.max(summary.chosen);
+                (self.arrival, self.arriving) = (summary.arrival, false);
             }
+            // What stands before it is of an earlier stay in this log.
+            kind::ARRIVAL => {
+                *self = Self { arrival: header.numbers[0], arrived: true, arriving: true, ..Self::default() };
+            }
+            // The arrival itself may be in a segment that is gone: then a summary behind this says what can be read.
+            kind::READABLE if !self.arrived => {}
+            kind::READABLE => self.take_readable(Slot(header.numbers[0]), body)?,
             _ => return None,
         }
         // The record bears what was chosen among the values before it; what it learns is chosen too.
@@ -229,6 +249,20 @@ impl RecoveredGroup {
             self.chosen = self.chosen.max(slot);
         }
         self.advance();
+        Some(())
+    }
+
+    /// Takes in what can be read of a group that has arrived, behind `gone`. Its summary stands before that.
+    fn take_readable(&mut self, gone: Slot, body: &[u8]) -> Option<()> {
+        for (first, slots, index) in readable_runs(body)? {
+            let last = first.0.checked_add(slots)?.checked_sub(1)?;
+            let behind = self.indexes.back().is_none_or(|(of, before)| *of < first && *before < index);
+            if slots == 0 || first <= gone || last > self.apply.slot.0 || index >= self.apply.next_index || !behind {
+                return None;
+            }
+            self.indexes.push(Slot(last), slots, index);
+        }
+        self.gone = gone;
         Some(())
     }
 
@@ -336,7 +370,7 @@ mod tests {
         let mut apply = ApplyState::default();
         apply.apply(Slot(1), &epoch_start(1));
         apply.apply(Slot(2), &batch(ballot(1), b"gone"));
-        let summary = Summary { promised: ballot(4), chosen: Slot(2), apply, accepted: vec![] };
+        let summary = Summary { promised: ballot(4), chosen: Slot(2), apply, arrival: 0, accepted: vec![] };
         let mut recoverer = Recoverer::default();
         let (header, body) = summary.encode(7);
         recoverer.record(RecordPlace { generation: 2, offset: 0, bytes: 96 }, &header, &body);
@@ -364,7 +398,8 @@ mod tests {
         apply.apply(Slot(2), &in_session(open, max));
         apply.apply(Slot(3), &in_session(open, max));
         apply.apply(Slot(4), &in_session(2, 1));
-        let summary = Summary { promised: ballot(1), chosen: Slot(4), apply: apply.clone(), accepted: vec![] };
+        let summary =
+            Summary { promised: ballot(1), chosen: Slot(4), apply: apply.clone(), arrival: 0, accepted: vec![] };
         let mut recoverer = Recoverer::default();
         let (header, body) = summary.encode(7);
         recoverer.record(RecordPlace { generation: 2, offset: 0, bytes: 96 }, &header, &body);
@@ -398,7 +433,8 @@ mod tests {
         apply.apply(Slot(1), &epoch_start(1));
         apply.apply(Slot(2), &batch(ballot(1), b"gone"));
         apply.apply(Slot(3), &part(0));
-        let summary = Summary { promised: ballot(1), chosen: Slot(3), apply: apply.settled(), accepted: vec![] };
+        let summary =
+            Summary { promised: ballot(1), chosen: Slot(3), apply: apply.settled(), arrival: 0, accepted: vec![] };
         let (header, body) = summary.encode(7);
         let mut recoverer = Recoverer::default();
         feed(&mut recoverer, 2, &accept(3, 1, part(0)));
@@ -418,7 +454,8 @@ mod tests {
         let mut apply = ApplyState::default();
         apply.apply(Slot(1), &epoch_start(1));
         apply.apply(Slot(2), &batch(ballot(1), b"chosen"));
-        let installed = Summary { promised: ballot(4), chosen: Slot(2), apply: apply.clone(), accepted: vec![] };
+        let installed =
+            Summary { promised: ballot(4), chosen: Slot(2), apply: apply.clone(), arrival: 0, accepted: vec![] };
         let mut recoverer = Recoverer::default();
         feed(&mut recoverer, 0, &accept(1, 1, epoch_start(1)));
         feed(&mut recoverer, 0, &accept(2, 2, batch(ballot(2), b"never chosen")));

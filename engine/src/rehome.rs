@@ -14,13 +14,14 @@
 
 mod copy;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use synod_transport::hello::REPLICA_RULES_MAX;
 use synod_wal::disk::SyncMode;
+use synod_wal::record::RecordHeader;
 use synod_wal::recover::{Expect, RecoverError, Recovery, Verdict, recover};
 
 use crate::checkpoint::contents::{Contents, whole_name};
@@ -29,8 +30,9 @@ use crate::checkpoint::packs::pack_name;
 use crate::config::Config;
 use crate::limits::MIB;
 use crate::log_store::{LogPlace, LogStore};
-use crate::meta::{self, Directory, MetaV5};
+use crate::meta::{self, Directory, MetaV6};
 use crate::new_log::NewLog;
+use crate::outcome::GroupId;
 use crate::peers::Peers;
 use crate::recovery::{Digest, Recoverer};
 use crate::sealed;
@@ -52,8 +54,8 @@ pub struct RehomeError {
 struct Rehoming<'a> {
     config: &'a Config,
     directory: &'a Directory,
-    now: MetaV5,
-    next: MetaV5,
+    now: MetaV6,
+    next: MetaV6,
     /// The home of each group that there is, by uid.
     homes: HashMap<u128, u64>,
     /// What counts of the groups with records.
@@ -88,7 +90,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> String + '_ {
 ///
 /// # Errors
 /// When they cannot.
-pub(crate) fn check_rules(meta: &MetaV5, shards: usize) -> Result<(), RehomeError> {
+pub(crate) fn check_rules(meta: &MetaV6, shards: usize) -> Result<(), RehomeError> {
     let most = (0..shards).map(|shard| meta.rules_of(shard, shards).len()).max().unwrap_or(0);
     if most <= REPLICA_RULES_MAX {
         return Ok(());
@@ -178,7 +180,8 @@ impl<'a> Rehoming<'a> {
         let mut ends = Vec::new();
         for (shard, ids) in now.logs.iter().enumerate() {
             let place = place(config, &directory.logs(), shard, ids.log);
-            ends.push(read_log(logs, &directory.logs(), &place, from, &mut recoverer)?);
+            let elsewhere = elsewhere(config, &now, shard);
+            ends.push(read_log(logs, &directory.logs(), &place, from, &elsewhere, &mut recoverer)?);
         }
         let homes = homes_of_groups(config, &recoverer);
         let mut digests = HashMap::new();
@@ -201,7 +204,7 @@ impl<'a> Rehoming<'a> {
         place(self.config, logs, shard, log)
     }
 
-    fn forget(&self, logs: &Path, of: &MetaV5) {
+    fn forget(&self, logs: &Path, of: &MetaV6) {
         (0..).zip(&of.logs).for_each(|(shard, ids)| self.logs.forget(&self.place(logs, shard, ids.log)));
     }
 
@@ -233,8 +236,9 @@ impl<'a> Rehoming<'a> {
             }
             let mut outcome = Ok(());
             let mut segments = self.logs.segments(&place).map_err(at(dir))?;
+            let elsewhere = elsewhere(self.config, &self.now, shard);
             recover(&mut *segments, expect(&place), &mut |place, _, header, body| {
-                if outcome.is_ok() {
+                if outcome.is_ok() && !elsewhere.contains(&header.uid) {
                     outcome = copier.take(place, header, body);
                 }
             })
@@ -258,7 +262,8 @@ impl<'a> Rehoming<'a> {
             let dir = dir_of(&old, shard);
             let contents = Contents::find(&mut SystemFiles::look(dir.clone())).map_err(at(&dir))?;
             let shard_of = |uid: &u128| self.homes.get(uid).map(|home| self.config.homes().shard_of(*home));
-            for (uid, slot) in contents.alone() {
+            let elsewhere = elsewhere(self.config, &self.now, shard);
+            for (uid, slot) in contents.alone().filter(|(uid, _)| !elsewhere.contains(uid)) {
                 let Some(shard) = shard_of(&uid) else { continue };
                 let name = whole_name(uid, slot);
                 let to = dir_of(&new, shard).join(&name);
@@ -346,6 +351,7 @@ fn read_log(
     logs: &Path,
     place: &LogPlace,
     shards: usize,
+    elsewhere: &HashSet<u128>,
     recoverer: &mut Recoverer,
 ) -> Result<u64, String> {
     let (shard, dir) = (place.shard, &place.directory);
@@ -354,7 +360,11 @@ fn read_log(
     }
     let mut recovery = Recovery::empty();
     if dir.try_exists().map_err(at(dir))? {
-        let visit = &mut |place, _, header: &_, body: &_| recoverer.note(place, header, body);
+        let visit = &mut |place, _, header: &RecordHeader, body: &_| {
+            if !elsewhere.contains(&header.uid) {
+                recoverer.note(place, header, body);
+            }
+        };
         let mut segments = store.segments(place).map_err(at(dir))?;
         recovery = recover(&mut *segments, expect(place), visit).map_err(|error| match &error {
             RecoverError::Damaged { .. } => damaged(&error.to_string(), shards),
@@ -377,6 +387,12 @@ fn read_log(
 }
 
 /// The homes of all groups that there are, by uid.
+/// The groups of the configuration that are on another shard than this one: what its log says of them is of an earlier stay.
+fn elsewhere(config: &Config, now: &MetaV6, shard: usize) -> HashSet<u128> {
+    let here: HashSet<GroupId> = now.groups_of(config, shard).into_iter().collect();
+    (1..=config.groups).filter(|group| !here.contains(group)).map(|group| config.group_uid(group)).collect()
+}
+
 fn homes_of_groups(config: &Config, recoverer: &Recoverer) -> HashMap<u128, u64> {
     let homes = config.homes();
     let mut by_uid: HashMap<u128, u64> = (1..=config.groups).map(|id| (config.group_uid(id), homes.home(id))).collect();

@@ -33,7 +33,7 @@ use crate::checkpoint::contents::whole_name;
 use crate::checkpoint::format::{Encoder, Head};
 use crate::config::{Config, ConfigError};
 use crate::limits::MIB;
-use crate::meta::{self, DirectoryError, MetaV5};
+use crate::meta::{self, DirectoryError, MetaV6};
 use crate::outcome::{GroupId, NodeId};
 use crate::payload::Payload;
 use crate::peers;
@@ -143,7 +143,7 @@ pub struct Repair {
     plans: Vec<Plan<Payload>>,
     options: RepairOptions,
     /// The new directory, but for its cluster.
-    meta: MetaV5,
+    meta: MetaV6,
 }
 
 type Step = fn(&Repair, &Config, &RepairNote) -> Result<(), RepairError>;
@@ -179,15 +179,15 @@ impl Repair {
             }
             survivors.push(other);
         }
-        let meta = MetaV5::draw(0, config.node, (config.shards, config.shards, config.phase_2), (false, true));
+        let meta = MetaV6::draw(0, config.node, (config.shards, config.shards, config.phase_2), (false, true));
         let (mut plans, mut findings) = (Vec::new(), Vec::new());
         for id in 1..=config.groups {
             let shard = (id % config.shards as u64) as usize;
             let evidence: Vec<Evidence<Payload>> =
-                survivors.iter().map(|of| of.shards[shard].group(id).evidence.clone()).collect();
+                survivors.iter().map(|of| of.log_of(id).group(id).evidence.clone()).collect();
             let plan = plan(&evidence, config.node, ReplicaId(meta.logs[shard].log));
             let base = &survivors[plan.base];
-            findings.push(finding(id, base.meta.node, &evidence, &base.shards[shard].group(id).apply, &plan));
+            findings.push(finding(id, base.meta.node, &evidence, &base.log_of(id).group(id).apply, &plan));
             plans.push(plan);
         }
         Ok(Self { config: config.clone(), survivors, findings, plans, options: options.clone(), meta })
@@ -329,7 +329,7 @@ impl Repair {
             let mut writer = ShardWriter::create(&dir, shard, log, into.segment_mib * MIB)?;
             for id in into.groups_of(shard) {
                 let plan = &self.plans[id as usize - 1];
-                let source = &self.survivors[plan.base].shards[shard];
+                let source = self.survivors[plan.base].log_of(id);
                 writer.copy(id, into.group_uid(id), source, plan)?;
             }
             writer.finish()?;
@@ -347,7 +347,7 @@ impl Repair {
             for id in into.groups_of(shard) {
                 let number = self.plans[id as usize - 1].base;
                 let base = &self.survivors[number];
-                let (source, uid) = (&base.shards[shard], into.group_uid(id));
+                let (source, uid) = (base.log_of(id), into.group_uid(id));
                 let found = source.group(id);
                 for slot in &found.checkpoints {
                     let store = match stores.entry(number) {
@@ -386,7 +386,7 @@ impl Repair {
     /// With this file the directory is a node's.
     fn decide(&self, into: &Config, _: &RepairNote) -> Result<(), RepairError> {
         let cluster = into.cluster_id().expect("validated");
-        Ok(meta::write_meta(&into.dir, &MetaV5 { cluster, ..self.meta.clone() })?)
+        Ok(meta::write_meta(&into.dir, &MetaV6 { cluster, ..self.meta.clone() })?)
     }
 
     /// The survivors' directories are not to be started again. What protects the new cluster from them is its id; this only

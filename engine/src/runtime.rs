@@ -5,7 +5,7 @@
 //! driver, this is the only file that knows glommio.
 
 use std::cell::{Cell, RefCell, RefMut};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::rc::Rc;
@@ -27,6 +27,7 @@ use crate::mailbox::{Mail, Mailbox, PeerHello, Post};
 use crate::outcome::{NodeId, Overload, Rejection};
 use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
 use crate::shard::membership::MembershipReply;
+use crate::shard::moving::Pass;
 use crate::shard::points::point_reply;
 use crate::shard::serve::read_reply;
 use crate::shard::transfer::transfer_reply;
@@ -114,6 +115,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
             posts,
             broken,
             ready: Cell::new(Some(ready)),
+            passes: RefCell::new(VecDeque::new()),
         });
         driver.event(|shard| shard.start(spares));
         glommio::spawn_local(Rc::clone(&driver).turns()).detach();
@@ -204,6 +206,8 @@ struct Driver {
     posts: Vec<Post>,
     broken: Box<dyn Fn(NodeId) + Send>,
     ready: Cell<Option<mpsc::Sender<Result<(), String>>>>,
+    /// What other shards are told of groups that move, and which.
+    passes: RefCell<VecDeque<(usize, Pass)>>,
 }
 
 impl Driver {
@@ -313,9 +317,24 @@ impl Driver {
             match notice {
                 Notice::Close(connection) => self.close_link(connection),
                 Notice::Forward(connection, request, decoded) => self.forward(connection, request, decoded),
+                Notice::Pass(to, pass) => self.passes.borrow_mut().push_back((to, pass)),
             }
         }
+        self.send_passes();
         Ok(())
+    }
+
+    /// Posts what other shards are told of groups that move, as far as their mailboxes have room: none is lost, nor out of
+    /// order.
+    fn send_passes(&self) {
+        let mut passes = self.passes.borrow_mut();
+        while let Some((to, pass)) = passes.pop_front() {
+            if let Err(refused) = self.posts[to].send(Mail::Pass(pass))
+                && let Mail::Pass(pass) = *refused
+            {
+                return passes.push_front((to, pass));
+            }
+        }
     }
 
     /// Sends what is queued, as far as the sockets take it at once.
@@ -411,7 +430,14 @@ impl Driver {
                 shard.producers.due = true;
                 shard.tick();
             }),
-            mail => self.event(|shard| shard.on_mail(mail)),
+            mail => {
+                let elsewhere = mail.group().map(|group| self.shard.borrow().placement.shard(group));
+                match elsewhere.filter(|shard| *shard != self.shard.borrow().shard_number()) {
+                    // It has moved since this was posted.
+                    Some(shard) => drop(self.posts[shard].send(mail)),
+                    None => self.event(|shard| shard.on_mail(mail)),
+                }
+            }
         }
     }
 
@@ -553,7 +579,7 @@ impl Driver {
         use crate::groups::GroupChange;
         use crate::shard::made::GroupReply;
         use crate::shard::trim_orders::{TrimReply, trim_reply};
-        let to = self.posts[self.shard.borrow().homes.shard(decoded.group())].clone();
+        let to = self.posts[self.shard.borrow().shard_for(&decoded)].clone();
         let back = self.posts[self.shard.borrow().shard_number()].clone();
         let reply = move |reply: ReplyV1| {
             if back.send(Mail::Reply { connection, request, reply }).is_err() {
@@ -611,6 +637,11 @@ impl Driver {
             },
             Request::CreateGroup { group, phase_2, wait_ms } => Mail::ChangeGroups {
                 change: GroupChange::Create(group, phase_2),
+                wait_ms: u64::from(wait_ms),
+                reply: GroupReply::Callback(Box::new(move |outcome| reply(outcome.into()))),
+            },
+            Request::PlaceGroup { group, shard, wait_ms } => Mail::ChangeGroups {
+                change: GroupChange::Place(group, shard as usize),
                 wait_ms: u64::from(wait_ms),
                 reply: GroupReply::Callback(Box::new(move |outcome| reply(outcome.into()))),
             },

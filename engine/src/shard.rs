@@ -24,7 +24,7 @@ use crate::apply::Effect;
 use crate::batch::Entries;
 use crate::client::protocol::Request;
 use crate::configuration;
-use crate::homes::Homes;
+use crate::homes::{Homes, Placement};
 use crate::large::Cutting;
 use crate::limits::*;
 use crate::mailbox::PeerHello;
@@ -53,6 +53,7 @@ pub(crate) mod made;
 mod mail;
 pub(crate) mod membership;
 pub(crate) mod memory;
+pub(crate) mod moving;
 pub(crate) mod points;
 mod prepare;
 pub(crate) mod producers;
@@ -76,6 +77,7 @@ use large::Large;
 use links::{Part, Peer};
 use made::{MadeGroups, Maker};
 use memory::Memory;
+use moving::{Moves, Pass};
 use points::Points;
 use producers::Producers;
 use pulse::BEAT_NS;
@@ -83,6 +85,7 @@ use reads::Purpose;
 use sessions::Expiry;
 use support::{Drift, Granted};
 use transfer::Transfers;
+use trim::Summaries;
 use trim_orders::TrimOrder;
 
 /// Durations of the failure detector, in nanoseconds. A peer that was silent this long is taken for gone.
@@ -138,6 +141,8 @@ pub(crate) struct Parts {
     /// This shard, and how many the node has.
     pub(crate) shard: (usize, usize),
     pub(crate) homes: Homes,
+    /// Where all groups of the node are.
+    pub(crate) placement: Arc<Placement>,
 }
 
 /// What the driver must know or do besides disk operations and outboxes.
@@ -147,6 +152,8 @@ pub(crate) enum Notice {
     Close(u64),
     /// A client's request for a group of another shard: connection, request id, request.
     Forward(u64, u64, Request),
+    /// To another shard of the node, about a group that moves.
+    Pass(usize, Pass),
 }
 
 /// What is proposed and not applied, of all groups.
@@ -198,13 +205,15 @@ pub(crate) struct Shard {
     retain_bytes: u64,
     index_bytes_max: usize,
     /// Durable summaries: (segment, per group the slot up to which it replaces older records).
-    summaries: VecDeque<(u64, Vec<Slot>)>,
-    summaries_flying: VecDeque<(u64, u64, Vec<Slot>)>,
+    summaries: VecDeque<(u64, Summaries)>,
+    summaries_flying: VecDeque<(u64, u64, Summaries)>,
     /// Early elections left, per group.
     prefers: Vec<u32>,
     pub(crate) node: u64,
     shard: (usize, usize),
     pub(crate) homes: Homes,
+    pub(crate) placement: Arc<Placement>,
+    pub(crate) moves: Moves,
     beat_due_ns: u64,
     /// The peers, as bits, of whose silence the leaders here have taken note, and until when that need not be done again.
     silent_peers: (u32, u64),
@@ -247,9 +256,13 @@ impl Shard {
     pub(crate) fn new(parts: Parts) -> Self {
         let by_uid = parts.groups.iter().enumerate().map(|(at, g)| (g.names.uid, at as u32)).collect();
         let shards = parts.shard.1 as u64;
-        let mut by_id = Vec::new();
+        let (mut by_id, mut moves) = (Vec::new(), Moves::default());
         let configured = |(_, group): &(usize, &Group)| group.kind == GroupKind::Configured;
         for (at, group) in parts.groups.iter().enumerate().filter(configured) {
+            if parts.homes.shard(group.names.id) != parts.shard.0 {
+                moves.enter(group.names.id, at as u32);
+                continue;
+            }
             by_id.resize((group.names.id / shards) as usize, None);
             by_id.push(Some(at as u32));
         }
@@ -298,6 +311,8 @@ impl Shard {
             node: parts.node,
             shard: parts.shard,
             homes: parts.homes,
+            placement: parts.placement,
+            moves,
             beat_due_ns: 0,
             silent_peers: (0, 0),
             closed_since_ns: None,
@@ -337,7 +352,7 @@ impl Shard {
     /// The place of a group of this shard.
     pub(crate) fn group_at(&self, id: GroupId) -> Option<u32> {
         if self.homes.shard(id) != self.shard.0 {
-            return None;
+            return self.moves.guest(id);
         }
         let shards = self.shard.1 as u64;
         let place = usize::try_from(id / shards).ok().and_then(|place| self.by_id.get(place).copied().flatten());
@@ -360,7 +375,7 @@ impl Shard {
     /// Lets a group's replica take an event and carries out what it asks for. `received` is the receive buffer that
     /// the event's values lie in.
     fn act(&mut self, at: u32, received: &[u8], event: impl FnOnce(&mut Replica<Payload>, &mut Vec<Action<Payload>>)) {
-        if self.is_gone(at) {
+        if self.is_gone(at) || self.groups[at as usize].still {
             return;
         }
         let mut actions = std::mem::take(&mut self.actions);
@@ -631,6 +646,7 @@ impl Shard {
         peer.well_ns = self.now_ns;
         // Leaders here wait for its support.
         peer.heartbeat_due_ns = self.now_ns;
+        self.send_names(at);
         for group in 0..self.groups.len() as u32 {
             let member = self.address(group, at);
             self.act(group, &[], |r, out| r.connected(member, out));
@@ -701,6 +717,10 @@ impl Shard {
             let (header, record_body, range) = record.map_err(|_| wire::Malformed("a record"))?;
             let start = range.start + RECORD_HEADER_BYTES;
             let incoming = wire::decode_record(&header, body, start..start + record_body.len())?;
+            if let Incoming::Named(replica) = incoming {
+                self.on_named(peer, header.uid, replica)?;
+                continue;
+            }
             let Some(at) = self.by_uid.get(&header.uid).copied() else {
                 // Not ours: never proof that the group is gone.
                 continue;
@@ -727,6 +747,7 @@ impl Shard {
                 Incoming::State(_) if self.replica_of(at, peer).is_witness() => {}
                 Incoming::State(state) => self.install(at, peer, state),
                 Incoming::Checkpoint(message) => self.on_checkpoint_message(at, peer, message),
+                Incoming::Named(_) => unreachable!("it is taken before"),
             }
         }
         Ok(())
@@ -824,6 +845,8 @@ impl Shard {
         self.expire_sessions();
         self.take_checkpoints();
         self.tick_transfers();
+        self.follow_placements();
+        self.step_moves();
         self.mark_quiet_log();
     }
 
@@ -1194,7 +1217,10 @@ impl Shard {
                     ballot: ballot.pack(),
                 };
                 self.index.insert(self.groups[*group as usize].names.uid, slot.0, place);
-                cached.push((*group, *slot));
+                // What only comes through here is not in memory.
+                if !self.is_gone(*group) {
+                    cached.push((*group, *slot));
+                }
             }
             self.cached.push_back(cached);
             let now_us = self.now_us();
@@ -1414,7 +1440,7 @@ impl Shard {
         let mut slots = Vec::with_capacity(self.groups.len());
         for at in 0..self.groups.len() {
             let group = &self.groups[at];
-            slots.push(group.apply.settled_slot());
+            slots.push((group.kind != GroupKind::Gone).then(|| group.apply.settled_slot()));
             if group.kind == GroupKind::Gone {
                 continue;
             }

@@ -3,7 +3,7 @@
 //! The simulator plays the driver's part (see the runtime's): it feeds events, each with the shard's clock, lets a turn run
 //! after them, and carries out what the turn asks for, over a disk, a network and a clock of its own.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use synod_core::{Body, Slot};
 use synod_transport::frame::Frame;
@@ -20,12 +20,13 @@ use crate::client::protocol::GroupInfoV1;
 use crate::config::Config;
 use crate::configuration;
 use crate::groups::{GroupChange, GroupOutcome, MadeGroup};
-use crate::homes::Names;
+use crate::homes::{Names, Placement};
 use crate::large::Cutting;
 use crate::limits::PEER_OUTBOX_BYTES_MAX;
 pub use crate::log_store::failing::FailingStore;
 use crate::mailbox::{Mail, PeerHello};
 use crate::membership::{MembershipChange, MembershipOutcome};
+use crate::meta::{MovedGroup, groups_on};
 use crate::node::MachineFactory;
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::seen::Seen;
@@ -33,6 +34,7 @@ use crate::shard::links::Outgoing;
 use crate::shard::made::GroupReply;
 use crate::shard::membership::MembershipReply;
 use crate::shard::memory::Memory;
+use crate::shard::moving::Pass;
 use crate::shard::points::{AtPoint, Consistency, ReadPoint};
 use crate::shard::reads::{CommittedEntries, ReadError};
 use crate::shard::sessions::Ask;
@@ -193,8 +195,8 @@ pub struct SimPlace {
     pub shard: usize,
     /// The replica that the log is.
     pub replica: u128,
-    /// The replicas that the shard began with, by node; none for one that came to replace another.
-    pub founders: Option<Vec<(NodeId, u128)>>,
+    /// The shards whose founders are known: the replicas that each began with, by node.
+    pub founders: Vec<(usize, Vec<(NodeId, u128)>)>,
     /// Size of a segment, in bytes; it may be smaller than a configuration allows.
     pub segment_bytes: u64,
     /// Whether its memory is an eighth of what it is otherwise or less, besides the cache.
@@ -205,7 +207,61 @@ pub struct SimPlace {
     pub seed: u64,
     /// Bytes of a checkpoint that a peer is asked for at once.
     pub pull_bytes: u32,
+    /// Where the groups of the node are.
+    pub moves: SimMoves,
 }
+
+/// Which groups of a node were moved between its shards: what a real node keeps in its directory, and in memory.
+#[derive(Clone, Debug)]
+pub struct SimMoves {
+    durable: Arc<Mutex<Vec<MovedGroup>>>,
+    placement: Arc<Placement>,
+}
+
+impl SimMoves {
+    /// Nothing was moved.
+    pub fn new(config: &Config) -> Self {
+        let placement = Arc::new(Placement::new(config.homes(), []));
+        Self { durable: Arc::default(), placement }
+    }
+
+    /// The same for a new process, which knows what is durable.
+    #[must_use]
+    pub fn started(&self, config: &Config) -> Self {
+        let places = self.moved().into_iter().map(|moved| (moved.group, moved.shard as usize));
+        Self { durable: Arc::clone(&self.durable), placement: Arc::new(Placement::new(config.homes(), places)) }
+    }
+
+    /// The log of a shard is begun anew, as this replica: all groups on it are that one.
+    pub fn renew(&self, shard: usize, replica: u128) {
+        let mut moved = self.durable.lock().expect("no holder panics");
+        moved.iter_mut().filter(|moved| moved.shard as usize == shard).for_each(|moved| moved.replica = replica);
+    }
+
+    /// The shard that a group is on.
+    pub fn shard(&self, group: GroupId) -> usize {
+        self.placement.shard(group)
+    }
+
+    /// The shard whose leader orders where a group should be.
+    pub fn directory_shard(&self, group: GroupId) -> usize {
+        self.placement.directory_shard(group)
+    }
+
+    fn moved(&self) -> Vec<MovedGroup> {
+        self.durable.lock().expect("no holder panics").clone()
+    }
+
+    fn note(&self, new: MovedGroup) {
+        let mut moved = self.durable.lock().expect("no holder panics");
+        moved.retain(|old| old.group != new.group);
+        moved.push(new);
+    }
+}
+
+/// What one shard of a node tells another of a group that moves.
+#[derive(Debug)]
+pub struct SimPass(Pass);
 
 /// Of the simulator's checkpoints, which are no longer than a few kilobytes, some are packed and some are not.
 const PACKED_BYTES_MAX: usize = 2500;
@@ -256,14 +312,22 @@ impl SimShard {
         store: &mut SimStore,
         machines: Option<&MachineFactory>,
     ) -> Result<(Self, Recovery), NoShard> {
-        let SimPlace { shard, replica, founders, segment_bytes, tight_memory, part_bytes, seed, pull_bytes } = place;
+        let SimPlace { shard, replica, founders, segment_bytes, tight_memory, part_bytes, seed, pull_bytes, moves } =
+            place;
         let memory = Memory::new(config.cache_mib << 20);
         let memory = if tight_memory { memory.tight() } else { memory };
         let cutting = if part_bytes > 0 { Cutting::into(part_bytes) } else { Cutting::default() };
         let seen: Arc<Seen> = Arc::default();
-        let (founders, seen_here) = (founders.map(|of| (shard, of)).into_iter().collect(), Arc::clone(&seen));
-        let (log, names) = (replica, Names::all(replica));
+        let seen_here = Arc::clone(&seen);
+        let moved = moves.moved();
+        let named = moved.iter().filter(|moved| moved.shard as usize == shard);
+        let named = named.map(|moved| (config.group_uid(moved.group), moved.replica));
+        let (log, names) = (replica, Names::all(replica).with(named));
+        let number = |group| moved.iter().find(|moved| moved.group == group).map_or(0, |moved| moved.number);
+        let groups = groups_on(&moved, config.groups, (shard, config.shards));
         let place = ShardPlace {
+            placement: Arc::clone(&moves.placement),
+            groups: groups.into_iter().map(|group| (group, number(group))).collect(),
             shard,
             log,
             names,
@@ -280,6 +344,10 @@ impl SimShard {
             AssembleError::Damaged(reason) => NoShard::Damaged(reason),
             AssembleError::Refused(reason) => NoShard::Refused(reason),
         })?;
+        shard.moves.switch = Some(Arc::new(move |moved| {
+            moves.note(moved);
+            Ok(())
+        }));
         if tight_memory {
             shard.elections.max = 1;
             shard.peers.iter_mut().for_each(|peer| peer.outbox = Outgoing::new(PEER_OUTBOX_BYTES_MAX / 2));
@@ -472,12 +540,28 @@ impl SimShard {
 
     /// The connections that the shard wants closed, since the last call.
     pub fn take_closed(&mut self) -> Vec<u64> {
-        let notices = std::mem::take(&mut self.shard.notices);
+        let notices = self.shard.notices.extract_if(.., |notice| !matches!(notice, Notice::Pass(..)));
         let connection = |notice| match notice {
             Notice::Close(connection) => connection,
             Notice::Forward(connection, ..) => panic!("connection {connection} is no client's"),
+            Notice::Pass(..) => unreachable!("these stay"),
         };
-        notices.into_iter().map(connection).collect()
+        notices.map(connection).collect()
+    }
+
+    /// What the shard tells others of its node, since the last call: to which shard, and what. All arrives, in order.
+    pub fn take_passes(&mut self) -> Vec<(usize, SimPass)> {
+        let passes = self.shard.notices.extract_if(.., |notice| matches!(notice, Notice::Pass(..)));
+        let pass = |notice| match notice {
+            Notice::Pass(to, pass) => (to, SimPass(pass)),
+            Notice::Close(_) | Notice::Forward(..) => unreachable!("these stay"),
+        };
+        passes.map(pass).collect()
+    }
+
+    /// Another shard of the node tells this one of a group that moves.
+    pub fn on_pass(&mut self, pass: SimPass) {
+        self.shard.on_pass(pass.0);
     }
 
     /// Bytes that wait for a connection to a peer; `bytes_max` bounds what the socket takes.
@@ -567,6 +651,18 @@ impl SimShard {
         let change = create.map_or(GroupChange::Drop(group), |phase_2| GroupChange::Create(group, phase_2));
         let until_ns = self.shard.now_ns + patience_ns;
         self.shard.change_groups(change, until_ns, GroupReply::Callback(reply));
+    }
+
+    /// Orders that a group is moved to another shard of every node.
+    pub fn place_group(
+        &mut self,
+        group: GroupId,
+        shard: usize,
+        patience_ns: u64,
+        reply: Box<dyn FnOnce(GroupOutcome) + Send>,
+    ) {
+        let until_ns = self.shard.now_ns + patience_ns;
+        self.shard.change_groups(GroupChange::Place(group, shard), until_ns, GroupReply::Callback(reply));
     }
 
     /// The groups made at run time.

@@ -30,15 +30,17 @@ pub(crate) const CLIENT_REQUEST: u8 = 7;
 pub(crate) const CLIENT_REPLY: u8 = 8;
 
 /// The version of all record layouts.
-pub(crate) const RECORD_VERSION: u16 = 6;
+pub(crate) const RECORD_VERSION: u16 = 7;
 
-/// Record kinds. The first five are found in the log too.
+/// Record kinds. The first five are found in the log too, and the two behind them only there.
 pub(crate) mod kind {
     pub(crate) const ACCEPT: u8 = 1;
     pub(crate) const PROMISE: u8 = 2;
     pub(crate) const LEARNED: u8 = 3;
     pub(crate) const CHOSEN: u8 = 4;
     pub(crate) const SUMMARY: u8 = 5;
+    pub(crate) const ARRIVAL: u8 = 6;
+    pub(crate) const READABLE: u8 = 7;
     pub(crate) const PREPARE: u8 = 16;
     pub(crate) const PROMISED: u8 = 17;
     pub(crate) const REPORT: u8 = 18;
@@ -52,6 +54,7 @@ pub(crate) mod kind {
     pub(crate) const RESIGN: u8 = 27;
     pub(crate) const STATE: u8 = 28;
     pub(crate) const CAMPAIGN: u8 = 44;
+    pub(crate) const NAMED: u8 = 45;
 }
 
 const NOOP: u8 = 0;
@@ -273,6 +276,13 @@ pub(crate) enum Incoming {
     State(ApplyState),
     /// About checkpoints.
     Checkpoint(CheckpointMessage),
+    /// The replica that the sender is in this group, whatever else was said of its shard.
+    Named(u128),
+}
+
+/// Appends that the sender is this replica in a group.
+pub(crate) fn append_named(out: &mut Vec<u8>, uid: u128, replica: u128) {
+    append_record(out, &plain_header(kind::NAMED, uid, [replica as u64, 0, (replica >> 64) as u64, 0, 0, 0, 0]), &[]);
 }
 
 /// Appends what the chosen slots of a group did up to `state.slot`.
@@ -355,6 +365,7 @@ pub(crate) fn decode_record(
             let value = checked_value(owned())?;
             return Ok(Incoming::Vote(Vote::Report { ballot, attempt, slot, accepted, value }, 0));
         }
+        kind::NAMED => return Ok(Incoming::Named(u128::from(c) << 64 | u128::from(a))),
         kind if message::KINDS.contains(&kind) => {
             return CheckpointMessage::decode(header, &buffer[body]).map(Incoming::Checkpoint);
         }

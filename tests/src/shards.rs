@@ -8,7 +8,7 @@ use crate::disk::{CrashChoice, Dice, SimDisk};
 use crate::sim::files::SimFiles;
 use crate::sim::machine::{Held, Kind, Machine};
 use synod::client::protocol::GroupInfoV1;
-use synod::simulation::{NoShard, SimPeer, SimPlace, SimShard, SimStore};
+use synod::simulation::{NoShard, SimMoves, SimPeer, SimPlace, SimShard, SimStore};
 use synod::{
     Config, Consistency, Entries, Epoch, GroupId, GroupOutcome, MachineFactory, Member, MembershipChange,
     MembershipOutcome, Outcome, ReadError, ReadPoint, TransferError,
@@ -175,7 +175,11 @@ impl Shards {
         let place = SimPlace {
             shard: 0,
             replica: node.replica,
-            founders: founds.then(|| (1..=founders).map(|node| (node, u128::from(node))).collect()),
+            founders: founds
+                .then(|| (0, (1..=founders).map(|node| (node, u128::from(node))).collect()))
+                .into_iter()
+                .collect(),
+            moves: SimMoves::new(&node.config),
             segment_bytes: setup.segment_bytes,
             tight_memory: false,
             part_bytes: setup.part_bytes,

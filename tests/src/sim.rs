@@ -16,6 +16,7 @@ pub mod load;
 mod lost;
 pub mod machine;
 mod members;
+mod moves;
 pub mod network;
 pub mod observe;
 pub mod plan;

@@ -31,6 +31,8 @@ pub trait Files: Send {
     fn remove(&mut self, name: &str) -> io::Result<()>;
     /// Makes the names durable.
     fn sync_names(&mut self) -> io::Result<()>;
+    /// The same directory once more.
+    fn again(&self) -> Box<dyn Files>;
 }
 
 /// A directory of the system.
@@ -104,5 +106,9 @@ impl Files for SystemFiles {
 
     fn sync_names(&mut self) -> io::Result<()> {
         File::open(&self.0)?.sync_all()
+    }
+
+    fn again(&self) -> Box<dyn Files> {
+        Box::new(Self(self.0.clone()))
     }
 }

@@ -156,8 +156,12 @@ impl Store {
         self.contents.slots(uid)
     }
 
+    pub(super) fn files(&self) -> &dyn Files {
+        &*self.files
+    }
+
     /// The file of a checkpoint, and where it lies in it.
-    fn place(&self, uid: u128, slot: u64) -> (String, Range<u64>) {
+    pub(super) fn place(&self, uid: u128, slot: u64) -> (String, Range<u64>) {
         match self.contents.place(uid, slot) {
             Place::Alone => (whole_name(uid, slot), 0..u64::MAX),
             Place::Packed { pack, offset, bytes } => (pack_name(pack), offset..offset + bytes),
@@ -266,6 +270,9 @@ impl Store {
                 let result = self.restore(uid, slot, &mut *machine);
                 StoreDone::Restored { group, machine, result }
             }
+            StoreOp::Export { group, uid, slot } => StoreDone::Exported { group, result: self.export(uid, slot) },
+            StoreOp::Import { group, uid, from } => StoreDone::Imported { group, result: self.import(uid, from) },
+            StoreOp::Switch { group, switch } => StoreDone::Switched { group, result: switch() },
         }
     }
 
@@ -410,7 +417,7 @@ impl Store {
     }
 
     /// Takes up what was received before, as far as it is intact. Other parts of the group are deleted.
-    fn begin(&mut self, part: &Part) -> io::Result<u64> {
+    pub(super) fn begin(&mut self, part: &Part) -> io::Result<u64> {
         let name = part_name(part);
         let mut found = false;
         for other in self.files.list()? {
@@ -444,7 +451,7 @@ impl Store {
         Decoder::open(reading, self.cluster, part.uid)
     }
 
-    fn append(&mut self, part: &Part, offset: u64, bytes: &[u8]) -> io::Result<u64> {
+    pub(super) fn append(&mut self, part: &Part, offset: u64, bytes: &[u8]) -> io::Result<u64> {
         let name = part_name(part);
         let len = self.files.len(&name)?;
         if len != offset {
@@ -454,7 +461,7 @@ impl Store {
         Ok(len + bytes.len() as u64)
     }
 
-    fn finish(&mut self, part: &Part) -> Result<Kept, String> {
+    pub(super) fn finish(&mut self, part: &Part) -> Result<Kept, String> {
         let name = part_name(part);
         let kept = self.part_decoder(part).and_then(kept_of).map_err(|error| error.to_string())?;
         if (kept.slot(), kept.id) != (Slot(part.slot), part.id) && !is(Bug::ChunksAreNotChecked) {

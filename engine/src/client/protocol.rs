@@ -34,6 +34,7 @@ const TRANSFER: u8 = 41;
 const CREATE_GROUP: u8 = 80;
 const DROP_GROUP: u8 = 81;
 const GROUPS: u8 = 82;
+const PLACE_GROUP: u8 = 83;
 const TRIM: u8 = 90;
 const APPEND_PART: u8 = 91;
 const READ_PART: u8 = 92;
@@ -152,6 +153,15 @@ pub enum Request {
         /// It may take so long.
         wait_ms: u32,
     },
+    /// Have a group of the configuration moved to another shard on every node; asked of the leader of its directory.
+    PlaceGroup {
+        /// Its number.
+        group: GroupId,
+        /// The shard, counted from 0.
+        shard: u32,
+        /// It may take so long until that is ordered.
+        wait_ms: u32,
+    },
     /// Free what the node's log holds of a group before an entry. The answer is [`ReplyV1::Trimmed`].
     Trim {
         /// The group.
@@ -183,6 +193,7 @@ impl Request {
             Self::Membership { group } | Self::ChangeMembership { group, .. } => *group,
             Self::OpenSession { group } | Self::CloseSession { group, .. } => *group,
             Self::CreateGroup { group, .. } | Self::DropGroup { group, .. } | Self::Groups { group } => *group,
+            Self::PlaceGroup { group, .. } => *group,
         }
     }
 
@@ -195,7 +206,7 @@ impl Request {
             Self::AppendPart { .. } | Self::ReadPart { .. } => None,
             Self::ReadPoint { .. } | Self::Transfer { .. } | Self::Trim { .. } => None,
             Self::Membership { .. } | Self::ChangeMembership { .. } => None,
-            Self::CreateGroup { .. } | Self::DropGroup { .. } | Self::Groups { .. } => None,
+            Self::CreateGroup { .. } | Self::DropGroup { .. } | Self::PlaceGroup { .. } | Self::Groups { .. } => None,
         }
     }
 
@@ -237,6 +248,11 @@ impl Request {
                 out[0] = CREATE_GROUP;
                 out.extend_from_slice(&wait_ms.to_le_bytes());
                 out.extend_from_slice(&phase_2.to_le_bytes());
+            }
+            Self::PlaceGroup { shard, wait_ms, .. } => {
+                out[0] = PLACE_GROUP;
+                out.extend_from_slice(&wait_ms.to_le_bytes());
+                out.extend_from_slice(&shard.to_le_bytes());
             }
             Self::DropGroup { wait_ms, .. } => {
                 out[0] = DROP_GROUP;
@@ -341,6 +357,12 @@ impl Request {
                 let rest: &[u8; 6] = rest.try_into().map_err(|_| MalformedRequest("the length of an order"))?;
                 let wait_ms = u32::from_le_bytes(rest[..4].try_into().expect("four bytes"));
                 Ok(Self::CreateGroup { group, phase_2: u16::from_le_bytes([rest[4], rest[5]]), wait_ms })
+            }
+            PLACE_GROUP => {
+                let rest: &[u8; 8] = rest.try_into().map_err(|_| MalformedRequest("the length of an order"))?;
+                let [wait_ms, shard] =
+                    [&rest[..4], &rest[4..]].map(|number| u32::from_le_bytes(number.try_into().expect("four bytes")));
+                Ok(Self::PlaceGroup { group, shard, wait_ms })
             }
             DROP_GROUP => {
                 let rest = rest.try_into().map_err(|_| MalformedRequest("the length of an order"))?;
@@ -736,6 +758,7 @@ mod tests {
             Request::Trim { group: 1, before: 7, wait_ms: 5 },
             Request::CreateGroup { group: 9, phase_2: 2, wait_ms: 5 },
             Request::DropGroup { group: 9, wait_ms: 5 },
+            Request::PlaceGroup { group: 9, shard: 3, wait_ms: 5 },
             Request::Groups { group: 9 },
         ] {
             let bytes = request.encode();

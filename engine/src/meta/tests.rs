@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn meta() -> MetaV5 {
-    MetaV5 {
+fn meta() -> MetaV6 {
+    MetaV6 {
         cluster: 5,
         node: 2,
         incarnation: 9,
@@ -16,6 +16,7 @@ fn meta() -> MetaV5 {
         renewed: Vec::new(),
         past: Vec::new(),
         replacement: false,
+        moved: Vec::new(),
     }
 }
 
@@ -45,8 +46,8 @@ fn a_directory_is_one_nodes() {
 
 #[test]
 fn all_ids_of_a_new_directory_differ() {
-    let (a, b) = (MetaV5::draw(5, 2, (3, 3, 0), (false, false)), MetaV5::draw(5, 2, (3, 3, 0), (false, true)));
-    let ids = |meta: &MetaV5| meta.logs.iter().map(|log| log.log).chain([meta.incarnation]).collect::<Vec<_>>();
+    let (a, b) = (MetaV6::draw(5, 2, (3, 3, 0), (false, false)), MetaV6::draw(5, 2, (3, 3, 0), (false, true)));
+    let ids = |meta: &MetaV6| meta.logs.iter().map(|log| log.log).chain([meta.incarnation]).collect::<Vec<_>>();
     let all: std::collections::BTreeSet<u128> = ids(&a).into_iter().chain(ids(&b)).collect();
     assert_eq!(all.len(), 8);
     assert!(!all.contains(&0));
@@ -55,7 +56,7 @@ fn all_ids_of_a_new_directory_differ() {
 #[test]
 fn a_replacement_founds_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    Directory::init(dir.path(), &MetaV5 { replacement: true, ..meta() }, vec![]).unwrap();
+    Directory::init(dir.path(), &MetaV6 { replacement: true, ..meta() }, vec![]).unwrap();
     let (directory, _lock) = open(dir.path()).unwrap();
     assert!(directory.is_replacement() && !directory.is_founder(0));
 }
@@ -75,7 +76,7 @@ fn check_renewed(path: &Path) {
     let meta_now = directory.snapshot();
     let ids = meta_now.logs[0];
     assert!(meta_now.first[0] == 11 && ids.log != 11 && ids.aside == 0, "{ids:?}");
-    assert_eq!([0, 1, 2].map(|home| meta_now.replica_of(home)), [ids.log, 12, ids.log]);
+    assert_eq!([0, 1, 2].map(|home| meta_now.replica_of(home, home)), [ids.log, 12, ids.log]);
     assert_eq!((directory.rules(0), directory.rules(1)), (Vec::new(), Vec::new()), "each log is one replica");
     assert!(!directory.is_founder(0) && directory.is_founder(1));
     assert_eq!(fs::read(path.join("shard-0.damaged-000000000000000b/1")).unwrap(), b"old");

@@ -86,7 +86,7 @@ impl Room {
         let members = (1..=3).map(|node| Member { node, address: format!("127.0.0.1:{node}").parse().unwrap() });
         let mut config = Config::new(CLUSTER, 1, dir.path().join("node"), members.collect());
         (config.groups, config.shards, config.segment_mib) = (GROUPS, 2, 4);
-        let meta = MetaV5::draw(CLUSTER, 1, (2, 2, 0), (false, false));
+        let meta = MetaV6::draw(CLUSTER, 1, (2, 2, 0), (false, false));
         Directory::init(&config.dir, &meta, vec![1, 2, 3]).unwrap();
         let room = Self { config, _dir: dir };
         let open = room.open(2);
@@ -119,7 +119,7 @@ impl Room {
                 let mut apply = ApplyState::default();
                 apply.apply(Slot(1), &epoch_start(1));
                 apply.apply(Slot(2), &batch(1, b"gone", (0, 0)));
-                let summary = Summary { promised: ballot(9), chosen: Slot(2), apply, accepted: vec![] };
+                let summary = Summary { promised: ballot(9), chosen: Slot(2), apply, arrival: 0, accepted: vec![] };
                 let (header, body) = summary.encode(uid);
                 log.push(&header, &body).unwrap();
                 push(log, uid, 2, &accept(3, 9, batch(1, b"here", (0, 0))));
@@ -196,7 +196,7 @@ impl Open {
             let digest = recoverer.group(*uid)?.digest(*uid);
             let shard = homes.shard_of(*home);
             assert_eq!(on[uid], shard);
-            Some((*uid, (digest, self.directory.names(shard).of(*home))))
+            Some((*uid, (digest, self.directory.names(&self.config, shard).of(*home))))
         };
         homes_of_groups(&self.config, &recoverer).iter().filter_map(digest).collect()
     }
@@ -273,7 +273,7 @@ fn a_log_begun_anew_makes_its_groups_other_replicas_for_ever() {
     assert!(!meta::log_dir(&open.directory.logs(), 1).exists());
     let names = |open: &Open| -> Vec<u128> {
         let homes = open.config.homes();
-        (0..12).map(|home| open.directory.names(homes.shard_of(home)).of(home)).collect()
+        (0..12).map(|home| open.directory.names(&open.config, homes.shard_of(home)).of(home)).collect()
     };
     let expected: Vec<u128> = (0..12).map(|home| if home % 3 == 1 { new } else { first[home as usize % 2] }).collect();
     assert_eq!(names(&open), expected);
@@ -472,7 +472,7 @@ fn who_has_not_met_the_others_waits_for_them() {
     let dir = tempfile::tempdir().unwrap();
     let room = Room::without_logs();
     let config = Config { dir: dir.path().join("other"), ..room.config.clone() };
-    Directory::init(&config.dir, &MetaV5::draw(CLUSTER, 1, (2, 2, 0), (false, false)), vec![1, 2, 3]).unwrap();
+    Directory::init(&config.dir, &MetaV6::draw(CLUSTER, 1, (2, 2, 0), (false, false)), vec![1, 2, 3]).unwrap();
     let room = Room { config, _dir: dir };
     let error = room.open(3).rehome(STEPS.len()).unwrap_err().to_string();
     assert!(error.contains("[2, 3] were not met yet: start all nodes with `shards = 2` once"), "{error}");
@@ -488,7 +488,7 @@ fn logs_that_were_never_opened_have_nothing_to_copy() {
 
 #[test]
 fn more_earlier_logs_than_a_handshake_can_name_are_refused() {
-    let meta = MetaV5::draw(CLUSTER, 1, (200, 200, 0), (false, false));
+    let meta = MetaV6::draw(CLUSTER, 1, (200, 200, 0), (false, false));
     check_rules(&meta, 2).unwrap();
     check_rules(&meta, 200).unwrap();
     let error = check_rules(&meta, 1).unwrap_err().to_string();

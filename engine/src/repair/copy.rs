@@ -56,7 +56,7 @@ impl ShardWriter {
                     let Written { uid, promised, state } = group;
                     let (chosen, apply) = (state.slot, state.settled());
                     let (header, body) =
-                        Summary { promised: *promised, chosen, apply, accepted: Vec::new() }.encode(*uid);
+                        Summary { promised: *promised, chosen, apply, arrival: 0, accepted: Vec::new() }.encode(*uid);
                     self.log.push(&header, &body).map_err(failed)?;
                 }
             }
@@ -95,8 +95,13 @@ impl ShardWriter {
         self.groups.push(Written { uid, promised: Ballot::ZERO, state: ApplyState::default() });
         if found.evidence.gone > Slot::ZERO {
             let apply = found.base.clone();
-            let summary =
-                Summary { promised: Ballot::ZERO, chosen: apply.slot, apply: apply.clone(), accepted: Vec::new() };
+            let summary = Summary {
+                promised: Ballot::ZERO,
+                chosen: apply.slot,
+                apply: apply.clone(),
+                arrival: 0,
+                accepted: Vec::new(),
+            };
             let (header, body) = summary.encode(uid);
             self.push(&header, &body)?;
             self.group().state = apply;

@@ -21,7 +21,7 @@ use crate::checkpoint::files::SystemFiles;
 use crate::checkpoint::store::Store;
 use crate::config::Config;
 use crate::limits::MIB;
-use crate::meta::{self, DirectoryLock, MetaV5};
+use crate::meta::{self, DirectoryLock, MetaV6};
 use crate::outcome::{GroupId, NodeId};
 use crate::payload::Payload;
 use crate::peers::{Owner, Peers};
@@ -32,7 +32,7 @@ use crate::wire::kind;
 /// A survivor: the directory of a node that is stopped, and locked for as long as this lives.
 pub(crate) struct Survivor {
     pub(crate) path: PathBuf,
-    pub(crate) meta: MetaV5,
+    pub(crate) meta: MetaV6,
     pub(crate) shards: Vec<ShardLog>,
     _lock: DirectoryLock,
 }
@@ -92,13 +92,19 @@ impl Survivor {
         }
         Ok(Self { path: path.to_owned(), meta, shards, _lock: lock })
     }
+
+    /// The log that a group of the configuration is in.
+    pub(crate) fn log_of(&self, id: GroupId) -> &ShardLog {
+        let has = |log: &&ShardLog| log.groups.iter().any(|(of, _)| *of == id);
+        self.shards.iter().find(has).expect("each group is in one of them")
+    }
 }
 
 impl ShardLog {
     fn read(
         config: &Config,
         path: &Path,
-        meta: &MetaV5,
+        meta: &MetaV6,
         (shard, peers): (usize, &Peers),
         damaged_too: bool,
     ) -> Result<Self, RepairError> {
@@ -110,7 +116,8 @@ impl ShardLog {
         let mut damage =
             meta::suspect_reason(logs, shard).map_err(at)?.map(|reason| format!("{}: {reason}", dir.display()));
         let mut checkpoints = look_at_checkpoints(&dir, meta.cluster)?;
-        let uids: Vec<(GroupId, u128)> = config.groups_of(shard).map(|id| (id, config.group_uid(id))).collect();
+        let uids: Vec<(GroupId, u128)> =
+            meta.groups_of(config, shard).into_iter().map(|id| (id, config.group_uid(id))).collect();
         let mut recoverer = Recoverer::default();
         let mut bases: HashMap<u128, ApplyState> = HashMap::new();
         let mut torn = None;
@@ -167,7 +174,7 @@ impl ShardLog {
             };
             let told = found.told().max(recovered.chosen);
             let evidence = Evidence {
-                replica: ReplicaId(meta.replica_of(home)),
+                replica: ReplicaId(meta.replica_of(id, home)),
                 sound: true,
                 promised: recovered.promised,
                 configuration: recovered.configuration.unwrap_or_else(genesis),

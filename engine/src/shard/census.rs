@@ -66,7 +66,7 @@ impl Shard {
         let held = self.groups.iter().enumerate().filter_map(|(at, group)| {
             let slot = slots.get(&group.names.uid).copied().unwrap_or(0);
             let gone = group.gone.0.max(slot);
-            let newest = self.summaries.back().map_or(0, |(_, slots)| slots.get(at).map_or(0, |slot| slot.0));
+            let newest = self.summaries.back().map_or(0, |(_, slots)| slots.get(at).copied().flatten().map_or(0, |slot| slot.0));
             let (low, consumed, covered) = (group.replica.low().0, group.consumed().0, group.checkpoints.slot().0);
             let why = self.keeps(at, oldest.generation, &slots, &newer);
             why.map(|why| {

@@ -130,6 +130,11 @@ impl GroupCheckpoints {
         Self { kept: newest.into_iter().collect(), taken, scale, ..Self::default() }
     }
 
+    /// Whether one is being written, or restored from.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.writing || self.away || self.restore.is_some()
+    }
+
     pub(crate) fn newest(&self) -> Option<&Kept> {
         self.kept.back()
     }
@@ -283,7 +288,7 @@ impl Shard {
 
     fn take_checkpoint(&mut self, at: u32) {
         let group = &mut self.groups[at as usize];
-        let ready = group.machine_next == group.apply.next_index;
+        let ready = group.machine_next == group.apply.next_index && !group.still;
         let of = &mut group.checkpoints;
         let Some(machine) = group.machine.as_mut().filter(|_| ready && of.restore.is_none()) else {
             // It still takes in the log, or is being restored: another time.
@@ -325,6 +330,12 @@ impl Shard {
 
     /// The store has answered.
     pub(crate) fn on_store(&mut self, done: StoreDone) {
+        let done = match done {
+            StoreDone::Exported { group, result } => return self.on_exported(group, result),
+            StoreDone::Imported { group, result } => return self.on_imported(group, result),
+            StoreDone::Switched { group, result } => return self.on_switched(group, result),
+            done => done,
+        };
         if let Some(group) = done.group()
             && self.is_gone(group)
         {
@@ -354,6 +365,9 @@ impl Shard {
             StoreDone::Appended { group, part, result } => self.on_fetch_appended(group, part, result),
             StoreDone::Finished { group, part, result } => self.on_fetch_finished(group, part, result),
             StoreDone::Restored { group, machine, result } => self.on_restored(group, machine, result),
+            StoreDone::Exported { .. } | StoreDone::Imported { .. } | StoreDone::Switched { .. } => {
+                unreachable!("they are taken before")
+            }
         }
     }
 
@@ -382,7 +396,7 @@ impl Shard {
     pub(super) fn forget_checkpoints(&mut self, uid: u128, of: GroupCheckpoints) {
         let over = of.kept.iter().map(|kept| StoreOp::Remove { uid, slot: kept.slot().0 });
         self.checkpoints.ops.extend(over);
-        of.waiters.into_iter().for_each(|reply| reply(Err("the group was dropped".into())));
+        of.waiters.into_iter().for_each(|reply| reply(Err("the group is no longer on this shard".into())));
     }
 
     /// The store has answered for a group that is no more.
@@ -399,6 +413,7 @@ impl Shard {
                 None
             }
             StoreDone::Read { .. } | StoreDone::Begun { .. } | StoreDone::Appended { .. } => None,
+            StoreDone::Exported { .. } | StoreDone::Imported { .. } | StoreDone::Switched { .. } => None,
         };
         if let Some(kept) = kept {
             self.checkpoints.ops.push(StoreOp::Remove { uid, slot: kept.slot().0 });

@@ -77,7 +77,7 @@ impl Shard {
             Some(Request::AppendPart { group, session, total, offset, bytes }) => {
                 self.on_append_part(connection, request, (group, session, total), offset as usize, &bytes);
             }
-            Some(decoded) if self.homes.shard(decoded.group()) != self.shard.0 => {
+            Some(decoded) if self.shard_for(&decoded) != self.shard.0 => {
                 self.notices.push(Notice::Forward(connection, request, decoded));
             }
             Some(decoded) => self.on_request(connection, request, decoded),
@@ -101,7 +101,7 @@ impl Shard {
         let (reply, count) = (Reply::Client(connection, request), entries.len() as u32);
         let run = Run { reply, tag: 0, count, submitted_ns: self.now_ns, handle: None };
         let refused = match self.group_at(group) {
-            None => Some(Rejection::UnknownGroup),
+            None => Some(self.not_here(group)),
             Some(at) => self.propose_any(at, entries, session, run, permit).err().map(|(_, rejection)| rejection),
         };
         if let Some(rejection) = refused {
@@ -137,7 +137,7 @@ impl Shard {
         }
         let Upload { bytes, permit, .. } = self.clients.uploads.remove(&connection).expect("it was just there");
         let entries = Entries { ends: vec![total], bytes };
-        if group % self.shard.1 as u64 == self.shard.0 as u64 {
+        if self.placement.shard(group) == self.shard.0 {
             self.append(connection, request, group, session, entries, Some(permit));
         } else {
             // It takes leave anew on its way.
@@ -151,8 +151,8 @@ impl Shard {
         if bytes > LARGE_ENTRY_BYTES_MAX {
             return Err(Rejection::TooLarge);
         }
-        if group % self.shard.1 as u64 == self.shard.0 as u64 {
-            let at = self.group_at(group).ok_or(Rejection::UnknownGroup)?;
+        if self.placement.shard(group) == self.shard.0 {
+            let at = self.group_at(group).ok_or_else(|| self.not_here(group))?;
             self.admit(at, 0, self.now_ns)?;
         }
         self.large.budget.take(bytes)
@@ -183,7 +183,7 @@ impl Shard {
                     handle: None,
                 };
                 let refused = match self.group_at(group) {
-                    None => Some(Rejection::UnknownGroup),
+                    None => Some(self.not_here(group)),
                     Some(at) => self.ask(at, ask, run).err().map(|(_, rejection)| rejection),
                 };
                 if let Some(rejection) = refused {
@@ -199,7 +199,7 @@ impl Shard {
             Request::Membership { group } => {
                 let reply = match self.group_at(group) {
                     Some(at) => self.membership(at).into(),
-                    None => rejected(Rejection::UnknownGroup),
+                    None => rejected(self.not_here(group)),
                 };
                 self.reply(connection, request, &reply);
             }
@@ -227,6 +227,11 @@ impl Shard {
                     until_ns,
                     GroupReply::Client(connection, request),
                 );
+            }
+            Request::PlaceGroup { group, shard, wait_ms } => {
+                let until_ns = self.now_ns + u64::from(wait_ms) * 1_000_000;
+                let change = GroupChange::Place(group, shard as usize);
+                self.change_groups(change, until_ns, GroupReply::Client(connection, request));
             }
             Request::DropGroup { group, wait_ms } => {
                 let until_ns = self.now_ns + u64::from(wait_ms) * 1_000_000;

@@ -113,7 +113,7 @@ impl Shard {
                     Election::None | Election::Due => ELECTION_NS,
                 };
                 // Nobody stands before it may promise.
-                let from = if self.may_promise() { self.now_ns } else { self.promises_from_ns };
+                let from = self.now_ns.max(self.promises_from(at));
                 Some(from + self.draw(range))
             }
             Timer::Progress => Some(self.now_ns + PROGRESS_NS),

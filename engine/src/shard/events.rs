@@ -55,6 +55,13 @@ pub enum Event {
         /// The last index that it covers.
         index: u64,
     },
+    /// A group has come from another shard of this node.
+    GroupMoved {
+        /// The group.
+        group: GroupId,
+        /// The shard that it is on now.
+        shard: usize,
+    },
     /// A shard is connected to its counterpart on another node, for the first time, or hears from it again after
     /// [`PeerLost`](Event::PeerLost).
     PeerConnected {

@@ -177,6 +177,12 @@ pub(crate) struct Group {
     pub(crate) indexes: Indexes,
     /// Up to here slots may be gone from the log.
     pub(crate) gone: Slot,
+    /// The number of the move that has brought it into this log; 0: it has always been in it.
+    pub(crate) arrival: u64,
+    /// It is about to leave for another shard: it neither speaks nor listens.
+    pub(crate) still: bool,
+    /// Until then it makes no promise: where it was before, it was bound to a leader.
+    pub(crate) promises_from_ns: u64,
     /// In the shard's list of groups with open batches.
     pub(crate) dirty: bool,
     /// In the shard's list of groups with chosen slots to apply.
@@ -243,6 +249,9 @@ impl Group {
             waiters: Vec::new(),
             indexes,
             gone,
+            arrival: 0,
+            still: false,
+            promises_from_ns: 0,
             dirty: false,
             chosen: false,
             beats: None,
@@ -261,17 +270,22 @@ impl Group {
 
     /// The group's votes in short, as a record: header and body.
     pub(crate) fn summary(&self) -> (RecordHeader, Vec<u8>) {
+        self.votes().encode(self.names.uid)
+    }
+
+    /// The group's votes in short.
+    pub(crate) fn votes(&self) -> Summary {
         let log = self.replica.log();
         let accepted = (log.chosen().0 + 1..=log.last().0)
             .map(Slot)
             .filter_map(|slot| log.get(slot).map(|entry| (slot, entry.accepted, entry.value.origin)));
-        let summary = Summary {
+        Summary {
             promised: if is(Bug::SummariesForgetPromises) { Ballot::ZERO } else { self.replica.promised() },
             chosen: log.chosen(),
             apply: self.apply.settled(),
+            arrival: self.arrival,
             accepted: accepted.collect(),
-        };
-        summary.encode(self.names.uid)
+        }
     }
 
     /// The first index that can still be read here.

@@ -7,7 +7,7 @@
 use synod_core::planted::{Bug, is};
 use synod_core::{Configuration, MemberId, ReplicaId};
 
-use super::group::{GroupKind, Lacking};
+use super::group::{GroupKind, GroupNames, Lacking};
 use super::links::Peer;
 use super::{Part, QUIET_NS, Shard, VOTE_WAIT_NS};
 use crate::apply::ApplyState;
@@ -26,7 +26,14 @@ impl Shard {
 
     /// The replica that a group is on the log that a peer's connection belongs to.
     pub(super) fn replica_of(&self, at: u32, peer: usize) -> ReplicaId {
-        ReplicaId(self.peers[peer].names.of(self.groups[at as usize].names.home))
+        self.replica_on(at, &self.peers[peer])
+    }
+
+    /// As [`Shard::replica_of`]. Of guests nothing is known before the peer has said it: the rules speak of those at home.
+    pub(super) fn replica_on(&self, at: u32, peer: &Peer) -> ReplicaId {
+        let GroupNames { uid, home, .. } = self.groups[at as usize].names;
+        let by_rule = || if self.homes.shard_of(home) == self.shard.0 { peer.names.of(home) } else { 0 };
+        ReplicaId(peer.names.of_named(uid).unwrap_or_else(by_rule))
     }
 
     /// Whether the replicas of this node keep votes only.

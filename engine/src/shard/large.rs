@@ -512,14 +512,13 @@ impl Shard {
     }
 
     /// A group is no more, and neither are its large entries.
-    pub(super) fn forget_large(&mut self, at: u32) {
-        let id = self.groups[at as usize].names.id;
+    pub(super) fn forget_large(&mut self, at: u32, error: &ReadError) {
         let (of, others) = std::mem::take(&mut self.large.gathers).into_iter().partition(|gather| gather.group == at);
         self.large.gathers = others;
         let of: VecDeque<Gather> = of;
         for gather in of {
             if let Goal::Reader(request) = gather.goal {
-                self.answer(request.reply, Err(ReadError::UnknownGroup(id)));
+                self.answer(request.reply, Err(error.clone()));
             }
         }
         self.large.holding.retain(|of| *of != at);
@@ -533,7 +532,7 @@ impl Shard {
     pub(crate) fn read_part(&mut self, id: GroupId, index: u64, part: u32, reply: PartReply) {
         let failed = |text: &str| ReplyV1::Failed { text: text.into() };
         let Some(at) = self.group_at(id) else {
-            return self.answer_part(reply, failed(&ReadError::UnknownGroup(id).to_string()));
+            return self.answer_part(reply, failed(&self.not_readable_here(id).to_string()));
         };
         let group = &self.groups[at as usize];
         let (first_index, next_index) = (group.first_index(), group.apply.next_index);

@@ -26,7 +26,7 @@ use super::group::{Group, GroupKind, GroupNames, Reply, Run};
 use crate::apply::ApplyState;
 use crate::batch::Entries;
 use crate::config::Config;
-use crate::directory::{Made, Order};
+use crate::directory::{Made, On, Order};
 use crate::groups::{GroupChange, GroupError, GroupOutcome, MadeGroup};
 use crate::homes::Names;
 use crate::limits::{GROUP_ORDERS_MAX, GROUPS_DROPPED_MAX, GROUPS_MADE_MAX, WINDOW_BYTES, WINDOW_SLOTS};
@@ -35,6 +35,7 @@ use crate::membership::MembershipError;
 use crate::node::MachineFactory;
 use crate::outcome::{GroupId, Outcome, Overload, ProposeError, Rejection};
 use crate::payload::Payload;
+use crate::shard::reads::ReadError;
 use crate::shard::transfer::TransferError;
 
 /// Groups have numbers below this.
@@ -64,21 +65,41 @@ impl Maker {
         self.config.made_uid(directory, if is(Bug::UidsAreUsedAgain) { id } else { made.0 })
     }
 
-    /// The replica of a group with this home as the log describes it; `genesis` is not known of founders.
+    /// The replica that a group here is.
+    pub(crate) fn name(&self, uid: u128, home: u64) -> ReplicaId {
+        ReplicaId(self.names.of_named(uid).unwrap_or_else(|| self.names.of(home)))
+    }
+
+    /// A group's replica as the log describes it; `genesis` is not known of founders.
     pub(crate) fn replica(
         &self,
-        home: u64,
+        name: ReplicaId,
         genesis: Option<Configuration>,
         state: Recovered<Payload>,
     ) -> Replica<Payload> {
         let config = synod_core::Config {
-            replica: ReplicaId(self.names.of(home)),
+            replica: name,
             genesis: genesis.unwrap_or_default(),
             peers: self.config.members.len() - 1,
             window_slots: WINDOW_SLOTS,
             window_bytes: WINDOW_BYTES,
         };
         Replica::new(config, state)
+    }
+
+    /// Stands for a group that is not here: without voters and peers it does nothing, and nobody finds it.
+    pub(super) fn husk(&self, names: GroupNames) -> Group {
+        let config = synod_core::Config {
+            replica: self.name(names.uid, names.home),
+            genesis: Configuration::default(),
+            peers: 0,
+            window_slots: 1,
+            window_bytes: 1,
+        };
+        let replica = Replica::new(config, Recovered::default());
+        let log = Default::default();
+        let husk = Group::new(names, replica, ApplyState::default(), log, None, GroupCheckpoints::default(), 0);
+        Group { kind: GroupKind::Gone, ..husk }
     }
 
     /// The state machine of a group.
@@ -206,6 +227,11 @@ impl MadeGroups {
         self.by_id.get(&id).copied()
     }
 
+    /// The founders of a shard that the cluster began with, if they are known.
+    pub(super) fn founders_of(&self, first_shard: u64) -> Option<&Configuration> {
+        self.founders.get(&first_shard)
+    }
+
     /// The founders of a shard that the cluster began with are known.
     pub(super) fn found(&mut self, first_shard: usize, founders: &Configuration) {
         self.founders.insert(first_shard as u64, founders.clone());
@@ -239,6 +265,7 @@ impl Shard {
     pub(super) fn follow_directories(&mut self) {
         while let Some(number) = self.made.changed.pop_first() {
             self.follow_directory(number);
+            self.moves.look_soon();
         }
     }
 
@@ -300,7 +327,7 @@ impl Shard {
         };
         let founders = || self.made.founders.get(&directory).cloned().map(|founders| made.sized(founders));
         let genesis = made.genesis().or_else(founders);
-        let replica = maker.replica(directory, genesis, Recovered::default());
+        let replica = maker.replica(maker.name(uid, directory), genesis, Recovered::default());
         let taken = machine.as_ref().is_some_and(|machine| machine.takes_checkpoints());
         let checkpoints = GroupCheckpoints::new(uid, taken, None);
         let log = Default::default();
@@ -335,19 +362,36 @@ impl Shard {
         let GroupNames { id, uid, home } = group.names;
         tracing::info!(group = id, uid = format!("{uid:032x}"), "a group is dropped");
         group.ending = true;
+        let change = MembershipError::Rejected(Rejection::UnknownGroup);
+        self.retire(at, TransferError::UnknownGroup(id), change, &ReadError::UnknownGroup(id));
+        self.made.by_slot.remove(&(home, slot));
+        self.made.ending.remove(&(home, slot));
+        self.made.forget_again.remove(&(home, slot));
+        if self.made.by_id.get(&id) == Some(&at) {
+            self.made.by_id.remove(&id);
+        }
+        self.made.dropped += 1;
+        if let Some(listener) = &self.events {
+            listener(&Event::GroupDropped { group: id });
+        }
+    }
+
+    /// A group is no more on this shard: whoever waits for it is told, and a husk takes its place.
+    pub(super) fn retire(&mut self, at: u32, transfer: TransferError, change: MembershipError, read: &ReadError) {
+        let GroupNames { id, uid, home } = self.groups[at as usize].names;
         self.forget_election(at);
         self.fail_in_flight(at);
-        self.forget_large(at);
+        self.forget_large(at, read);
         let group = &mut self.groups[at as usize];
-        let (change, waiters) = (group.change.take(), std::mem::take(&mut group.waiters));
+        let (pending, waiters) = (group.change.take(), std::mem::take(&mut group.waiters));
         let kept = std::mem::take(&mut group.checkpoints);
-        if let Some(change) = change {
-            self.fail_change(*change, MembershipError::Rejected(Rejection::UnknownGroup));
+        if let Some(pending) = pending {
+            self.fail_change(*pending, change);
         }
         self.forget_trims(at);
-        self.forget_transfer(at, TransferError::UnknownGroup(id));
-        self.forget_reads(at, waiters);
-        self.forget_points(at);
+        self.forget_transfer(at, transfer);
+        self.forget_reads(at, waiters, read);
+        self.forget_points(at, read);
         self.forget_checkpoints(uid, kept);
         self.expiry.forget(at);
         for list in [&mut self.dirty, &mut self.chosen, &mut self.beating, &mut self.changing, &mut self.waiting] {
@@ -357,30 +401,8 @@ impl Shard {
         self.frames.forget_group(at);
         self.index.remove(uid);
         self.by_uid.remove(&uid);
-        self.made.by_slot.remove(&(home, slot));
-        self.made.ending.remove(&(home, slot));
-        self.made.forget_again.remove(&(home, slot));
-        if self.made.by_id.get(&id) == Some(&at) {
-            self.made.by_id.remove(&id);
-        }
-        // A husk: without voters and peers it does nothing, and nobody finds it.
-        let config = synod_core::Config {
-            replica: ReplicaId(self.made.maker.names.of(home)),
-            genesis: Configuration::default(),
-            peers: 0,
-            window_slots: 1,
-            window_bytes: 1,
-        };
-        let replica = Replica::new(config, Recovered::default());
-        let (names, log) = (GroupNames { id, uid, home }, Default::default());
-        let mut husk = Group::new(names, replica, ApplyState::default(), log, None, GroupCheckpoints::default(), 0);
-        husk.kind = GroupKind::Gone;
-        self.made.dropped += 1;
-        self.groups[at as usize] = husk;
+        self.groups[at as usize] = self.made.maker.husk(GroupNames { id, uid, home });
         self.prefers[at as usize] = 0;
-        if let Some(listener) = &self.events {
-            listener(&Event::GroupDropped { group: id });
-        }
     }
 
     /// Whether the group that had this place is deleted.
@@ -430,7 +452,7 @@ impl Shard {
 
     // ---- orders ----
 
-    /// Makes or drops a group, if this node leads the directory that it belongs to.
+    /// Makes, drops or places a group, if this node leads the directory that it belongs to.
     pub(crate) fn change_groups(&mut self, change: GroupChange, until_ns: u64, reply: GroupReply) {
         let told = Arc::default();
         match self.begin_order(change, &told) {
@@ -454,11 +476,17 @@ impl Shard {
         if id == 0 || id >= GROUP_ID_END {
             return Err(GroupError::BadNumber(id));
         }
-        if id <= self.made.maker.config.groups {
-            return Err(GroupError::Configured(id));
+        let configured = id <= self.made.maker.config.groups;
+        match change {
+            GroupChange::Create(..) | GroupChange::Drop(_) if configured => return Err(GroupError::Configured(id)),
+            GroupChange::Place(..) if !configured => return Err(GroupError::Bound(id)),
+            GroupChange::Place(_, shard) if shard >= self.shard.1 => {
+                return Err(GroupError::NoSuchShard { shard, shards: self.shard.1 });
+            }
+            GroupChange::Create(..) | GroupChange::Drop(_) | GroupChange::Place(..) => {}
         }
-        let number = self.homes.home(id);
-        let directory = self.made.directory(number).expect("such a group is on the shard of its directory");
+        let number = self.homes.directory(id);
+        let directory = self.made.directory(number).expect("who sends the order asks the shard of the directory");
         if self.epoch_of(directory).is_none() {
             return Err(Rejection::NotLeader { leader: self.leader_of(directory) }.into());
         }
@@ -471,6 +499,12 @@ impl Shard {
         let configuration = self.groups[directory as usize].replica.configuration();
         let (voters, may_choose) = (configuration.voters.len(), |phase_2| configuration.resize(phase_2).is_some());
         let (order, made) = match (change, found) {
+            (GroupChange::Place(..), _) if busy => return Err(GroupError::Busy),
+            (GroupChange::Place(..), _) if !list.has_room_for(id) => return Err(GroupError::TooManyPlaced),
+            (GroupChange::Place(_, shard), _) => {
+                let on = On { shard: shard as u16, shards: self.shard.1 as u16 };
+                (Order::Place { id, on }, None)
+            }
             (GroupChange::Create(..), Some(_)) => return Err(GroupError::Exists(id)),
             (GroupChange::Drop(_), None) if !busy => return Err(GroupError::UnknownGroup(id)),
             _ if busy => return Err(GroupError::Busy),
@@ -511,6 +545,14 @@ impl Shard {
             (Some(Err(ProposeError::Rejected(rejection))), _) => Some(Err(rejection.into())),
             (Some(Err(ProposeError::Superseded)), _) => Some(Err(GroupError::Superseded)),
             (Some(Err(_)), _) => Some(Err(GroupError::Unknown)),
+            (Some(Ok(at)), _) if matches!(order.change, GroupChange::Place(..)) => {
+                let uid = self.made.maker.config.group_uid(id);
+                let placed = list.placed().find(|(of, ..)| *of == id);
+                Some(match placed {
+                    Some((_, slot, _)) if slot.0 >= at.slot => Ok(MadeGroup { group: id, uid, ending: false }),
+                    _ => Err(GroupError::TooManyPlaced),
+                })
+            }
             (Some(Ok(at)), None) if list.get(Slot(at.slot)).is_some() => Some(Ok(named(Slot(at.slot), false))),
             (Some(Ok(_)), None) if list.find(id).is_some() => Some(Err(GroupError::Exists(id))),
             (Some(Ok(_)), None) if list.len() >= GROUPS_MADE_MAX => Some(Err(GroupError::TooMany)),

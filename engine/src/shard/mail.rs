@@ -21,7 +21,7 @@ impl Shard {
                 let number = handle.map(|(number, _)| number);
                 let run = Run { reply: Reply::Callback(reply), tag: 0, count, submitted_ns, handle: number };
                 let refused = match self.group_at(group) {
-                    None => Some((run, Rejection::UnknownGroup)),
+                    None => Some((run, self.not_here(group))),
                     Some(at) => match handle {
                         Some((handle, epoch)) if !self.handle_is_open(handle, at, epoch) => {
                             Some((run, Rejection::HandleClosed))
@@ -79,6 +79,7 @@ impl Shard {
             }
             Mail::PauseTrimming { group, paused, reply } => reply(self.pause_trimming(group, paused)),
             Mail::Genesis(shard, genesis) => self.found(shard, &genesis),
+            Mail::Pass(pass) => self.on_pass(pass),
             Mail::Wake => self.producers.due = true,
             Mail::Run(run) => run(&mut LocalShard { shard: self, producer: None }),
             Mail::Reply { connection, request, reply } => self.reply(connection, request, &reply),

@@ -64,7 +64,7 @@ impl Shard {
         reply: MembershipReply,
     ) {
         let checked = match self.group_at(id) {
-            None => Err(Rejection::UnknownGroup.into()),
+            None => Err(self.not_here(id).into()),
             Some(at) => self.check_change(at, version, change).map(|()| at),
         };
         match checked {
@@ -140,11 +140,13 @@ impl Shard {
 
     /// How many of the voters of a group's configuration have answered lately, this one counted in.
     pub(super) fn reachable(&self, at: u32, configuration: &Configuration) -> usize {
-        let home = self.groups[at as usize].names.home;
         let answers = |node: u64, replica: ReplicaId| {
             let lately = |peer: &Peer| self.now_ns < peer.answered_ns + QUORUM_LOST_NS;
             node == self.node
-                || self.peers.iter().any(|peer| peer.node == node && peer.names.of(home) == replica.0 && lately(peer))
+                || self
+                    .peers
+                    .iter()
+                    .any(|peer| peer.node == node && self.replica_on(at, peer) == replica && lately(peer))
         };
         configuration.voters.iter().filter(|voter| answers(voter.node, voter.replica)).count()
     }
@@ -170,7 +172,7 @@ impl Shard {
         let configuration = group.replica.configuration();
         let next = match (pending.change, caught_up.map(|peer| &self.peers[peer])) {
             (MembershipChange::Add(node) | MembershipChange::AddWitness(node), Some(peer)) if peer.node == node => {
-                let replica = ReplicaId(peer.names.of(group.names.home));
+                let replica = self.replica_on(at, peer);
                 let witness = pending.change == MembershipChange::AddWitness(node);
                 configuration.add(node, replica).filter(|_| replica.is_witness() == witness)
             }
@@ -217,7 +219,6 @@ impl Shard {
     fn outcome_of_change(&mut self, at: u32) -> Option<MembershipOutcome> {
         let leader = self.leader_of(at);
         let group = &mut self.groups[at as usize];
-        let home = group.names.home;
         let (chosen, leads) = (group.replica.log().chosen(), group.replica.epoch().is_some());
         let governing = group.replica.configuration();
         let pending = group.change.as_mut().expect("it is followed");
@@ -243,7 +244,7 @@ impl Shard {
                 Some(Err(match change {
                     MembershipChange::Add(node) | MembershipChange::AddWitness(node) => {
                         let peer = self.peers.iter().find(|peer| peer.node == node);
-                        let next = peer.and_then(|peer| configuration.add(node, ReplicaId(peer.names.of(home))));
+                        let next = peer.and_then(|peer| configuration.add(node, self.replica_on(at, peer)));
                         match next.filter(|next| self.reachable(at, next) > self.reachable(at, &configuration)) {
                             Some(next) if !self.works(at, &next) => self.too_few(at, &next),
                             _ => MembershipError::NotCaughtUp(node),

@@ -121,7 +121,7 @@ impl Shard {
     /// Takes a read; it is answered in this turn at the earliest.
     pub(crate) fn read_point(&mut self, id: GroupId, read: PointRead) {
         let refused = match self.group_at(id) {
-            None => ReadError::UnknownGroup(id),
+            None => self.not_readable_here(id),
             Some(_) if self.stopping => ReadError::Stopping,
             Some(_) if self.is_witness() => ReadError::Witness,
             Some(_) if self.points.waiting >= POINT_READS_MAX => ReadError::Overloaded,
@@ -412,14 +412,13 @@ impl Shard {
     }
 
     /// A group is no more.
-    pub(super) fn forget_points(&mut self, at: u32) {
+    pub(super) fn forget_points(&mut self, at: u32, error: &ReadError) {
         self.points.groups.retain(|of| *of != at);
         self.points.round.retain(|(of, _)| *of != at);
         self.points.forward.retain(|(_, of, _)| *of != at);
-        let id = self.groups[at as usize].names.id;
         for read in std::mem::take(&mut self.groups[at as usize].points) {
             self.points.waiting -= 1;
-            self.answer_point(None, read.reply, Err(ReadError::UnknownGroup(id)));
+            self.answer_point(None, read.reply, Err(error.clone()));
         }
     }
 

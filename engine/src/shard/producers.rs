@@ -45,7 +45,7 @@ impl LocalShard<'_> {
     /// When this is not a producer's own shard.
     pub fn propose(&mut self, group: GroupId, tag: u64, entry: &[u8]) -> Result<(), Rejection> {
         let producer = self.producer.expect("only a producer proposes through its shard");
-        let at = self.shard.group_at(group).ok_or(Rejection::UnknownGroup)?;
+        let at = self.shard.group_at(group).ok_or_else(|| self.shard.not_here(group))?;
         self.shard.propose_one(at, entry, producer, tag)
     }
 

@@ -87,6 +87,8 @@ pub(crate) enum Purpose {
     Machine { group: u32, slots: Vec<(Slot, u64)> },
     /// Parts of a large entry that is being put together.
     Gather { group: u32, number: u64 },
+    /// Records of a group that leaves for another shard.
+    Leave { group: u32 },
     /// One part: its slot, and the answer without it.
     Part { group: u32, slot: Slot, answer: ReplyV1, reply: PartReply },
 }

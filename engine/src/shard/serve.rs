@@ -89,6 +89,7 @@ impl Shard {
             }
             Purpose::Machine { group, slots } => self.on_machine_read(group, &slots, result),
             Purpose::Gather { number, .. } => self.on_gather_read(number, result),
+            Purpose::Leave { group } => self.on_leaving_read(group, result),
             Purpose::Part { slot, answer, reply, .. } => self.on_part_read(slot, answer, reply, result),
         }
     }
@@ -123,7 +124,8 @@ impl Shard {
     /// Reads committed entries, or waits for them.
     pub(crate) fn read(&mut self, id: GroupId, request: ReadRequest) {
         let Some(at) = self.group_at(id) else {
-            self.answer(request.reply, Err(ReadError::UnknownGroup(id)));
+            let error = self.not_readable_here(id);
+            self.answer(request.reply, Err(error));
             return;
         };
         if self.is_witness() {
@@ -203,11 +205,10 @@ impl Shard {
     }
 
     /// A group is no more: its readers are told, and what is being read for it is for nobody.
-    pub(super) fn forget_reads(&mut self, at: u32, waiters: Vec<ReadRequest>) {
-        let id = self.groups[at as usize].names.id;
+    pub(super) fn forget_reads(&mut self, at: u32, waiters: Vec<ReadRequest>, error: &ReadError) {
         let of = |purpose: &Purpose| match purpose {
             Purpose::Learn { group, .. } | Purpose::Entries { group, .. } | Purpose::Machine { group, .. } => *group,
-            Purpose::Gather { group, .. } | Purpose::Part { group, .. } => *group,
+            Purpose::Gather { group, .. } | Purpose::Part { group, .. } | Purpose::Leave { group } => *group,
         };
         let over = self.reads.extract_if(|_, purpose| of(purpose) == at).map(|(_, purpose)| purpose);
         let mut parts = Vec::new();
@@ -217,13 +218,13 @@ impl Shard {
                 parts.push(reply);
                 None
             }
-            Purpose::Learn { .. } | Purpose::Machine { .. } | Purpose::Gather { .. } => None,
+            Purpose::Learn { .. } | Purpose::Machine { .. } | Purpose::Gather { .. } | Purpose::Leave { .. } => None,
         });
         let over: Vec<ReadRequest> = over.chain(waiters).collect();
         for reply in parts {
-            self.answer_part(reply, ReplyV1::Failed { text: ReadError::UnknownGroup(id).to_string() });
+            self.answer_part(reply, ReplyV1::Failed { text: error.to_string() });
         }
-        over.into_iter().for_each(|request| self.answer(request.reply, Err(ReadError::UnknownGroup(id))));
+        over.into_iter().for_each(|request| self.answer(request.reply, Err(error.clone())));
     }
 
     /// Answers readers whose time is up. Groups without readers cost nothing.
@@ -254,7 +255,7 @@ impl Shard {
     /// Hands a machine what it lacks, out of the log, until it stands where the group stands.
     pub(super) fn feed_machine(&mut self, at: u32) {
         let group = &mut self.groups[at as usize];
-        let waits = group.feeding || group.checkpoints.restore.is_some();
+        let waits = group.feeding || group.checkpoints.restore.is_some() || group.still;
         if group.machine.is_none() || waits || group.machine_next >= group.apply.next_index {
             return;
         }

@@ -96,7 +96,7 @@ impl Shard {
     /// As [`Shard::ask`], for mail.
     pub(crate) fn ask_by_mail(&mut self, group: u64, ask: Ask, run: Run) {
         let refused = match self.group_at(group) {
-            None => Some((run, Rejection::UnknownGroup)),
+            None => Some((run, self.not_here(group))),
             Some(at) => self.ask(at, ask, run).err(),
         };
         if let Some((run, rejection)) = refused

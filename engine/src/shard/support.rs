@@ -297,7 +297,7 @@ impl Shard {
     /// started, or could not lead.
     pub(super) fn must_not_campaign(&self, at: u32) -> bool {
         let election = self.groups[at as usize].timer.0 == Timer::Election;
-        election && (!self.may_promise() || self.bound_to(at).is_some() || self.lacks_state(at))
+        election && (!self.may_promise(at) || self.bound_to(at).is_some() || self.lacks_state(at))
     }
 
     /// Whether neither the log nor a checkpoint has what was chosen first. Whoever lacks some of that as well could not be
@@ -306,9 +306,21 @@ impl Shard {
         self.groups[at as usize].checkpoints.lacks
     }
 
-    /// Whether promises may leave: a voter that was just started does not know to whom it was bound.
-    pub(super) fn may_promise(&self) -> bool {
-        self.now_ns >= self.promises_from_ns || is(Bug::RestartForgetsSupport)
+    /// From when on a group's promises may leave: a voter that was just started does not know to whom it was bound, and one
+    /// that came from another shard does.
+    pub(super) fn promises_from(&self, at: u32) -> u64 {
+        let restarted = if is(Bug::RestartForgetsSupport) { 0 } else { self.promises_from_ns };
+        restarted.max(self.groups[at as usize].promises_from_ns)
+    }
+
+    fn may_promise(&self, at: u32) -> bool {
+        self.now_ns >= self.promises_from(at)
+    }
+
+    /// Until when this voter may be bound to a group's leader; 0: it is bound to none.
+    pub(super) fn bound_until(&self, at: u32) -> u64 {
+        let binding = self.groups[at as usize].binding.as_ref().filter(|_| self.bound_to(at).is_some());
+        binding.map_or(0, |binding| binding.until_ns).max(self.promises_from(at))
     }
 
     pub(super) fn wait_before_promising(&mut self) {
@@ -330,10 +342,10 @@ impl Shard {
                 false
             }
             // Nor is an order taken by one who may have been bound to another since.
-            Message::Campaign { .. } => !self.may_promise() || self.lacks_state(at),
+            Message::Campaign { .. } => !self.may_promise(at) || self.lacks_state(at),
             // A log that does not advance makes no promise durable: who was elected on the word of its voter could choose
             // nothing, again and again.
-            Message::PreVote { .. } if !self.may_promise() || self.bound_to(at).is_some() || self.wal_stuck() => {
+            Message::PreVote { .. } if !self.may_promise(at) || self.bound_to(at).is_some() || self.wal_stuck() => {
                 mark(Mark::PreVoteWithheld);
                 true
             }
@@ -346,7 +358,7 @@ impl Shard {
     pub(super) fn withholds_vote(&self, at: u32, peer: usize, vote: &Vote<Payload>) -> bool {
         let Vote::Prepare { order, .. } = vote else { return false };
         let bound = self.bound_to(at).is_some_and(|(to, ballot)| to != peer && ballot != *order);
-        let withholds = !self.may_promise() || bound || self.holds_own_lease(at);
+        let withholds = !self.may_promise(at) || bound || self.holds_own_lease(at);
         if withholds {
             mark(Mark::PrepareWithheld);
         }

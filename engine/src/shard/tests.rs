@@ -10,7 +10,7 @@ use crate::assemble::{ShardPlace, assemble};
 use crate::checkpoint::files::SystemFiles;
 use crate::checkpoint::store::Store;
 use crate::config::{Config, Member};
-use crate::homes::Names;
+use crate::homes::{Names, Placement};
 use crate::large::Cutting;
 use crate::limits::MIB;
 
@@ -47,6 +47,8 @@ fn started() -> Shard {
         shard: 0,
         log: 1,
         names: Names::all(1),
+        placement: Arc::new(Placement::new(config.homes(), [])),
+        groups: config.groups_of(0).map(|group| (group, 0)).collect(),
         segment_bytes: 4 * MIB,
         memory: Memory::new(1 << 20),
         cutting: Cutting::default(),

@@ -58,10 +58,14 @@ impl Group {
     }
 }
 
+/// What a set of summaries says: by the groups' places, the slot up to which older records are replaced; none for a group
+/// that was only coming from another shard then. A group that came later is not in it.
+pub(super) type Summaries = Vec<Option<Slot>>;
+
 /// Behind which slot a group's entries can be read after a restart when those up to `gone` are: from the first of the newer
 /// summaries on behind which no slot is missing. What lies before it in its own segment goes as well.
-pub(super) fn readable_behind(at: usize, gone: Slot, newer: &[&Vec<Slot>]) -> Option<Slot> {
-    newer.iter().map(|slots| slots.get(at).copied().unwrap_or_default()).find(|of| *of >= gone)
+pub(super) fn readable_behind(at: usize, gone: Slot, newer: &[&Summaries]) -> Option<Slot> {
+    newer.iter().filter_map(|slots| slots.get(at).copied().unwrap_or(Some(Slot::ZERO))).find(|of| *of >= gone)
 }
 
 impl Shard {
@@ -70,11 +74,13 @@ impl Shard {
         let newer = self.newer_summaries(generation);
         let slots: HashMap<u128, u64> = self.index.segment_slots(generation).collect();
         !self.made.is_deleting()
+            // What moves is read from the log, or is not of a group yet.
+            && !self.moves.is_any()
             && !newer.is_empty()
             && (0..self.groups.len()).all(|at| self.keeps(at, generation, &slots, &newer).is_none())
     }
 
-    pub(super) fn newer_summaries(&self, generation: u64) -> Vec<&Vec<Slot>> {
+    pub(super) fn newer_summaries(&self, generation: u64) -> Vec<&Summaries> {
         self.summaries.iter().filter(|(of, _)| *of > generation).map(|(_, slots)| slots).collect()
     }
 
@@ -95,11 +101,15 @@ impl Shard {
         at: usize,
         generation: u64,
         slots: &HashMap<u128, u64>,
-        newer: &[&Vec<Slot>],
+        newer: &[&Summaries],
     ) -> Option<Keeps> {
         let group = &self.groups[at];
         if group.kind == GroupKind::Gone {
             return None;
+        }
+        // Of one that has come from another shard, what makes sense of its records may lie in this very segment.
+        if !newer.is_empty() && newer.iter().all(|slots| slots.get(at) == Some(&None)) {
+            return Some(Keeps::Summary);
         }
         let slot = slots.get(&group.names.uid).map_or(Slot::ZERO, |slot| self.slot_in(group, generation, Slot(*slot)));
         let gone = group.gone.max(slot);

@@ -135,7 +135,7 @@ impl Shard {
         let (gone, rest): (Vec<_>, Vec<_>) = self.trim_orders.drain(..).partition(|order| order.at == at);
         self.trim_orders = rest;
         for order in gone {
-            self.answer_trim(order.reply, Err("the group was dropped".into()));
+            self.answer_trim(order.reply, Err("the group is no longer on this shard".into()));
         }
     }
 

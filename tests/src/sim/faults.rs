@@ -101,6 +101,7 @@ impl World {
             "rollback" => self.remember_log(node),
             "members" => self.change_voters()?,
             "groups" => self.change_groups()?,
+            "moves" => self.place_a_group(),
             "disk-error" => self.nodes[node].fail_next = true,
             "full" => {
                 self.nodes[node].full = true;

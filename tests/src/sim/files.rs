@@ -230,4 +230,8 @@ impl Files for SimFiles {
         }
         Ok(())
     }
+
+    fn again(&self) -> Box<dyn Files> {
+        Box::new(self.clone())
+    }
 }

@@ -65,12 +65,16 @@ impl World {
 
     /// Where a shard starts.
     pub(super) fn place(&self, node: usize, shard: usize, seed: u64) -> SimPlace {
-        let founders = self.nodes.iter().enumerate().map(|(at, state)| (at as u64 + 1, state.founders[shard]));
+        let founders = |shard: usize| {
+            let founders = self.nodes.iter().enumerate();
+            (shard, founders.map(|(at, state)| (at as u64 + 1, state.founders[shard])).collect())
+        };
         let state = &self.nodes[node];
         SimPlace {
             shard,
             replica: state.replicas[shard],
-            founders: (!state.logs[shard].knows_no_founders).then(|| founders.collect()),
+            founders: (0..self.plan.shards).filter(|of| !state.logs[*of].knows_no_founders).map(founders).collect(),
+            moves: state.moves.clone(),
             segment_bytes: self.plan.segment_bytes,
             tight_memory: self.plan.entry_bytes_max > 1000,
             part_bytes: self.plan.part_bytes,

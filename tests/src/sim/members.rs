@@ -106,7 +106,7 @@ impl World {
             told.lock().expect("no holder panics").push((group, version, change, outcome));
         });
         let ask = |shard: &mut SimShard| shard.change_membership(group, version, change, PATIENCE_NS, reply);
-        if !self.nodes[node].paused && self.with_shard(node, group as usize % self.plan.shards, ask).is_some() {
+        if !self.nodes[node].paused && self.with_shard(node, self.shard_of(node, group), ask).is_some() {
             *self.members.open.entry((group, version)).or_default() += 1;
         }
     }

@@ -161,10 +161,12 @@ plan! {
     witnesses: usize,
     /// Of 100 changes of voters, how many change how many of them choose.
     resize_percent: u64,
+    /// Mean time between groups that are placed on another shard.
+    moves_ns: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
-pub const FAULTS: [&str; 17] = [
+pub const FAULTS: [&str; 18] = [
     "crash",
     "partition",
     "swizzle",
@@ -182,6 +184,7 @@ pub const FAULTS: [&str; 17] = [
     "rollback",
     "members",
     "groups",
+    "moves",
 ];
 
 /// A log of so many MiB, kept for nobody, is all that a run writes.
@@ -282,6 +285,7 @@ impl Plan {
         .with_reads(large)
         .with_machines()
         .with_groups()
+        .with_moves()
         .with_quorums()
         .with_large_entries(large)
         .with_witnesses(4)
@@ -367,6 +371,16 @@ impl Plan {
         self
     }
 
+    /// In one of three of those with several shards groups move between them. Dice of its own.
+    fn with_moves(mut self) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0x0b0c_e551);
+        let loses = self.wipe_ns + self.rot_ns + self.rollback_ns > 0;
+        if !loses && self.shards > 1 && dice.below(3) == 0 {
+            self.moves_ns = self.safety_ns / pick(&mut dice, &[4, 10, 40]);
+        }
+        self
+    }
+
     /// In one of three the quorums of the two phases differ in size, from the beginning or later. Where logs are lost, one
     /// log less is enough for either. Dice of its own.
     fn with_quorums(mut self) -> Self {
@@ -427,6 +441,7 @@ impl Plan {
         .with_reads(false)
         .with_machines()
         .with_groups()
+        .with_moves()
         .with_quorums()
         .with_large_entries(false)
         .with_witnesses(3)
@@ -509,6 +524,7 @@ impl Plan {
             "rollback" => &mut self.rollback_ns,
             "members" => &mut self.members_ns,
             "groups" => &mut self.groups_ns,
+            "moves" => &mut self.moves_ns,
             _ => return None,
         })
     }

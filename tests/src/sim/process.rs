@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use synod::GroupId;
-use synod::simulation::{NoShard, SimShard, SimStore, SimStoreOp, configuration_of, configurations, votes};
+use synod::simulation::{NoShard, SimMoves, SimShard, SimStore, SimStoreOp, configuration_of, configurations, votes};
 use synod_core::planted::{Bug, is};
 use synod_wal::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use synod_wal::{DiskDone, DiskOp, Expect, Verdict, WriteData, recover};
@@ -78,6 +78,7 @@ impl World {
             self.schedule_disk(node, shard);
         }
         self.submit_to_store(node, shard);
+        self.send_passes(node, shard);
         self.send_all(node, shard);
         self.count(node, shard)?;
         self.after_turn(node)
@@ -109,7 +110,7 @@ impl World {
     fn check_votes(&self, node: usize, shard: usize) -> Result<(), String> {
         let state = &self.nodes[node];
         let group = 1 + self.now_ns / self.plan.tick_ns % self.plan.groups;
-        let judged = group as usize % self.plan.shards == shard && state.logs[shard].spoilt.is_none();
+        let judged = state.moves.shard(group) == shard && state.logs[shard].spoilt.is_none();
         match state.process.as_ref().and_then(|process| process.shards[shard].held(group)) {
             Some(held) if judged => self.observer.holds(node, group, &held),
             _ => Ok(()),
@@ -118,9 +119,9 @@ impl World {
 
     pub(super) fn after_turn(&mut self, node: usize) -> Result<(), String> {
         self.observer.delivered(node)?;
-        let process = self.nodes[node].process.as_ref();
+        let (process, moves) = (self.nodes[node].process.as_ref(), &self.nodes[node].moves);
         let applied = |group: GroupId| {
-            let info = process.and_then(|process| process.shards[group as usize % process.shards.len()].info(group));
+            let info = process.and_then(|process| process.shards[moves.shard(group)].info(group));
             info.map_or(0, |info| info.next_index - 1)
         };
         self.load.take_outcomes(self.now_ns, &self.plan, &mut self.dice, &mut self.observer, applied);
@@ -139,6 +140,7 @@ impl World {
             return Ok(());
         }
         let machines = self.observer.machines(node);
+        self.nodes[node].moves = self.nodes[node].moves.started(&self.nodes[node].config);
         let (mut shards, mut stores) = (Vec::new(), Vec::new());
         for shard in 0..self.plan.shards {
             let seed = self.dice.roll();
@@ -193,6 +195,7 @@ impl World {
             scheduled: vec![BTreeSet::new(); self.plan.shards],
             votes: vec![VecDeque::new(); self.plan.shards],
             count_due: vec![false; self.plan.shards],
+            passes: VecDeque::new(),
         });
         for group in 1..=self.plan.groups {
             self.observer.starts(node, group)?;
@@ -212,7 +215,7 @@ impl World {
 
     /// Compares what a shard has recovered with the votes that were durable.
     pub(super) fn restarted(&mut self, node: usize, shard: usize, sim: &SimShard, last: u64) -> Result<(), String> {
-        let groups = (1..=self.plan.groups).filter(|group| *group as usize % self.plan.shards == shard);
+        let groups = (1..=self.plan.groups).filter(|group| self.shard_of(node, *group) == shard);
         let names: BTreeMap<u128, GroupId> =
             groups.map(|group| (sim.uid(group).expect("it is there"), group)).collect();
         self.uids.extend(&names);
@@ -232,6 +235,10 @@ impl World {
             })
             .map_err(|error| format!("node {}: {error}", node + 1))?;
         }
+        let (uids, moves, groups) = (&self.uids, &self.nodes[node].moves, self.plan.groups);
+        let is_here = |uid: &u128| uids.get(uid).is_none_or(|group| is_of(moves, *group, shard, groups));
+        proposed.retain(|configuration| is_here(&configuration.uid));
+        late.retain(|(uid, _)| is_here(uid));
         for configuration in &proposed {
             let group = self.name_of(configuration.uid, shard);
             self.observer.configuration(group, configuration)?;
@@ -305,9 +312,13 @@ impl World {
             let records = &data.bytes()[FRAME_HEADER_BYTES..];
             // While a log lies about what it held, nothing that goes into it is a vote.
             let judged = state.logs[shard].spoilt.is_none();
-            let votes = votes(records).filter(|_| judged).collect();
+            // And what a group brings with it from another shard was said there.
+            let (uids, moves) = (&self.uids, &state.moves);
+            let is_here = |uid: &u128| uids.get(uid).is_none_or(|group| is_of(moves, *group, shard, self.plan.groups));
+            let votes = votes(records).filter(|(uid, _)| judged && is_here(uid)).collect();
             process.votes[shard].push_back((header.sequence, votes));
-            for proposed in configurations(records).filter(|_| judged) {
+            let proposed: Vec<_> = configurations(records).filter(|of| judged && is_here(&of.uid)).collect();
+            for proposed in proposed {
                 let group = self.name_of(proposed.uid, shard);
                 self.observer.configuration(group, &proposed)?;
             }
@@ -486,4 +497,9 @@ impl World {
             }
         }
     }
+}
+
+/// Whether what is said of a group in a shard's log counts: not of one of the plan's that is on another shard.
+fn is_of(moves: &SimMoves, group: GroupId, shard: usize, groups: u64) -> bool {
+    group > groups || moves.shard(group) == shard
 }

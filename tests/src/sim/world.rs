@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use synod::simulation::{SimShard, SimStore, SimStoreOp, Voted};
+use synod::simulation::{SimMoves, SimPass, SimShard, SimStore, SimStoreOp, Voted};
 use synod::{Config, GroupId, Member};
 use synod_core::ReplicaId;
 
@@ -42,6 +42,7 @@ pub(super) enum Event {
     Tick { node: usize, shard: usize, life: u64 },
     Disk { node: usize, shard: usize, life: u64, op: OpId },
     Store { node: usize, shard: usize, life: u64 },
+    Pass { node: usize, life: u64 },
     Dial { link: usize },
     Accept { link: usize, conn: ConnId, lives: [u64; 2] },
     Connected { link: usize, conn: ConnId, lives: [u64; 2] },
@@ -76,6 +77,8 @@ pub(super) struct Process {
     pub(super) votes: Vec<VecDeque<FrameVotes>>,
     /// Shards whose queues are counted after their next turn.
     pub(super) count_due: Vec<bool>,
+    /// What shards tell each other of groups that move, and which is told.
+    pub(super) passes: VecDeque<(usize, SimPass)>,
 }
 
 pub(super) struct Node {
@@ -108,6 +111,8 @@ pub(super) struct Node {
     pub(super) given_up: bool,
     /// The chosen prefix of each group, as last seen.
     pub(super) chosen: Vec<u64>,
+    /// Where its groups are.
+    pub(super) moves: SimMoves,
 }
 
 /// What a run has seen.
@@ -186,6 +191,7 @@ impl World {
             let replica = |shard: usize| ReplicaId(incarnation ^ shard as u128).of_kind(plan.is_witness(at)).0;
             let replicas: Vec<u128> = (0..plan.shards).map(replica).collect();
             Node {
+                moves: SimMoves::new(&config),
                 config,
                 founders: replicas.clone(),
                 replicas,
@@ -317,6 +323,12 @@ impl World {
             }
         }
         self.settle_groups(end)?;
+        while let Err(why) = self.places_agree() {
+            if self.now_ns > end {
+                return Err(why);
+            }
+            self.run_for(200 * MS)?;
+        }
         self.report.committed = self.observer.judge()?;
         Ok(())
     }
@@ -382,8 +394,13 @@ impl World {
         (0..self.plan.nodes).map(node).chain(kept).chain(links).collect::<Vec<_>>().join("; ")
     }
 
+    /// The shard of a node that a group is on.
+    pub(super) fn shard_of(&self, node: usize, group: GroupId) -> usize {
+        if group <= self.plan.groups { self.nodes[node].moves.shard(group) } else { group as usize % self.plan.shards }
+    }
+
     pub(super) fn shard(&self, node: usize, group: GroupId) -> Option<&SimShard> {
-        Some(&self.nodes[node].process.as_ref()?.shards[group as usize % self.plan.shards])
+        Some(&self.nodes[node].process.as_ref()?.shards[self.shard_of(node, group)])
     }
 
     // ---- the clock ----
@@ -453,6 +470,7 @@ impl World {
             Event::Quicken { node } => (20, *node, 0),
             Event::RollBack { node, shard } => (21, *node, *shard),
             Event::Store { node, shard, .. } => (22, *node, *shard),
+            Event::Pass { node, .. } => (23, *node, 0),
         };
         for number in [self.now_ns, kind, a as u64, b as u64] {
             self.report.trace = (self.report.trace ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
@@ -471,7 +489,8 @@ impl World {
             Event::Turn { node, life, .. }
             | Event::Tick { node, life, .. }
             | Event::Disk { node, life, .. }
-            | Event::Store { node, life, .. } => {
+            | Event::Store { node, life, .. }
+            | Event::Pass { node, life } => {
                 if self.nodes[*node].life != *life {
                     return Ok(());
                 }
@@ -500,6 +519,10 @@ impl World {
             }
             Event::Disk { node, shard, op, .. } => self.disk_done(node, shard, op),
             Event::Store { node, shard, .. } => self.store_done(node, shard),
+            Event::Pass { node, .. } => {
+                self.pass(node);
+                Ok(())
+            }
             Event::Dial { link } => {
                 self.dial(link);
                 Ok(())
@@ -604,8 +627,9 @@ impl World {
             return;
         }
         let group = 1 + self.dice.below(self.plan.groups as usize) as u64;
+        let of = self.shard_of(node, group);
         let Some(process) = &mut self.nodes[node].process else { return };
-        if group as usize % self.plan.shards == shard {
+        if of == shard {
             self.load.reads.begin_log(group, &mut self.dice, &mut process.shards[shard]);
         }
     }
@@ -621,14 +645,13 @@ impl World {
     /// The leader of a group hands it over to any node, or resigns.
     fn change_leader(&mut self) {
         let group = 1 + self.dice.below(self.plan.groups as usize) as u64;
-        let shard = group as usize % self.plan.shards;
         let to = 1 + self.dice.below(self.plan.nodes) as u64;
         let timeout_ns = pick(&mut self.dice, &[MS, 50 * MS, S]);
         let resigns = self.dice.below(4) == 0;
         let leads = |node: &usize| !self.nodes[*node].paused && self.leads(*node, group);
         let Some(node) = (0..self.plan.nodes).find(leads) else { return };
         self.mark(if resigns { "leader told to resign" } else { "leader told to hand over" });
-        self.with_shard(node, shard, |sim| match resigns {
+        self.with_shard(node, self.shard_of(node, group), |sim| match resigns {
             true => drop(sim.resign(group)),
             false => sim.transfer(group, to, timeout_ns, |_| ()),
         });
@@ -642,7 +665,7 @@ impl World {
     fn read(&mut self) {
         let node = self.dice.below(self.plan.nodes);
         let group = 1 + self.dice.below(self.plan.groups as usize) as u64;
-        let shard = group as usize % self.plan.shards;
+        let shard = self.shard_of(node, group);
         if self.nodes[node].paused {
             return;
         }
@@ -661,22 +684,22 @@ impl World {
         } else if self.load_on && self.changes_leader() {
             self.change_leader();
         } else if self.load_on {
-            let (nodes, shards) = (&mut self.nodes, self.plan.shards);
-            fn up(nodes: &mut [Node], shards: usize, node: usize, group: GroupId) -> Option<&mut SimShard> {
+            let nodes = &mut self.nodes;
+            fn up(nodes: &mut [Node], node: usize, group: GroupId) -> Option<&mut SimShard> {
                 let node = &mut nodes[node];
                 if node.paused {
                     return None;
                 }
-                Some(&mut node.process.as_mut()?.shards[group as usize % shards])
+                Some(&mut node.process.as_mut()?.shards[node.moves.shard(group)])
             }
-            let left = self.load.maybe_leave(at, &mut self.dice, |node, group| up(nodes, shards, node, group));
+            let left = self.load.maybe_leave(at, &mut self.dice, |node, group| up(nodes, node, group));
             let step =
                 self.load.step(at, self.now_ns, &self.plan, &mut self.dice, &mut self.observer, |node, group| {
-                    up(nodes, shards, node, group)
+                    up(nodes, node, group)
                 })?;
             let proposed = if let Step::Proposed(node, group) = step { Some((node, group)) } else { None };
             for (node, group) in left.into_iter().chain(proposed) {
-                self.with_shard(node, group as usize % self.plan.shards, |_| ());
+                self.with_shard(node, self.shard_of(node, group), |_| ());
             }
             // Nothing that is told before a turn says that a session has ended.
             self.load.take_outcomes(self.now_ns, &self.plan, &mut self.dice, &mut self.observer, |_| 0);
