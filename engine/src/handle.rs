@@ -32,6 +32,8 @@ use crate::shard::trim_orders::TrimReply;
 pub use session::Session;
 
 static NEXT_PROPOSER: AtomicU64 = AtomicU64::new(1);
+/// A subscriber to a group that is on its way to another shard asks again after so long.
+const MOVING_PAUSE: Duration = Duration::from_millis(5);
 
 /// A node, for use from any thread or async task. Cheap to clone.
 #[derive(Clone)]
@@ -552,7 +554,14 @@ impl Subscription {
     /// # Errors
     /// When the log was trimmed past this cursor, or the node is stopping.
     pub fn next(&mut self, timeout: Duration) -> Result<CommittedEntries, ReadError> {
-        let entries = self.handle.read(self.group, self.next_index, timeout).wait()?;
+        let end = Instant::now() + timeout;
+        let entries = loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.handle.read(self.group, self.next_index, left).wait() {
+                Err(ReadError::Moving) if !left.is_zero() => std::thread::sleep(MOVING_PAUSE.min(left)),
+                answer => break answer?,
+            }
+        };
         self.next_index += entries.entries.len() as u64;
         Ok(entries)
     }

@@ -22,6 +22,7 @@ pub mod lone;
 mod made;
 pub mod memory_logs;
 pub mod model;
+mod moved;
 pub mod pipes;
 pub mod schedules;
 pub mod shards;

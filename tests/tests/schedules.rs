@@ -35,6 +35,7 @@ tests! {
     a_vote_is_never_in_the_log_without_its_group,
     what_waits_for_longer_than_queue_ms_max_is_refused,
     a_large_entry_is_put_together_without_the_clock,
+    a_group_moves_whole_or_not_at_all,
     no_ballot_is_begun_again_after_a_power_cut,
     a_change_of_voters_waits_for_what_was_proposed_before_it,
     one_who_knows_older_voters_is_promised_nothing,

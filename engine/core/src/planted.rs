@@ -128,6 +128,8 @@ bugs! {
     PinsAreIgnored,
     /// The log does not say that a group was made before it holds votes of it.
     GroupsAreNotRecorded,
+    /// A group is on its new shard before that has its records durably.
+    GroupsMoveEarly,
     /// A group that is made again under a number has the uid of the one before.
     UidsAreUsedAgain,
     /// A state is saved as if it stood behind a large entry of which only the first parts are there.

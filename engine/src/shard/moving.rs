@@ -201,7 +201,7 @@ impl Shard {
     pub(super) fn not_readable_here(&self, id: GroupId) -> ReadError {
         match self.not_here(id) {
             Rejection::UnknownGroup => ReadError::UnknownGroup(id),
-            _ => ReadError::NotLeader { leader: None },
+            _ => ReadError::Moving,
         }
     }
 

@@ -50,6 +50,9 @@ pub enum ReadError {
     /// Too many reads wait already.
     #[error("too many reads wait: read again later")]
     Overloaded,
+    /// The group is on its way to another shard of the node.
+    #[error("the group is being moved to another shard of this node, which takes a moment: read again")]
+    Moving,
     /// This node keeps no entries.
     #[error("this node is a witness: it keeps no entries and answers no reads; ask another")]
     Witness,

@@ -99,9 +99,8 @@ impl Reads {
                 |index: u64| Err(format!("group {group}: a reader of the log is given another entry at {index}"));
             let entries = match answer {
                 Ok(entries) => entries,
-                Err(ReadError::Trimmed { .. } | ReadError::Disk(_) | ReadError::Overloaded | ReadError::Witness) => {
-                    continue;
-                }
+                Err(ReadError::Trimmed { .. } | ReadError::Disk(_) | ReadError::Overloaded) => continue,
+                Err(ReadError::Witness | ReadError::Moving) => continue,
                 Err(error) => return Err(format!("group {group}: a read of the log from {from} on failed: {error}")),
             };
             if entries.first_index != from {
@@ -134,7 +133,7 @@ impl Reads {
             let read = self.flying.swap_remove(at);
             let ReadPoint { index, epoch } = match answer {
                 Ok(point) => point,
-                Err(ReadError::TimedOut | ReadError::NotLeader { .. }) => {
+                Err(ReadError::TimedOut | ReadError::NotLeader { .. } | ReadError::Moving) => {
                     names.push("read timed out");
                     continue;
                 }

@@ -77,7 +77,7 @@ impl Shard {
         }
         self.changing.retain(|of| *of != at);
         self.forget_transfer(at, TransferError::Busy);
-        self.forget_points(at, &ReadError::NotLeader { leader: None });
+        self.forget_points(at, &ReadError::Moving);
         self.forget_election(at);
         let group = &mut self.groups[at as usize];
         (group.still, group.follows) = (true, None);
@@ -257,7 +257,7 @@ impl Shard {
             let first_index = request.from_index;
             self.answer(request.reply, Ok(CommittedEntries { first_index, next_index, ..CommittedEntries::default() }));
         }
-        self.retire(at, TransferError::Busy, MembershipError::Unknown, &ReadError::NotLeader { leader: None });
+        self.retire(at, TransferError::Busy, MembershipError::Unknown, &ReadError::Moving);
         let place = (id / self.shard.1 as u64) as usize;
         match self.by_id.get_mut(place).filter(|of| **of == Some(at)) {
             Some(place) => *place = None,

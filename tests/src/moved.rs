@@ -1,0 +1,276 @@
+//! The only node of a cluster, with two shards between which a group moves: what a power cut leaves at any moment of that.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use synod::simulation::{SimMoves, SimPass, SimPlace, SimShard, SimStore};
+use synod::{Config, Entries, MachineFactory, Member, Outcome, ProposeError};
+
+use crate::disk::{Dice, SimDisk};
+use crate::schedules::{Schedule, schedules};
+use crate::shards::Told;
+use crate::sim::files::SimFiles;
+use crate::sim::machine::{Held, Kind, Machine, hash_behind};
+
+const MS: u64 = 1_000_000;
+const SHARDS: usize = 2;
+/// The group that moves. It is at home on shard 0.
+const GROUP: u64 = 2;
+const SEGMENT_BYTES: u64 = 64 << 10;
+
+struct Node {
+    config: Config,
+    disks: Vec<SimDisk>,
+    files: Vec<SimFiles>,
+    moves: SimMoves,
+    shards: Vec<SimShard>,
+    stores: Vec<SimStore>,
+    passes: VecDeque<(usize, SimPass)>,
+    held: BTreeMap<u64, Arc<Mutex<Held>>>,
+    now_ns: u64,
+    steps: usize,
+    boot: u64,
+    /// What was proposed in the group, in order, and whether it is acknowledged.
+    proposed: Vec<(u64, bool)>,
+    entries: u64,
+    /// What becomes of the last of it.
+    told: Option<Told<Outcome>>,
+}
+
+impl Node {
+    fn started() -> Self {
+        let address = "127.0.0.1:1001".parse().expect("it is one");
+        let mut config = Config::new(7, 1, "", vec![Member { node: 1, address }]);
+        (config.shards, config.groups, config.cache_mib) = (SHARDS, 4, 1);
+        (config.checkpoint_entries, config.hold_entries, config.retain_mib) = (5, 3, 0);
+        let mut node = Self {
+            moves: SimMoves::new(&config),
+            config,
+            disks: (0..SHARDS).map(|_| SimDisk::new(SEGMENT_BYTES)).collect(),
+            files: (0..SHARDS).map(|_| SimFiles::default()).collect(),
+            shards: Vec::new(),
+            stores: Vec::new(),
+            passes: VecDeque::new(),
+            held: BTreeMap::new(),
+            now_ns: 1,
+            steps: 0,
+            boot: 0,
+            proposed: Vec::new(),
+            entries: 0,
+            told: None,
+        };
+        node.start();
+        node.run_until("nobody leads", |node| node.leads());
+        for _ in 0..12 {
+            node.commit();
+        }
+        node
+    }
+
+    fn start(&mut self) {
+        self.boot += 1;
+        self.moves = self.moves.started(&self.config);
+        self.held = (1..=self.config.groups).map(|group| (group, Arc::default())).collect();
+        let held = self.held.clone();
+        let machines: MachineFactory = Arc::new(move |group| {
+            let Some(held) = held.get(&group).map(Arc::clone) else { return Ok(None) };
+            Ok(Some(Box::new(Machine { kind: Kind::InMemory, group, held, delivered: Arc::default(), asked: 0 })))
+        });
+        let founders: Vec<_> = (0..SHARDS).map(|shard| (shard, vec![(1, shard as u128 + 1)])).collect();
+        for shard in 0..SHARDS {
+            let place = SimPlace {
+                shard,
+                replica: shard as u128 + 1,
+                founders: founders.clone(),
+                segment_bytes: SEGMENT_BYTES,
+                tight_memory: false,
+                part_bytes: 0,
+                seed: 10 * self.boot + shard as u64,
+                pull_bytes: 1 << 20,
+                moves: self.moves.clone(),
+            };
+            let mut store = SimStore::open(&self.config, Box::new(self.files[shard].clone())).expect("no file fails");
+            let disk = &mut self.disks[shard];
+            let recovered = SimShard::recover(&self.config, place, disk, &mut store, Some(&machines));
+            let (mut sim, recovery) = recovered.expect("a power cut leaves a sound log");
+            if let Some(tail) = recovery.tail_generation() {
+                disk.flush_tail(tail).expect("no disk fails");
+            }
+            disk.open();
+            sim.set_now(self.now_ns);
+            sim.start(2);
+            self.shards.push(sim);
+            self.stores.push(store);
+        }
+    }
+
+    fn cut_power(&mut self, seed: u64) {
+        let mut dice = Dice::new(seed);
+        self.disks.iter_mut().for_each(|disk| disk.crash(&mut dice));
+        self.files.iter().for_each(|files| files.end(true, &mut dice));
+        (self.shards, self.stores, self.told) = (Vec::new(), Vec::new(), None);
+        self.passes.clear();
+    }
+
+    /// One thing happens at one of the shards: its disk ends something, its store does, another shard tells it something, or
+    /// time passes for it.
+    fn step(&mut self) {
+        let at = self.steps / 4 % SHARDS;
+        let sim = &mut self.shards[at];
+        sim.set_now(self.now_ns);
+        match self.steps % 4 {
+            0 => {
+                let disk = &mut self.disks[at];
+                let ready = disk.pending().into_iter().find(|pending| pending.ready);
+                if let Some(done) = ready.and_then(|ready| disk.finish(ready.id, crate::disk::Outcome::Done)) {
+                    sim.on_disk(done).expect("no disk fails");
+                }
+            }
+            1 => {
+                let ops = sim.take_store_ops();
+                self.stores[at].carry_out(ops).into_iter().for_each(|done| sim.on_store(done));
+            }
+            2 => {
+                if let Some((to, pass)) = self.passes.pop_front() {
+                    self.shards[to].set_now(self.now_ns);
+                    self.shards[to].on_pass(pass);
+                }
+            }
+            _ => {
+                self.now_ns += MS;
+                sim.tick();
+            }
+        }
+        let sim = &mut self.shards[at];
+        sim.turn().expect("nothing fails");
+        for op in sim.take_disk_ops() {
+            self.disks[at].start(op);
+        }
+        let passes = sim.take_passes();
+        self.passes.extend(passes);
+        self.steps += 1;
+        let told = self.told.as_ref().and_then(|told| *told.lock().expect("no holder panics"));
+        if let Some(outcome) = told {
+            self.told = None;
+            match outcome {
+                Ok(_) => self.proposed.last_mut().expect("it was proposed").1 = true,
+                // It was never proposed.
+                Err(ProposeError::Rejected(_)) => drop(self.proposed.pop()),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn run_until(&mut self, what: &str, done: impl Fn(&mut Self) -> bool) {
+        for _ in 0..40_000 {
+            if done(self) {
+                return;
+            }
+            self.step();
+        }
+        panic!("{what}");
+    }
+
+    fn host(&mut self) -> &mut SimShard {
+        let at = self.moves.shard(GROUP);
+        let sim = &mut self.shards[at];
+        sim.set_now(self.now_ns);
+        sim
+    }
+
+    fn leads(&mut self) -> bool {
+        self.host().epoch(GROUP).is_some()
+    }
+
+    /// Proposes the next entry, unless the last one is under way.
+    fn propose(&mut self) {
+        if self.told.is_some() {
+            return;
+        }
+        self.entries += 1;
+        let told: Told<Outcome> = Arc::default();
+        let tell = Arc::clone(&told);
+        let entries = Entries::one(&entry(self.entries)).expect("it fits");
+        self.proposed.push((self.entries, false));
+        self.told = Some(told);
+        let tell = move |outcome| *tell.lock().expect("no holder panics") = Some(outcome);
+        self.host().propose(GROUP, entries, None, None, tell);
+    }
+
+    fn place(&mut self, to: usize) {
+        let at = self.moves.directory_shard(GROUP);
+        self.shards[at].set_now(self.now_ns);
+        self.shards[at].place_group(GROUP, to, 1000 * MS, Box::new(drop));
+    }
+
+    fn commit(&mut self) {
+        let before = self.acknowledged();
+        self.run_until("nothing is committed", move |node| {
+            node.propose();
+            node.acknowledged() > before
+        });
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.proposed.iter().filter(|(_, acknowledged)| *acknowledged).count() as u64
+    }
+
+    /// What is acknowledged is there, in one place, and the machine has just that.
+    fn check(&mut self, what: &str) {
+        let at = self.moves.shard(GROUP);
+        let uids: Vec<bool> = self.shards.iter().map(|sim| sim.uid(GROUP).is_some()).collect();
+        assert_eq!(uids, (0..SHARDS).map(|shard| shard == at).collect::<Vec<_>>(), "{what}: where the group is");
+        // What was accepted is chosen once it leads. It may be on its way again.
+        self.run_until("the machine lacks something", |node| {
+            let next_index = node.host().info(GROUP).map_or(0, |info| info.next_index);
+            node.leads() && node.held[&GROUP].lock().unwrap().last().0 + 1 == next_index
+        });
+        let state = self.held[&GROUP].lock().unwrap().last();
+        assert!(is_made_of(state, (0, 0), &self.proposed), "{what}: {state:?} is not of {:?}", self.proposed);
+    }
+}
+
+fn entry(number: u64) -> Vec<u8> {
+    number.to_le_bytes().repeat(300)
+}
+
+/// Whether a state, an index and a hash, follows from another by these proposals: all that are acknowledged, and any of the
+/// others.
+fn is_made_of(state: (u64, u64), before: (u64, u64), proposed: &[(u64, bool)]) -> bool {
+    let Some(((number, acknowledged), rest)) = proposed.split_first() else { return state == before };
+    let index = before.0 + 1;
+    let with = (index, hash_behind(before.1, index, &entry(*number)));
+    is_made_of(state, with, rest) || !acknowledged && is_made_of(state, before, rest)
+}
+
+/// The power goes behind any number of steps of a move, under load. A start finds the group on one of the two shards, with
+/// all that was acknowledged, and the move goes on.
+fn a_group_moves_whole_or_not_at_all() {
+    let (mut before, mut behind) = (0, 0);
+    for cut in 0..500 {
+        let mut node = Node::started();
+        node.place(1);
+        for _ in 0..cut {
+            node.propose();
+            node.step();
+        }
+        node.cut_power(cut);
+        node.start();
+        let what = format!("a cut after {cut} steps");
+        match node.moves.shard(GROUP) {
+            0 => before += 1,
+            _ => behind += 1,
+        }
+        node.check(&what);
+        node.place(1);
+        node.run_until("it never moves", |node| node.moves.shard(GROUP) == 1 && node.leads());
+        node.commit();
+        node.check(&what);
+    }
+    assert!(before > 50 && behind > 50, "{before} cuts were before the switch, {behind} behind it");
+}
+
+/// All of them.
+pub(crate) const SCHEDULES: &[Schedule] = schedules! {
+    a_group_moves_whole_or_not_at_all shows GroupsMoveEarly,
+};
