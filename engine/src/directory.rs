@@ -185,9 +185,14 @@ impl Directory {
         self.placed.contains_key(&id) || self.placed.len() < GROUPS_PLACED_MAX
     }
 
-    /// The groups that were placed, each with the slot of the last order for it, and where it should be.
-    pub(crate) fn placed(&self) -> impl Iterator<Item = (GroupId, Slot, On)> + '_ {
-        self.placed.iter().map(|(id, (slot, on))| (*id, *slot, *on))
+    /// The groups that were placed, and where each should be.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (GroupId, On)> + '_ {
+        self.placed.iter().map(|(id, (_, on))| (*id, *on))
+    }
+
+    /// The slot of the last order that has placed a group.
+    pub(crate) fn placed_by(&self, id: GroupId) -> Option<Slot> {
+        self.placed.get(&id).map(|(slot, _)| *slot)
     }
 
     /// How many groups there are.
@@ -343,8 +348,9 @@ mod tests {
         }
         let directory = ordered(&orders);
         assert_eq!(directory.get(Slot(1)).unwrap().genesis().unwrap().voters, configuration().voters);
-        let placed: Vec<_> = directory.placed().map(|(id, slot, on)| (id, slot.0, on.shard)).collect();
-        assert_eq!(placed, [(4, 5, 0), (5, 6, 1)], "the last order counts");
+        let placed: Vec<_> = directory.placed().map(|(id, on)| (id, on.shard)).collect();
+        assert_eq!(placed, [(4, 0), (5, 1)], "the last order counts");
+        assert_eq!(directory.placed_by(5), Some(Slot(6)));
         let numbers: Vec<u64> = directory.numbers().collect();
         assert_eq!(Directory::take(Slot(6), &mut numbers.iter().copied()), Some(directory));
         assert_eq!(Directory::take(Slot(5), &mut numbers.iter().copied()), None, "placed later than that");

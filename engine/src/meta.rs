@@ -70,7 +70,7 @@ pub(crate) struct MetaV6 {
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct MovedGroup {
     pub(crate) group: GroupId,
-    /// The slot of the order that it followed last. The log that it is in says the same, or is an older one.
+    /// Which move that was, counted from 1. The log that it is in says the same, or is an older one.
     pub(crate) number: u64,
     /// Where it is.
     pub(crate) shard: u32,

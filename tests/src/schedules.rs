@@ -37,5 +37,9 @@ pub(crate) use schedules;
 /// All schedules.
 pub fn all() -> impl Iterator<Item = &'static Schedule> {
     let parts = [ballots::SCHEDULES, checkpoints::SCHEDULES, frames::SCHEDULES, idle::SCHEDULES, load::SCHEDULES];
-    parts.into_iter().chain([voters::SCHEDULES, crate::leases::SCHEDULES, crate::lone::SCHEDULES]).chain([crate::moved::SCHEDULES]).flatten()
+    parts
+        .into_iter()
+        .chain([voters::SCHEDULES, crate::leases::SCHEDULES, crate::lone::SCHEDULES])
+        .chain([crate::moved::SCHEDULES])
+        .flatten()
 }

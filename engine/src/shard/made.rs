@@ -547,11 +547,9 @@ impl Shard {
             (Some(Err(_)), _) => Some(Err(GroupError::Unknown)),
             (Some(Ok(at)), _) if matches!(order.change, GroupChange::Place(..)) => {
                 let uid = self.made.maker.config.group_uid(id);
-                let placed = list.placed().find(|(of, ..)| *of == id);
-                Some(match placed {
-                    Some((_, slot, _)) if slot.0 >= at.slot => Ok(MadeGroup { group: id, uid, ending: false }),
-                    _ => Err(GroupError::TooManyPlaced),
-                })
+                let placed = list.placed_by(id).is_some_and(|slot| slot.0 >= at.slot);
+                let placed = placed.then_some(MadeGroup { group: id, uid, ending: false });
+                Some(placed.ok_or(GroupError::TooManyPlaced))
             }
             (Some(Ok(at)), None) if list.get(Slot(at.slot)).is_some() => Some(Ok(named(Slot(at.slot), false))),
             (Some(Ok(_)), None) if list.find(id).is_some() => Some(Err(GroupError::Exists(id))),

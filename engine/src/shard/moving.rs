@@ -18,8 +18,8 @@
 //!
 //! Invariants:
 //! - A group votes on at most one shard of a node: from where it stands still to the switch on none.
-//! - Its new log holds all that its old one does before the switch, and the number of the move, which only grows: a log that
-//!   lacks the one that the node's directory names is damaged.
+//! - Its new log holds all that its old one does before the switch, and the number of the move: a node counts each group's.
+//!   A log that lacks the one that the node's directory names is damaged.
 //! - To whom a voter was bound at its old shard it stays bound for as long, at the new one.
 
 use std::collections::{BTreeMap, HashMap};
@@ -65,7 +65,7 @@ pub(crate) type Switch = Arc<dyn Fn(MovedGroup) -> Result<(), String> + Send + S
 /// A message between two shards of a node about a group that moves.
 pub(crate) struct Pass {
     pub(crate) group: GroupId,
-    /// The slot of the order that is followed.
+    /// Which move of the group it is, on this node; 0 in an order.
     pub(crate) number: u64,
     /// Who sends it.
     pub(crate) from: usize,
@@ -113,8 +113,8 @@ pub(crate) struct Baggage {
     uid: u128,
     home: u64,
     replica: ReplicaId,
-    /// The configuration that it began with.
-    genesis: Option<Configuration>,
+    /// The founders of the shard that it began on.
+    founders: Option<Configuration>,
     votes: Summary,
     checkpoint: Option<Exported>,
 }
@@ -174,11 +174,11 @@ impl Shard {
         self.moves.look_due_ns = self.now_ns + LOOK_NS;
         let mut orders = Vec::new();
         for group in self.groups.iter().filter(|group| group.kind == GroupKind::Directory) {
-            for (id, slot, on) in group.apply.directory.placed() {
+            for (id, on) in group.apply.directory.placed() {
                 let to = on.among(self.shard.1).unwrap_or_else(|| self.homes.shard(id));
                 let now = self.placement.shard(id);
                 if now != to && id <= self.homes.groups {
-                    orders.push((now, self.pass(id, slot.0, Passing::Order { to })));
+                    orders.push((now, self.pass(id, 0, Passing::Order { to })));
                 }
             }
         }
@@ -233,7 +233,7 @@ impl Shard {
     pub(crate) fn on_pass(&mut self, pass: Pass) {
         let Pass { group, number, from, what } = pass;
         match what {
-            Passing::Order { to } => self.depart(group, number, to),
+            Passing::Order { to } => self.depart(group, to),
             Passing::Begin(baggage) => self.begin_arrival(group, number, from, *baggage),
             Passing::More => self.send_more(group, number),
             Passing::Records { records, last } => self.take_records(group, number, records, last),

@@ -1,7 +1,7 @@
 //! A group's way into its new shard.
 
 use synod_core::planted::{Bug, is};
-use synod_core::{Ballot, Recovered, ReplicaId, Slot};
+use synod_core::{Ballot, Configuration, Recovered, ReplicaId, Slot};
 use synod_wal::ops::RecordPlace;
 use synod_wal::record::RecordHeader;
 
@@ -30,7 +30,7 @@ pub(super) struct Arriving {
     number: u64,
     names: GroupNames,
     replica: ReplicaId,
-    genesis: Option<synod_core::Configuration>,
+    founders: Option<Configuration>,
     /// What it was where it came from.
     votes: Summary,
     /// What a start would make of the records that came.
@@ -72,7 +72,7 @@ impl Shard {
             let pass = self.pass(id, number, Passing::GivenUp { reason });
             return self.send_pass(from, pass);
         }
-        let Baggage { uid, home, replica, genesis, votes, checkpoint } = baggage;
+        let Baggage { uid, home, replica, founders, votes, checkpoint } = baggage;
         let (names, votes) = (GroupNames { id, uid, home }, Summary { arrival: number, ..votes });
         let at = self.add_husk(names.clone());
         self.index.remove(uid);
@@ -87,7 +87,7 @@ impl Shard {
             number,
             names,
             replica,
-            genesis,
+            founders,
             votes,
             taken: Recoverer::default(),
             frame: 0,
@@ -215,13 +215,17 @@ impl Shard {
         if self.moves.arriving.get(&id).is_none_or(|arriving| arriving.number != number) {
             return;
         }
-        let Arriving { at, names, replica, genesis, checkpoint, stage, .. } =
+        let Arriving { at, names, replica, founders, checkpoint, stage, .. } =
             self.moves.arriving.remove(&id).expect("it is there");
         let Stage::Switching(found) = stage else { unreachable!("luggage follows the switch") };
         mark(Mark::GroupArrived);
         let (state, RecoveredGroup { apply, indexes, gone, .. }) = *found;
         let Luggage { machine, machine_next, pins, trimming_paused, promises_from_ns } = luggage;
+        if let Some(founders) = &founders {
+            self.made.found(self.homes.directory(id) as usize, founders);
+        }
         let (uid, maker) = (names.uid, &mut self.made.maker);
+        let genesis = founders.and_then(|founders| founders.with_phase_2(maker.config.phase_2));
         maker.names.name(uid, replica.0);
         let taken = machine.as_ref().is_some_and(|machine| machine.takes_checkpoints());
         let mut checkpoints = GroupCheckpoints::new(uid, taken, checkpoint);

@@ -46,7 +46,7 @@ enum Stage {
 
 impl Shard {
     /// A group should be on another shard: it stands still, unless something else is under way.
-    pub(super) fn depart(&mut self, id: GroupId, number: u64, to: usize) {
+    pub(super) fn depart(&mut self, id: GroupId, to: usize) {
         let Some(at) = self.group_at(id) else { return };
         let group = &self.groups[at as usize];
         let of = &group.checkpoints;
@@ -54,13 +54,13 @@ impl Shard {
         let may = group.kind == GroupKind::Configured
             && to < self.shard.1
             && to != self.shard.0
-            && number > group.arrival
             && !group.still
             && !is_busy
             && self.moves.again_ns.get(&id).is_none_or(|again| *again <= self.now_ns);
         if !may || self.stopping || self.suspect || !self.may_vote() || self.writer.starved().is_some() {
             return;
         }
+        let number = self.groups[at as usize].arrival + 1;
         tracing::info!(group = id, number, from = self.shard.0, to, "a group leaves for another shard");
         self.stand_still(at);
         let departing = Departing { at, to, number, stage: Stage::Settling, moved_ns: self.now_ns };
@@ -172,11 +172,10 @@ impl Shard {
         let at = self.moves.departing[&id].at;
         let group = &self.groups[at as usize];
         let GroupNames { uid, home, .. } = group.names;
-        let genesis = self.made.founders_of(self.homes.directory(id)).cloned();
-        let genesis = genesis.and_then(|genesis| genesis.with_phase_2(self.made.maker.config.phase_2));
+        let founders = self.made.founders_of(self.homes.directory(id)).cloned();
         let replica = self.made.maker.name(uid, home);
         let next = group.gone.next();
-        let baggage = Baggage { uid, home, replica, genesis, votes: group.votes(), checkpoint };
+        let baggage = Baggage { uid, home, replica, founders, votes: group.votes(), checkpoint };
         self.set_stage(id, Stage::Waiting { next, runs: 0 });
         self.send_to_new_shard(id, Passing::Begin(Box::new(baggage)));
     }

@@ -1,0 +1,183 @@
+//! Real nodes whose groups move between shards under load, through kills and restarts.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use synod::{Entries, Event, GroupError, Handle};
+use synod_sim::sums::Sums;
+use synod_sim::{Cluster, PATIENCE};
+
+const GROUP: u64 = 2;
+
+/// Has the group placed, whoever leads its directory.
+fn place(cluster: &Cluster, shard: usize) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        for node in cluster.nodes.iter().flatten() {
+            if node.handle().place_group(GROUP, shard, PATIENCE).wait().is_ok() {
+                return;
+            }
+        }
+        assert!(Instant::now() < end, "nobody leads the directory");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn wait_placed(cluster: &Cluster, nodes: &[u64], shard: usize) {
+    wait("the group is not where it should be", || {
+        nodes.iter().all(|node| {
+            let handle = cluster.node(*node);
+            handle.shard_of(GROUP) == shard && handle.info(GROUP).is_some()
+        })
+    });
+}
+
+fn start() -> Cluster {
+    Cluster::start(3, |config| {
+        (config.shards, config.groups, config.pin) = (2, 4, Some(false));
+        (config.segment_mib, config.retain_mib, config.wal_mib_max) = (4, 64, 256);
+    })
+}
+
+fn commit(cluster: &Cluster, sequence: u64) {
+    let entry = sequence.to_le_bytes().repeat(500);
+    cluster.commit(GROUP, 1, sequence, &Entries::one(&entry).expect("it is small"));
+}
+
+/// What a node has of the group, from the first entry on.
+fn log(cluster: &Cluster, node: u64, up_to: u64) -> Vec<Vec<u8>> {
+    cluster.log(node, GROUP, up_to)
+}
+
+#[test]
+fn a_group_moves_under_load_with_all_that_its_log_holds() {
+    let mut cluster = start();
+    for sequence in 1..=300 {
+        commit(&cluster, sequence);
+    }
+    assert!((1..=3).all(|node| cluster.node(node).shard_of(GROUP) == 0), "it is at home");
+    let mut sequence = 300;
+    for (to, entries) in [(1, 100), (0, 50), (1, 20)] {
+        let (done, written) = (AtomicBool::new(false), AtomicU64::new(sequence));
+        std::thread::scope(|scope| {
+            let load = scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    commit(&cluster, written.fetch_add(1, Ordering::Relaxed) + 1);
+                }
+            });
+            place(&cluster, to);
+            wait_placed(&cluster, &[1, 2, 3], to);
+            done.store(true, Ordering::Relaxed);
+            load.join().expect("all is committed");
+        });
+        sequence = written.load(Ordering::Relaxed);
+        for _ in 0..entries {
+            sequence += 1;
+            commit(&cluster, sequence);
+        }
+        let logs: Vec<_> = (1..=3).map(|node| log(&cluster, node, sequence)).collect();
+        for (entry, number) in logs[0].iter().zip(1u64..) {
+            assert_eq!(entry[..8], number.to_le_bytes(), "the entries are in order, each once");
+        }
+        assert!(logs[0].len() as u64 == sequence && logs.iter().all(|log| *log == logs[0]), "all nodes have the same");
+    }
+    // It is where it was behind a restart of each node, with its log.
+    for node in 1..=3 {
+        cluster.stop_node(node);
+        cluster.start_node(node);
+        assert_eq!(cluster.node(node).shard_of(GROUP), 1);
+        sequence += 1;
+        commit(&cluster, sequence);
+    }
+    let logs: Vec<_> = (1..=3).map(|node| log(&cluster, node, sequence)).collect();
+    assert!(logs[0].len() as u64 == sequence && logs.iter().all(|log| *log == logs[0]));
+    // Another number of shards brings it home, and back again it is placed as before.
+    for (shards, at) in [(3, 2), (2, 1)] {
+        (1..=3).for_each(|node| cluster.stop_node(node));
+        cluster.configs.iter_mut().for_each(|config| config.shards = shards);
+        (1..=3).for_each(|node| cluster.start_node(node));
+        wait_placed(&cluster, &[1, 2, 3], at);
+        sequence += 1;
+        commit(&cluster, sequence);
+        assert_eq!(log(&cluster, 1, sequence).len() as u64, sequence);
+    }
+}
+
+#[test]
+fn a_state_machine_moves_with_its_group_and_who_was_away_follows() {
+    let mut cluster = start();
+    let sums = Sums::with_filling(100 << 10);
+    (1..=3).for_each(|node| cluster.stop_node(node));
+    (1..=3).for_each(|node| cluster.start_summing(node, &sums));
+    let mut sequence = 0;
+    let mut write = |cluster: &Cluster, entries: u64| {
+        for _ in 0..entries {
+            sequence += 1;
+            commit(cluster, sequence);
+        }
+        sequence
+    };
+    let converge = |count: u64, nodes: &[u64]| {
+        wait("the machines differ", || {
+            let states: Vec<_> = nodes.iter().map(|node| sums.of(*node, GROUP)).collect();
+            states.iter().all(|state| *state == states[0] && state.is_some_and(|(entries, _)| entries == count))
+        });
+    };
+    let count = write(&cluster, 50);
+    cluster.node(1).checkpoint(GROUP).wait().expect("a machine in memory takes checkpoints");
+    converge(count, &[1, 2, 3]);
+    // One is away while the others move.
+    cluster.stop_node(3);
+    sums.forget(3);
+    place(&cluster, 1);
+    wait_placed(&cluster, &[1, 2], 1);
+    let count = write(&cluster, 20);
+    converge(count, &[1, 2]);
+    cluster.start_summing(3, &sums);
+    wait_placed(&cluster, &[3], 1);
+    let count = write(&cluster, 1);
+    converge(count, &[1, 2, 3]);
+    // In memory there is nothing left: the checkpoint has come along, and the log behind it.
+    for node in 1..=3 {
+        cluster.stop_node(node);
+        sums.forget(node);
+        cluster.start_summing(node, &sums);
+        let count = write(&cluster, 1);
+        converge(count, &[1, 2, 3]);
+    }
+}
+
+#[test]
+fn listeners_hear_of_a_move_and_bad_orders_are_refused() {
+    let mut cluster = start();
+    cluster.stop_node(1);
+    let heard = cluster.start_heard(1, None);
+    commit(&cluster, 1);
+    let ask = |group: u64, shard: usize| {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let answers = (1..=3).map(|node| cluster.node(node).place_group(group, shard, PATIENCE).wait());
+            let told = answers.into_iter().find(|answer| !matches!(answer, Err(GroupError::Rejected(_))));
+            if let Some(told) = told {
+                return told;
+            }
+            assert!(Instant::now() < end, "nobody leads the directory");
+        }
+    };
+    assert_eq!(ask(GROUP, 2), Err(GroupError::NoSuchShard { shard: 2, shards: 2 }));
+    assert_eq!(ask(9, 1), Err(GroupError::Bound(9)));
+    assert_eq!(ask(0, 1), Err(GroupError::BadNumber(0)));
+    let handle: Handle = cluster.node(1);
+    assert_eq!(handle.shard_of(GROUP), 0);
+    ask(GROUP, 1).expect("it may be there");
+    heard.wait(1, |event| *event == Event::GroupMoved { group: GROUP, shard: 1 });
+    assert_eq!(handle.shard_of(GROUP), 1);
+}
