@@ -407,8 +407,8 @@ mod tests {
     fn a_state_from_which_nothing_could_follow_is_refused() {
         let decode = |at: usize, number: u64| {
             // Slot, next index, checksum, void batches, epoch and whether it is open; no session in no bytes; no
-            // configuration; no groups.
-            let mut numbers = [5, 7, 0, 1, 1 << 16, 1, 0, 0, 0, 0, 0, 0, 0];
+            // configuration; no groups made, and none placed.
+            let mut numbers = [5, 7, 0, 1, 1 << 16, 1, 0, 0, 0, 0, 0, 0, 0, 0];
             numbers[at] = number;
             ApplyState::decode(&mut numbers.into_iter()).is_some()
         };

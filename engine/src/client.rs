@@ -22,7 +22,7 @@ use crate::outcome::{Committed, GroupId, NodeId, Overload, Rejection};
 use crate::shard::points::Consistency;
 use crate::shard::reads::CommittedEntries;
 use crate::wire::{CLIENT_REPLY, CLIENT_REQUEST};
-use protocol::{GroupInfoV1, MadeGroupV1, RejectionV1, ReplyV1, Request};
+use protocol::{GroupInfoV1, MadeGroupV1, RejectionV1, ReplyV1, Request, SHARDS};
 
 /// Why a client could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -576,7 +576,7 @@ impl Client {
             reply => return Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),
         };
         for shard in 0..shards {
-            match self.call(node, &Request::Groups { group: shard }, timeout)? {
+            match self.call(node, &Request::Groups { group: SHARDS + shard }, timeout)? {
                 ReplyV1::Groups { groups } => made.extend(groups),
                 reply => return Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),
             }
@@ -644,8 +644,7 @@ impl Client {
         let mut shards = 1;
         let mut shard = 0;
         while shard < shards {
-            // Any number works as the group here: only its shard counts.
-            match self.call(node, &Request::Info { group: shard }, timeout)? {
+            match self.call(node, &Request::Info { group: SHARDS + shard }, timeout)? {
                 ReplyV1::Info { process, shards: all, groups, .. } => {
                     info.process = process;
                     shards = u64::from(all);
@@ -666,12 +665,19 @@ impl Client {
     pub fn leader(&mut self, group: GroupId) -> Result<(NodeId, GroupInfoV1), ClientError> {
         let start = Instant::now();
         let mut last = String::from("no node leads");
+        let mut missed = 0;
         while start.elapsed() < self.timeout {
             for member in self.cluster.members.clone() {
                 match self.info(member.node, Duration::from_secs(2)) {
                     Ok(info) => {
-                        let found = info.groups.into_iter().find(|g| g.group == group);
-                        let found = found.ok_or_else(|| ClientError::Unknown(format!("group {group}")))?;
+                        let Some(found) = info.groups.into_iter().find(|g| g.group == group) else {
+                            // It may just have been on its way from one shard to another.
+                            missed += 1;
+                            if missed > self.cluster.members.len() {
+                                return Err(ClientError::Unknown(format!("group {group}")));
+                            }
+                            continue;
+                        };
                         if found.leader == member.node && found.epoch > 0 {
                             return Ok((member.node, found));
                         }

@@ -102,6 +102,9 @@ pub(crate) fn arrival_header(uid: u128, number: u64) -> RecordHeader {
     plain_header(kind::ARRIVAL, uid, [number, 0, 0, 0, 0, 0, 0])
 }
 
+/// Runs in one record of [`readable_record`]: it goes with others into a frame.
+pub(crate) const READABLE_RUNS_MAX: usize = 2000;
+
 /// Numbers of one run in a record of [`readable_record`].
 const RUN_NUMBERS: usize = 3;
 
@@ -142,6 +145,15 @@ mod tests {
         let (header, body) = summary.encode(7);
         header.check_body(&body).unwrap();
         assert_eq!(Summary::decode(&header, &body), Some(summary));
+    }
+
+    #[test]
+    fn what_can_be_read_comes_back() {
+        let runs = [(Slot(4), 1, 9), (Slot(5), 3, 12)];
+        let (header, body) = readable_record(7, Slot(3), &runs);
+        header.check_body(&body).unwrap();
+        assert_eq!(readable_runs(&body).unwrap().collect::<Vec<_>>(), runs);
+        assert!(readable_runs(&body[1..]).is_none());
     }
 
     proptest! {

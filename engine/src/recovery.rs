@@ -331,6 +331,70 @@ mod tests {
         Value { origin: ballot(round), body: Body::EpochStart }
     }
 
+    fn feed_raw(recoverer: &mut Recoverer, (header, body): (RecordHeader, Vec<u8>)) {
+        recoverer.record(RecordPlace { generation: 2, offset: 0, bytes: 96 }, &header, &body);
+    }
+
+    /// The records of a group that comes from another shard: its summary is younger than the values that follow.
+    fn arrive(recoverer: &mut Recoverer, number: u64) {
+        feed_raw(recoverer, (crate::persist::arrival_header(7, number), Vec::new()));
+        let mut apply = ApplyState::default();
+        apply.apply(Slot(1), &epoch_start(1));
+        for slot in 2..=4 {
+            apply.apply(Slot(slot), &batch(ballot(1), b"entry"));
+        }
+        let accepted = vec![(Slot(5), ballot(1), ballot(1))];
+        let summary = Summary { promised: ballot(6), chosen: Slot(4), apply, arrival: number, accepted };
+        feed_raw(recoverer, summary.encode(7));
+        (3..=4).for_each(|slot| feed(recoverer, 0, &accept(slot, 1, batch(ballot(1), b"entry"))));
+        feed(recoverer, 0, &accept(5, 1, batch(ballot(1), b"not chosen")));
+        let runs = [(Slot(3), 1, 2), (Slot(4), 1, 3)];
+        feed_raw(recoverer, crate::persist::readable_record(7, Slot(2), &runs));
+    }
+
+    #[test]
+    fn a_group_that_came_from_another_shard_is_what_it_was() {
+        let mut recoverer = Recoverer::default();
+        // Of an earlier stay: it must not count.
+        feed(&mut recoverer, 0, &Record::Promise { ballot: ballot(9) });
+        feed(&mut recoverer, 1, &accept(1, 9, epoch_start(9)));
+        arrive(&mut recoverer, 3);
+        assert!((1..=2).all(|slot| recoverer.index.get(7, slot).is_none()));
+        assert!((3..=5).all(|slot| recoverer.index.get(7, slot).is_some()));
+        let (recovered, group) = recoverer.finish(1, 7).unwrap();
+        assert_eq!((recovered.promised, recovered.chosen, recovered.entries.len()), (ballot(6), Slot(4), 1));
+        assert_eq!((group.arrival, group.gone, group.apply.next_index), (3, Slot(2), 4));
+        assert_eq!(*group.indexes, [(Slot(3), 2), (Slot(4), 3)]);
+        assert_eq!(recoverer.malformed, None);
+    }
+
+    #[test]
+    fn an_arrival_may_be_gone_behind_a_later_summary() {
+        let mut whole = Recoverer::default();
+        arrive(&mut whole, 3);
+        let summary = whole.group(7).unwrap().summary();
+        // The segment with its beginning is gone; the rest of it makes no sense until the summary behind it.
+        let mut recoverer = Recoverer::default();
+        feed(&mut recoverer, 0, &accept(4, 1, batch(ballot(1), b"entry")));
+        feed(&mut recoverer, 0, &accept(5, 1, batch(ballot(1), b"not chosen")));
+        feed_raw(&mut recoverer, crate::persist::readable_record(7, Slot(2), &[(Slot(3), 1, 2), (Slot(4), 1, 3)]));
+        feed_raw(&mut recoverer, summary.encode(7));
+        let (recovered, group) = recoverer.finish(1, 7).unwrap();
+        assert_eq!((recovered.promised, recovered.chosen, recovered.entries.len()), (ballot(6), Slot(4), 1));
+        assert_eq!((group.arrival, group.gone), (3, Slot(4)));
+        assert!(recoverer.malformed.is_none() && group.indexes.is_empty());
+    }
+
+    #[test]
+    fn what_can_be_read_of_a_group_must_make_sense() {
+        for runs in [vec![(Slot(2), 1, 2)], vec![(Slot(5), 1, 3)], vec![(Slot(3), 0, 2)], vec![(Slot(3), 1, 9)]] {
+            let mut recoverer = Recoverer::default();
+            arrive(&mut recoverer, 1);
+            feed_raw(&mut recoverer, crate::persist::readable_record(7, Slot(2), &runs));
+            assert!(recoverer.malformed.is_some(), "{runs:?}");
+        }
+    }
+
     #[test]
     fn a_promise_made_only_by_an_accept_is_found() {
         let mut recoverer = Recoverer::default();

@@ -1,4 +1,4 @@
-//! `synod group`: groups that are made and dropped while the cluster runs.
+//! `synod group`: groups that are made and dropped while the cluster runs, and groups that move between shards.
 
 use synod::client::protocol::MadeGroupV1;
 
@@ -12,14 +12,21 @@ Examples:
   synod group create --cluster demo/cluster.toml --group 10 --phase-2 1
   synod group list   --cluster demo/cluster.toml
   synod group drop   --cluster demo/cluster.toml --group 9
+  synod group move   --cluster demo/cluster.toml --group 2 --to-shard 1
 
 A new group has a replica on every node; its number is one behind those of the configuration. What is
 dropped is gone for good, on all nodes: its log, its checkpoints, its sessions. Its number may be used
 again, for a group that has nothing to do with it; the uid tells the two apart.
 
+A group of the configuration is on the shard that its number names, modulo how many shards there
+are. Where one shard has too much to do, a group of it may be moved to another one, on all nodes and
+for good: `move` gives the order, and each node follows by itself, also one that is away now. While a
+node copies what its log holds of the group, it takes no part in it. `synod status` shows where
+groups are. Groups made at run time do not move.
+
 --phase-2 says how many voters choose an entry; see `synod member --help` for what that means.";
 
-/// Make, drop and list groups while the cluster runs
+/// Make, drop, list and move groups while the cluster runs
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -35,6 +42,17 @@ enum Action {
     Drop(Target),
     /// List the groups that were made so
     List(List),
+    /// Move a group of the configuration to another shard on every node
+    Move(Move),
+}
+
+#[derive(clap::Args)]
+struct Move {
+    #[command(flatten)]
+    target: Target,
+    /// The shard, counted from 0
+    #[arg(long, value_name = "SHARD")]
+    to_shard: u32,
 }
 
 #[derive(clap::Args)]
@@ -60,6 +78,10 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
         Action::Drop(target) => {
             let MadeGroupV1 { group, uid, .. } = target.client_of_any_group()?.drop_group(target.group)?;
             say(format_args!("group {group}, uid {uid:032x}, is dropped\n"));
+        }
+        Action::Move(Move { target, to_shard }) => {
+            let MadeGroupV1 { group, .. } = target.client_of_any_group()?.place_group(target.group, *to_shard)?;
+            say(format_args!("group {group} goes to shard {to_shard} on every node\n"));
         }
         Action::List(list) => show(&made_groups(&list.cluster.read()?)?),
     }

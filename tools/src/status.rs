@@ -14,12 +14,12 @@ const EXAMPLES: &str = "\
 Examples:
   synod status --cluster demo/cluster.toml
 
-  group leader node process applied next    chain votes lease checkpoint pins pinned quorum
-      1      2    1   40211      17 1001 9af01c22   yes    no        800    0      -    2+2
-                  2   40212      17 1001 9af01c22   yes   yes        900    1    850    2+2
+  group leader node process shard applied next    chain votes lease checkpoint pins pinned quorum
+      1      2    1   40211     0      17 1001 9af01c22   yes    no        800    0      -    2+2
+                  2   40212     0      17 1001 9af01c22   yes   yes        900    1    850    2+2
                   3    down
 
-One line per group and node: the node's process, the last slot it has applied, the index that the
+One line per group and node: the node's process, the shard that has the group, the last slot it has applied, the index that the
 group's next entry gets, and the checksum over all that it has applied, which is equal wherever
 the applied slot is. A leader that holds a lease answers linearizable reads by itself; it has none
 until such a read was asked for. checkpoint is the last index that the node's newest checkpoint
@@ -55,11 +55,12 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
 
 fn table(cluster: &Cluster, survey: &Survey) -> String {
     let mut out = format!(
-        "{:>7} {:>6} {:>5} {:>8} {:>10} {:>10} {:>9} {:>7} {:>6} {:>10} {:>5} {:>10} {:>6}\n",
+        "{:>7} {:>6} {:>5} {:>8} {:>5} {:>10} {:>10} {:>9} {:>7} {:>6} {:>10} {:>5} {:>10} {:>6}\n",
         "group",
         "leader",
         "node",
         "process",
+        "shard",
         "applied",
         "next",
         "chain",
@@ -77,8 +78,9 @@ fn table(cluster: &Cluster, survey: &Survey) -> String {
             let head = if at == 0 { format!("{group:>7} {leader:>6}") } else { " ".repeat(14) };
             match (answer, survey.group(*node, group)) {
                 (Ok(up), Some(info)) => line(format_args!(
-                    "{head} {node:>5} {:>8} {:>10} {:>10}  {:08x} {:>7} {:>6} {:>10} {:>5} {:>10} {:>6}",
+                    "{head} {node:>5} {:>8} {:>5} {:>10} {:>10}  {:08x} {:>7} {:>6} {:>10} {:>5} {:>10} {:>6}",
                     up.process,
+                    info.shard,
                     info.applied_slot,
                     info.next_index,
                     info.chain,
@@ -139,6 +141,7 @@ mod tests {
             pinned_index: if leader == 2 { 850 } else { 0 },
             pins: u64::from(leader == 2),
             pin_seconds: 0,
+            shard: 0,
         }
     }
 
@@ -157,12 +160,15 @@ mod tests {
         let survey = Survey { nodes: vec![one, two, down] };
         let table = table(&cluster(), &survey);
         let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-        let names = ["group", "leader", "node", "process", "applied", "next", "chain", "votes", "lease"];
+        let names = ["group", "leader", "node", "process", "shard", "applied", "next", "chain", "votes", "lease"];
         assert_eq!(words[0], [&names[..], &["checkpoint", "pins", "pinned", "quorum"]].concat());
-        assert_eq!(words[1], ["1", "2", "1", "4001", "17", "1001", "00f01c22", "yes", "no", "-", "0", "-", "2+2"]);
-        assert_eq!(words[2], ["2", "4002", "17", "1001", "00f01c22", "yes", "yes", "900", "1", "850", "2+2"]);
+        assert_eq!(words[1], ["1", "2", "1", "4001", "0", "17", "1001", "00f01c22", "yes", "no", "-", "0", "-", "2+2"]);
+        assert_eq!(words[2], ["2", "4002", "0", "17", "1001", "00f01c22", "yes", "yes", "900", "1", "850", "2+2"]);
         assert_eq!(words[3], ["3", "down"]);
-        assert_eq!(words[4], ["2", "none", "1", "4001", "17", "1001", "00f01c22", "no", "no", "-", "0", "-", "2+2"]);
+        assert_eq!(
+            words[4],
+            ["2", "none", "1", "4001", "0", "17", "1001", "00f01c22", "no", "no", "-", "0", "-", "2+2"]
+        );
         assert_eq!(words[5], ["2", "4002", "missing"]);
         assert_eq!(survey.leaderless(&cluster()), Some(2));
     }

@@ -39,6 +39,9 @@ const TRIM: u8 = 90;
 const APPEND_PART: u8 = 91;
 const READ_PART: u8 = 92;
 
+/// In requests about all groups of a shard: this number and the shard's stand for that shard. No group has such a number.
+pub const SHARDS: GroupId = 1 << 63;
+
 /// What a client asks.
 #[derive(Clone, Debug)]
 pub enum Request {
@@ -86,9 +89,9 @@ pub enum Request {
         /// Wait so long for the first one.
         wait_ms: u32,
     },
-    /// What the shard of the group knows of its groups.
+    /// What a shard knows of its groups.
     Info {
-        /// Any group of the shard.
+        /// Any group of the shard, or [`SHARDS`] and its number.
         group: GroupId,
     },
     /// Who votes in a group.
@@ -173,7 +176,7 @@ pub enum Request {
     },
     /// Which groups of a shard were made at run time, as the node knows it.
     Groups {
-        /// Any number of the shard.
+        /// [`SHARDS`] and the shard's number.
         group: GroupId,
     },
 }
@@ -486,6 +489,8 @@ pub struct GroupInfoV1 {
     pub pins: u64,
     /// The oldest pin is forgotten in so many seconds, unless it is renewed.
     pub pin_seconds: u64,
+    /// The shard that it is on, counted from 0.
+    pub shard: u32,
 }
 
 /// A node's answer.

@@ -138,7 +138,7 @@ fn every_bit_of_the_meta_file_counts() {
 #[test]
 fn the_head_of_the_meta_file_is_golden() {
     assert_eq!(encode_meta(&meta())[..8], *b"SYNODMET");
-    assert_eq!(encode_meta(&meta())[12..16], [5, 0, 0, 0]);
+    assert_eq!(encode_meta(&meta())[12..16], [6, 0, 0, 0]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::configuration;
 use crate::new_log::NewLog;
 use crate::outcome::GroupId;
 use crate::payload::{Payload, Place};
-use crate::persist::{Summary, record_header};
+use crate::persist::{READABLE_RUNS_MAX, Summary, arrival_header, readable_record, record_header};
 use crate::wire::{kind, value_with};
 
 fn failed(error: impl ToString) -> RepairError {
@@ -71,15 +71,19 @@ impl ShardWriter {
     /// Writes a chosen value into the next slot of the group.
     fn learn(&mut self, value: &Value<Payload>) -> Result<(), RepairError> {
         let Written { uid, state, .. } = self.group();
-        let slot = state.slot.next();
-        let header = record_header(*uid, Slot::ZERO, &Record::Learned { slot, value: value.clone() });
-        match &value.body {
-            Body::Batch(payload) => payload.with_body(|body| self.push(&header, body))?,
-            Body::Configuration(configuration) => self.push(&header, &configuration::encode(configuration))?,
-            Body::Noop | Body::EpochStart => self.push(&header, &[])?,
-        }
+        let (uid, slot) = (*uid, state.slot.next());
+        self.push_learned(uid, slot, value)?;
         self.group().state.apply(slot, value);
         Ok(())
+    }
+
+    fn push_learned(&mut self, uid: u128, slot: Slot, value: &Value<Payload>) -> Result<(), RepairError> {
+        let header = record_header(uid, Slot::ZERO, &Record::Learned { slot, value: value.clone() });
+        match &value.body {
+            Body::Batch(payload) => payload.with_body(|body| self.push(&header, body)),
+            Body::Configuration(configuration) => self.push(&header, &configuration::encode(configuration)),
+            Body::Noop | Body::EpochStart => self.push(&header, &[]),
+        }
     }
 
     /// Writes a group under its new uid: from `source` what is chosen there, and then what the plan adds.
@@ -93,29 +97,39 @@ impl ShardWriter {
         let found = source.group(id);
         let mut reader = RecordReader::new(&source.dir);
         self.groups.push(Written { uid, promised: Ballot::ZERO, state: ApplyState::default() });
-        if found.evidence.gone > Slot::ZERO {
-            let apply = found.base.clone();
-            let summary = Summary {
-                promised: Ballot::ZERO,
-                chosen: apply.slot,
-                apply: apply.clone(),
-                arrival: 0,
-                accepted: Vec::new(),
-            };
-            let (header, body) = summary.encode(uid);
-            self.push(&header, &body)?;
-            self.group().state = apply;
-        }
         let lacks = |slot: Slot| {
             RepairError::Refused(format!("{}: slot {slot} of group {id} is missing", source.dir.display()))
         };
-        for slot in found.evidence.gone.0 + 1..=found.evidence.chosen.0 {
+        let mut value_of = |slot: u64| {
             let place = source.index.get(found.uid, slot).ok_or_else(|| lacks(Slot(slot)))?;
             let (header, body) = reader.read(place.record())?;
             let holds_value = matches!(header.kind, kind::ACCEPT | kind::LEARNED) && header.numbers[0] == slot;
             let value = value_with(&header, &body, Place::Owned(body.clone().into()));
-            let value = value.ok().filter(|_| holds_value).ok_or_else(|| lacks(Slot(slot)))?;
-            self.learn(&value)?;
+            value.ok().filter(|_| holds_value).ok_or_else(|| lacks(Slot(slot)))
+        };
+        let (gone, base) = (found.evidence.gone, &found.base);
+        if base.slot > gone {
+            // As the group came from another shard: its values, and what of them can be read, stand behind its summary.
+            self.push(&arrival_header(uid, 0), &[])?;
+        }
+        if base.slot > Slot::ZERO {
+            let apply = base.clone();
+            let (promised, chosen, accepted) = (Ballot::ZERO, apply.slot, Vec::new());
+            let (header, body) = Summary { promised, chosen, apply, arrival: 0, accepted }.encode(uid);
+            self.push(&header, &body)?;
+            self.group().state = base.clone();
+        }
+        for slot in gone.0 + 1..=base.slot.0 {
+            self.push_learned(uid, Slot(slot), &value_of(slot)?)?;
+        }
+        if base.slot > gone {
+            for runs in found.readable.chunks(READABLE_RUNS_MAX).chain(found.readable.is_empty().then_some(&[][..])) {
+                let (header, body) = readable_record(uid, gone, runs);
+                self.push(&header, &body)?;
+            }
+        }
+        for slot in gone.max(base.slot).0 + 1..=found.evidence.chosen.0 {
+            self.learn(&value_of(slot)?)?;
         }
         if self.group().state != found.apply {
             return Err(RepairError::Refused(format!(

@@ -1,6 +1,6 @@
 //! What a stopped node's directory holds. Nothing in it is changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -53,8 +53,10 @@ pub(crate) struct ShardLog {
 pub(crate) struct FoundGroup {
     pub(crate) uid: u128,
     pub(crate) evidence: Evidence<Payload>,
-    /// What the slots did that are gone from the log.
+    /// What the slots did that are gone from the log; of a group that has come from another shard, those that came along too.
     pub(crate) base: ApplyState,
+    /// What can be read of those that came along: first slot, how many, index.
+    pub(crate) readable: Vec<(Slot, u64, u64)>,
     /// What the chosen ones did.
     pub(crate) apply: ApplyState,
     /// The slots of its checkpoints that are intact, the newest first.
@@ -120,16 +122,20 @@ impl ShardLog {
             meta.groups_of(config, shard).into_iter().map(|id| (id, config.group_uid(id))).collect();
         let mut recoverer = Recoverer::default();
         let mut bases: HashMap<u128, ApplyState> = HashMap::new();
+        let mut arriving = HashSet::new();
         let mut torn = None;
         let mut empty = true;
         if dir.try_exists().map_err(at)? {
             let recovered = recover(&mut FileSource::new(&dir), expect, &mut |place, _, header, body| {
                 empty = false;
                 recoverer.record(place, header, body);
-                // The last one that the recovery went on from; one that came again says the same.
-                if header.kind == kind::SUMMARY
+                // The last one that the recovery went on from; one that came again says the same. The one that a group brings
+                // along from another shard is younger than its first values.
+                if header.kind == kind::ARRIVAL {
+                    arriving.insert(header.uid);
+                } else if header.kind == kind::SUMMARY
                     && let Some(summary) = Summary::decode(header, body)
-                    && recoverer.gone(header.uid) == summary.apply.slot
+                    && (arriving.remove(&header.uid) || recoverer.gone(header.uid) == summary.apply.slot)
                 {
                     bases.insert(header.uid, summary.apply);
                 }
@@ -184,7 +190,9 @@ impl ShardLog {
                 accepted: recovered.entries,
             };
             let base = bases.remove(&uid).unwrap_or_default();
-            let mut group = FoundGroup { uid, evidence, base, apply: found.apply, checkpoints: Vec::new() };
+            let came = found.indexes.iter().take_while(|(slot, _)| *slot <= base.slot);
+            let readable = came.map(|(slot, index)| (*slot, found.indexes.slots(*slot), *index)).collect();
+            let mut group = FoundGroup { uid, evidence, base, readable, apply: found.apply, checkpoints: Vec::new() };
             group.find_checkpoints(&mut checkpoints);
             groups.push((id, group));
         }

@@ -9,7 +9,7 @@ use crate::config::Member;
 use crate::meta::{Directory, DirectoryLock};
 use crate::payload::{BatchHeader, Place};
 use crate::peers::{Me, Owner, Peers, Said};
-use crate::persist::{Summary, record_header};
+use crate::persist::{Summary, arrival_header, readable_record, record_header};
 
 const CLUSTER: u128 = 5;
 const NEW_CLUSTER: u128 = 6;
@@ -326,6 +326,39 @@ fn a_trimmed_log_begins_with_its_summary() {
     room.carry_out(repair, 4, 2);
     let survivor = room.repaired();
     assert_eq!(survivor.shards[0].group(1).evidence.gone, Slot(2));
+}
+
+/// Its summary is younger than its first entries, which are trimmed up to the second slot.
+#[test]
+fn a_group_that_came_from_another_shard_keeps_its_entries() {
+    let room = Room::with_log(|writer, config| {
+        let uid = config.group_uid(1);
+        let mut apply = ApplyState::default();
+        apply.apply(Slot(1), &epoch_start(3));
+        for slot in 2..=4 {
+            apply.apply(Slot(slot), &batch(3, b"entry"));
+        }
+        writer.push(&arrival_header(uid, 5), &[]).unwrap();
+        push_summary(writer, uid, apply);
+        push_all(writer, config, &[accept(3, 3, batch(3, b"entry")), accept(4, 3, batch(3, b"entry"))]);
+        let (header, body) = readable_record(uid, Slot(2), &[(Slot(3), 1, 2), (Slot(4), 1, 3)]);
+        writer.push(&header, &body).unwrap();
+        let (_, behind) = accept(5, 3, batch(3, b"behind"));
+        push_all(writer, config, &[(4, behind), (5, Record::Chosen)]);
+    });
+    let repair = room.examine();
+    let finding = &repair.findings()[0];
+    assert_eq!((finding.gone, finding.chosen, finding.index, finding.lost), (2, 5, 4, 0));
+    room.carry_out(repair, 6, 4);
+    let survivor = room.repaired();
+    let log = &survivor.shards[0];
+    let found = log.group(1);
+    assert_eq!((found.evidence.gone, found.readable.len()), (Slot(2), 2));
+    let mut reader = survey::RecordReader::new(&log.dir);
+    for (slot, bytes) in [(3, b"entry" as &[u8]), (4, b"entry"), (5, b"behind")] {
+        let (_, body) = reader.read(log.index.get(found.uid, slot).unwrap().record()).unwrap();
+        assert_eq!(crate::batch::Batch::decode(&body).unwrap().iter().collect::<Vec<_>>(), [bytes]);
+    }
 }
 
 #[test]

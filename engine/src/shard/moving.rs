@@ -33,7 +33,7 @@ use super::reads::ReadError;
 use super::trim::Pin;
 use super::{Notice, Shard};
 use crate::checkpoint::hand_over::Exported;
-use crate::client::protocol::Request;
+use crate::client::protocol::{Request, SHARDS};
 use crate::machine::StateMachine;
 use crate::meta::MovedGroup;
 use crate::outcome::{GroupId, Rejection};
@@ -212,7 +212,10 @@ impl Shard {
             Request::CreateGroup { .. } | Request::DropGroup { .. } | Request::PlaceGroup { .. } => {
                 self.placement.directory_shard(group)
             }
-            Request::Groups { .. } => self.homes.shard(group),
+            // The shard itself is asked.
+            Request::Groups { .. } | Request::Info { .. } if group >= SHARDS => {
+                (group - SHARDS) as usize % self.shard.1
+            }
             _ => self.placement.shard(group),
         }
     }

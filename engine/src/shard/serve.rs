@@ -355,6 +355,7 @@ impl Shard {
             pinned_index,
             pins,
             pin_seconds,
+            shard: self.shard.0 as u32,
         }
     }
 }

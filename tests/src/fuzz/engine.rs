@@ -140,6 +140,7 @@ static REPLIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         pinned_index: 0,
         pins: 0,
         pin_seconds: 0,
+        shard: 1,
     };
     let replies = [
         ReplyV1::Committed { slot: 1, first_index: 2, count: 3 },

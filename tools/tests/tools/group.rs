@@ -52,3 +52,32 @@ fn groups_are_made_and_dropped() {
     let again = group("create", &["--group", "7"]);
     assert!(again != seven, "another uid");
 }
+
+#[test]
+fn a_group_is_moved_by_command() {
+    let cluster = TestCluster::start(3, 4, 2);
+    let file = cluster.cluster_file();
+    let file = arg(&file).to_owned();
+    let of_two = ["--cluster", &file, "--group", "2"];
+    run_with_input(&[&["append"][..], &of_two].concat(), b"one\ntwo\n").success();
+    let order = |shard: &'static str| [&["group", "move"][..], &of_two, &["--to-shard", shard]].concat();
+    let told = String::from_utf8(run(&order("1")).success()).unwrap();
+    assert_eq!(told, "group 2 goes to shard 1 on every node\n");
+    let places = || {
+        let mut client = Client::new(Cluster::read(&cluster.cluster_file()).unwrap());
+        let shard = |node, client: &mut Client| {
+            let info = client.info(node, PATIENCE).ok()?;
+            info.groups.iter().find(|info| info.group == 2).map(|info| info.shard)
+        };
+        (1..=3).map(|node| shard(node, &mut client)).collect::<Vec<_>>()
+    };
+    wait_for("the group on its new shard on all nodes", || (places() == [Some(1); 3]).then_some(()));
+    cluster.wait_leaders();
+    run_with_input(&[&["append"][..], &of_two].concat(), b"three\n").success();
+    for node in ["1", "2", "3"] {
+        let read = [&["tail", "--node", node, "--until-end"][..], &of_two].concat();
+        wait_for("all entries", || (run(&read).success() == b"one\ntwo\nthree\n").then_some(()));
+    }
+    check(&order("2"), &["no shard 2", "have 2"]);
+    check(&["group", "move", "--cluster", &file, "--group", "9", "--to-shard", "1"], &["group 9", "run time"]);
+}

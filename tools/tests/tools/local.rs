@@ -107,7 +107,7 @@ fn status(file: &Path) -> Vec<Line> {
     let text = String::from_utf8(run(&["status", "--cluster", arg(file)]).stdout).unwrap();
     let mut lines = text.lines();
     let head: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
-    let names = ["group", "leader", "node", "process", "applied", "next", "chain", "votes", "lease"];
+    let names = ["group", "leader", "node", "process", "shard", "applied", "next", "chain", "votes", "lease"];
     assert_eq!(head, [&names[..], &["checkpoint", "pins", "pinned", "quorum"]].concat());
     let mut leader = None;
     let parse = |line: &str| {
@@ -119,7 +119,7 @@ fn status(file: &Path) -> Vec<Line> {
         }
         let number = |at: usize| words.get(at).and_then(|word| word.parse().ok()).unwrap_or(0);
         let process = words[1].parse().ok();
-        Line { leader, node: number(0), process, applied: number(2), next: number(3) }
+        Line { leader, node: number(0), process, applied: number(3), next: number(4) }
     };
     lines.map(parse).collect()
 }

@@ -53,8 +53,8 @@ fn status_shows_every_group_and_node(cluster: &TestCluster, next: &[usize]) {
                     assert!((1..=3).contains(&head[1].parse::<u64>().unwrap()), "{text}");
                 }
                 assert_eq!(words[..2], [node.to_string(), cluster.pid(node).to_string()], "{text}");
-                let same = *chain.get_or_insert(words[4]) == words[4];
-                if !same || (*next > 0 && words[3] != next.to_string()) {
+                let same = *chain.get_or_insert(words[5]) == words[5];
+                if !same || (*next > 0 && words[4] != next.to_string()) {
                     return None;
                 }
             }

@@ -10,14 +10,11 @@ use crate::checkpoint::hand_over::Exported;
 use crate::marks::{Mark, mark};
 use crate::membership::MembershipError;
 use crate::outcome::{GroupId, Rejection};
-use crate::persist::readable_record;
+use crate::persist::{READABLE_RUNS_MAX, readable_record};
 use crate::shard::group::{GroupKind, GroupNames};
 use crate::shard::reads::{CommittedEntries, Purpose, ReadError};
 use crate::shard::transfer::TransferError;
 use crate::shard::{Shard, read_back};
-
-/// Runs of indexes in one record.
-const RUNS_MAX: usize = 2000;
 
 /// A group that leaves.
 #[derive(Clone, Copy, Debug)]
@@ -202,7 +199,7 @@ impl Shard {
             return;
         }
         let all = group.indexes.len();
-        let of = group.indexes.range(runs..(runs + RUNS_MAX).min(all));
+        let of = group.indexes.range(runs..(runs + READABLE_RUNS_MAX).min(all));
         let of: Vec<_> = of.map(|(slot, index)| (*slot, group.indexes.slots(*slot), *index)).collect();
         let (runs, records) = (runs + of.len(), vec![readable_record(group.names.uid, group.gone, &of)]);
         let last = runs == all;
