@@ -16,6 +16,7 @@ use std::time::Duration;
 use glommio::io::BufferedFile;
 use glommio::{LocalExecutorBuilder, Placement};
 use synod_transport::Socket;
+use synod_transport::datagram::DATAGRAM_BYTES_MAX;
 use synod_transport::frame::Decoder;
 use synod_transport::net::glommio::Connection;
 use synod_wal::disk::{Disk, UringDisk};
@@ -25,12 +26,17 @@ use crate::checkpoint::store::Store;
 use crate::clock::now_ns;
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post};
 use crate::outcome::{NodeId, Overload, Rejection};
+use crate::random::random_u128;
 use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
 use crate::shard::membership::MembershipReply;
 use crate::shard::points::point_reply;
 use crate::shard::serve::read_reply;
 use crate::shard::transfer::transfer_reply;
 use crate::shard::{Notice, Shard};
+
+pub(crate) mod lane;
+
+use lane::{LanePlace, LaneSocket};
 
 /// How long a stopping shard waits for what is in flight.
 const STOP_NS: u64 = 1_000_000_000;
@@ -60,6 +66,8 @@ pub(crate) struct Setup {
     pub(crate) mailbox: Mailbox,
     /// The mailboxes of all shards of the node, by shard.
     pub(crate) posts: Vec<Post>,
+    /// Where datagrams go, if the node sends any.
+    pub(crate) lane: Option<LanePlace>,
     /// Told of every peer whose connection broke.
     pub(crate) broken: Box<dyn Fn(NodeId) + Send>,
     /// Told once that the shard's log is open, or why it cannot be.
@@ -88,14 +96,24 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
         }
     };
     executor.run(async move {
-        let Setup { build, opened, suspect, mailbox, posts, broken, ready, .. } = setup;
-        let (shard, disk, spares, store) = match build() {
+        let Setup { build, opened, suspect, mailbox, posts, lane, broken, ready, .. } = setup;
+        let (mut shard, disk, spares, store) = match build() {
             Ok(built) => built,
             Err(error) => {
                 let _ = ready.send(Err(error));
                 return Ok(());
             }
         };
+        let lane = match lane.map(LaneSocket::open).transpose() {
+            Ok(lane) => lane,
+            Err(reason) => {
+                let _ = ready.send(Err(reason));
+                return Ok(());
+            }
+        };
+        if let Some(lane) = &lane {
+            shard.lanes.open(lane.port(), Box::new(random_u128));
+        }
         let mailbox = Rc::new(mailbox);
         let helper = Helper::start(shard.shard_number(), store, posts[shard.shard_number()].clone());
         let driver = Rc::new(Driver {
@@ -112,12 +130,14 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
             next_link: Cell::new(1),
             stop_by_ns: Cell::new(0),
             posts,
+            lane,
             broken,
             ready: Cell::new(Some(ready)),
         });
         driver.event(|shard| shard.start(spares));
         glommio::spawn_local(Rc::clone(&driver).turns()).detach();
         glommio::spawn_local(Rc::clone(&driver).reap_disk()).detach();
+        glommio::spawn_local(Rc::clone(&driver).take_datagrams()).detach();
         glommio::spawn_local(Rc::clone(&driver).take_mail(Rc::clone(&mailbox))).detach();
         driver.ended.wait().await;
         // No other thread may wake a task of an executor that is gone.
@@ -202,6 +222,7 @@ struct Driver {
     next_link: Cell<u64>,
     stop_by_ns: Cell<u64>,
     posts: Vec<Post>,
+    lane: Option<LaneSocket>,
     broken: Box<dyn Fn(NodeId) + Send>,
     ready: Cell<Option<mpsc::Sender<Result<(), String>>>>,
 }
@@ -321,6 +342,13 @@ impl Driver {
     /// Sends what is queued, as far as the sockets take it at once.
     fn send_all(&self, shard: &mut Shard) {
         let links = self.links.borrow();
+        for parcel in shard.lanes.outgoing.drain(..) {
+            if let Some(lane) = &self.lane
+                && let Some(node) = links.get(&parcel.connection).and_then(|link| link.node)
+            {
+                lane.send(node, &parcel);
+            }
+        }
         for at in 0..shard.peers.len() {
             if let Some(id) = shard.peers[at].connection
                 && let Some(link) = links.get(&id)
@@ -412,6 +440,33 @@ impl Driver {
                 shard.tick();
             }),
             mail => self.event(|shard| shard.on_mail(mail)),
+        }
+    }
+
+    // ---- datagrams ----
+
+    /// Takes datagrams in, where there is a socket for them. Those of strangers cost no turn.
+    async fn take_datagrams(self: Rc<Self>) {
+        let Some(lane) = &self.lane else { return };
+        // One that is too long is not taken for the part of it that fits.
+        let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
+        loop {
+            let received = lane.receive(&mut buffer).await;
+            if self.over.get() {
+                return;
+            }
+            match received {
+                Ok(len) => {
+                    let mut shard = self.shard.borrow_mut();
+                    shard.now_ns = now_ns();
+                    if shard.on_datagram(&buffer[..len]) {
+                        self.turn.set();
+                    }
+                }
+                // The peers notice, and fall back on their connections.
+                Err(error) => return tracing::warn!(%error, "no more datagrams are taken in"),
+            }
+            glommio::yield_if_needed().await;
         }
     }
 

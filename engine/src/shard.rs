@@ -34,7 +34,7 @@ use crate::outcome::{Committed, Epoch, GroupId, Outcome, ProposeError, Rejection
 use crate::payload::{BatchHeader, Payload, Place};
 use crate::persist::record_header;
 use crate::seen::Seen;
-use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming, RECORDS, kind};
+use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming, LANE, RECORDS, kind};
 
 pub(crate) mod admission;
 mod catch_up;
@@ -47,6 +47,7 @@ pub(crate) mod events;
 pub(crate) mod frames;
 pub(crate) mod group;
 mod identity;
+pub(crate) mod lane;
 pub(crate) mod large;
 pub(crate) mod links;
 pub(crate) mod made;
@@ -72,6 +73,7 @@ use elections::{Elections, early_tries};
 use events::{Event, OnEvent};
 use frames::{Flying, Frames, Held};
 use group::{Group, GroupKind, OpenBatch, Pending, Reply, Run};
+use lane::{Lanes, Way};
 use large::Large;
 use links::{Part, Peer};
 use made::{MadeGroups, Maker};
@@ -163,6 +165,7 @@ pub(crate) struct Shard {
     by_id: Vec<Option<u32>>,
     pub(crate) made: MadeGroups,
     pub(crate) peers: Vec<Peer>,
+    pub(crate) lanes: Lanes,
     pub(crate) writer: Writer,
     pub(crate) index: Index,
     pub(crate) frames: Frames,
@@ -258,6 +261,7 @@ impl Shard {
         let recovered_end = parts.writer.durable_through();
         Self {
             peers: parts.peers.iter().map(|node| Peer::new(*node, Granted::starting_at(parts.seed))).collect(),
+            lanes: Lanes::default(),
             by_uid,
             by_id,
             made: MadeGroups::new(parts.maker, &parts.groups),
@@ -682,10 +686,12 @@ impl Shard {
         let handled = match kind {
             RECORDS => self.on_records(at, body),
             ACKS => self.on_acks(at, body),
-            HEARTBEAT => self.on_heartbeat(at, body),
-            HEARTBEAT_ACK => {
-                Heartbeat::decode(body).map(|answer| self.note_support(at, answer.support, answer.sent_ns))
-            }
+            HEARTBEAT => self.on_heartbeat(at, body, Way::Connection),
+            HEARTBEAT_ACK => Heartbeat::decode(body).map(|answer| {
+                self.note_support(at, answer.support, answer.sent_ns);
+                self.note_silent_lane(at);
+            }),
+            LANE => self.on_lane_offer(at, body),
             wire::points::ROUND..=wire::points::POINTS_ANSWER => self.on_list(at, kind, body),
             _ => Err(wire::Malformed("the kind of frame")),
         };

@@ -9,6 +9,7 @@ mod ballots;
 mod checkpoints;
 mod frames;
 mod idle;
+mod lane;
 mod load;
 mod voters;
 
@@ -36,6 +37,9 @@ pub(crate) use schedules;
 
 /// All schedules.
 pub fn all() -> impl Iterator<Item = &'static Schedule> {
-    let parts = [ballots::SCHEDULES, checkpoints::SCHEDULES, frames::SCHEDULES, idle::SCHEDULES, load::SCHEDULES];
-    parts.into_iter().chain([voters::SCHEDULES, crate::leases::SCHEDULES, crate::lone::SCHEDULES]).flatten()
+    let parts = [ballots::SCHEDULES, checkpoints::SCHEDULES, frames::SCHEDULES, idle::SCHEDULES, lane::SCHEDULES];
+    parts
+        .into_iter()
+        .chain([load::SCHEDULES, voters::SCHEDULES, crate::leases::SCHEDULES, crate::lone::SCHEDULES])
+        .flatten()
 }

@@ -107,7 +107,7 @@ fn listeners_hear_of_a_peer_that_is_lost_and_heard_again() {
     shard.tick();
     let heartbeat = Heartbeat { sent_ns: 1, wal_sequence: 0, full: false, support: 0 };
     for _ in 0..2 {
-        shard.on_heartbeat(0, &heartbeat.encode()).unwrap();
+        shard.on_heartbeat(0, &heartbeat.encode(), lane::Way::Connection).unwrap();
     }
     let (connected, lost) = (Event::PeerConnected { shard: 0, node: 2 }, Event::PeerLost { shard: 0, node: 2 });
     assert_eq!(*heard.lock().unwrap(), [connected.clone(), lost, connected]);

@@ -193,7 +193,9 @@ impl World {
             scheduled: vec![BTreeSet::new(); self.plan.shards],
             votes: vec![VecDeque::new(); self.plan.shards],
             count_due: vec![false; self.plan.shards],
+            ports: vec![0; self.plan.shards],
         });
+        self.open_lanes(node);
         for group in 1..=self.plan.groups {
             self.observer.starts(node, group)?;
         }

@@ -11,6 +11,7 @@ use synod_core::ReplicaId;
 
 use super::agenda::Agenda;
 use super::clock::Clock;
+use super::datagrams::Datagram;
 use super::files::SimFiles;
 use super::groups::Groups;
 use super::load::{Load, Step};
@@ -46,6 +47,7 @@ pub(super) enum Event {
     Accept { link: usize, conn: ConnId, lives: [u64; 2] },
     Connected { link: usize, conn: ConnId, lives: [u64; 2] },
     Deliver { conn: ConnId, end: usize },
+    Datagram { from: usize, to: usize, shard: usize, datagram: Datagram },
     Closed { conn: ConnId, end: usize },
     Client { at: usize },
     Start { node: usize },
@@ -55,6 +57,7 @@ pub(super) enum Event {
     CrashAgain { node: usize, life: u64, power: bool },
     RollBack { node: usize, shard: usize },
     Unlag { from: usize, to: usize },
+    Undrown { from: usize, to: usize },
     Thaw { node: usize },
     Quicken { node: usize },
     Resume { node: usize },
@@ -76,6 +79,8 @@ pub(super) struct Process {
     pub(super) votes: Vec<VecDeque<FrameVotes>>,
     /// Shards whose queues are counted after their next turn.
     pub(super) count_due: Vec<bool>,
+    /// Per shard the port at which it takes datagrams; 0: it takes none.
+    pub(super) ports: Vec<u16>,
 }
 
 pub(super) struct Node {
@@ -453,6 +458,8 @@ impl World {
             Event::Quicken { node } => (20, *node, 0),
             Event::RollBack { node, shard } => (21, *node, *shard),
             Event::Store { node, shard, .. } => (22, *node, *shard),
+            Event::Datagram { from, to, .. } => (23, *from, *to),
+            Event::Undrown { from, to } => (24, *from, *to),
         };
         for number in [self.now_ns, kind, a as u64, b as u64] {
             self.report.trace = (self.report.trace ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
@@ -478,6 +485,7 @@ impl World {
                 Some(*node)
             }
             Event::Deliver { conn, end, .. } | Event::Closed { conn, end } => self.network.node(*conn, 1 - end),
+            Event::Datagram { to, .. } => Some(*to),
             _ => None,
         };
         if let Some(node) = of.filter(|node| self.nodes[*node].paused) {
@@ -513,6 +521,10 @@ impl World {
                 Ok(())
             }
             Event::Deliver { conn, end } => self.deliver(conn, end),
+            Event::Datagram { from, to, shard, datagram } => {
+                self.take_datagram((from, to), shard, &datagram);
+                Ok(())
+            }
             Event::Closed { conn, end } => {
                 self.closed(conn, 1 - end);
                 Ok(())
@@ -544,6 +556,10 @@ impl World {
             }
             Event::Unlag { from, to } => {
                 self.network.set_lag(from, to, 0);
+                Ok(())
+            }
+            Event::Undrown { from, to } => {
+                self.network.set_drowned(from, to, false);
                 Ok(())
             }
             // What was given up stays as it is.
