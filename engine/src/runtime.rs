@@ -105,7 +105,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
             }
         };
         let lane = match lane.map(LaneSocket::open).transpose() {
-            Ok(lane) => lane,
+            Ok(lane) => lane.map(Rc::new),
             Err(reason) => {
                 let _ = ready.send(Err(reason));
                 return Ok(());
@@ -130,16 +130,20 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
             next_link: Cell::new(1),
             stop_by_ns: Cell::new(0),
             posts,
-            lane,
+            lane: RefCell::new(lane.clone()),
             broken,
             ready: Cell::new(Some(ready)),
         });
         driver.event(|shard| shard.start(spares));
         glommio::spawn_local(Rc::clone(&driver).turns()).detach();
         glommio::spawn_local(Rc::clone(&driver).reap_disk()).detach();
-        glommio::spawn_local(Rc::clone(&driver).take_datagrams()).detach();
+        let datagrams = lane.map(|lane| glommio::spawn_local(Rc::clone(&driver).take_datagrams(lane)));
         glommio::spawn_local(Rc::clone(&driver).take_mail(Rc::clone(&mailbox))).detach();
         driver.ended.wait().await;
+        if let Some(datagrams) = datagrams {
+            // The socket is closed here: a task that waits for ever would keep it.
+            datagrams.cancel().await;
+        }
         // No other thread may wake a task of an executor that is gone.
         mailbox.close();
         driver.close();
@@ -222,7 +226,8 @@ struct Driver {
     next_link: Cell<u64>,
     stop_by_ns: Cell<u64>,
     posts: Vec<Post>,
-    lane: Option<LaneSocket>,
+    /// The socket for datagrams, until the shard is closed.
+    lane: RefCell<Option<Rc<LaneSocket>>>,
     broken: Box<dyn Fn(NodeId) + Send>,
     ready: Cell<Option<mpsc::Sender<Result<(), String>>>>,
 }
@@ -343,7 +348,7 @@ impl Driver {
     fn send_all(&self, shard: &mut Shard) {
         let links = self.links.borrow();
         for parcel in shard.lanes.outgoing.drain(..) {
-            if let Some(lane) = &self.lane
+            if let Some(lane) = &*self.lane.borrow()
                 && let Some(node) = links.get(&parcel.connection).and_then(|link| link.node)
             {
                 lane.send(node, &parcel);
@@ -445,17 +450,12 @@ impl Driver {
 
     // ---- datagrams ----
 
-    /// Takes datagrams in, where there is a socket for them. Those of strangers cost no turn.
-    async fn take_datagrams(self: Rc<Self>) {
-        let Some(lane) = &self.lane else { return };
+    /// Takes datagrams in. Those of strangers cost no turn.
+    async fn take_datagrams(self: Rc<Self>, lane: Rc<LaneSocket>) {
         // One that is too long is not taken for the part of it that fits.
         let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
         loop {
-            let received = lane.receive(&mut buffer).await;
-            if self.over.get() {
-                return;
-            }
-            match received {
+            match lane.receive(&mut buffer).await {
                 Ok(len) => {
                     let mut shard = self.shard.borrow_mut();
                     shard.now_ns = now_ns();
@@ -588,6 +588,7 @@ impl Driver {
     }
 
     fn close(&self) {
+        self.lane.take();
         for (_, link) in self.links.borrow_mut().drain() {
             link.closed.set(true);
             link.connection.shutdown();
