@@ -2,7 +2,7 @@
 //!
 //! Socket, mailbox and disk tasks only feed the shard and ask for a turn; the turn task, woken locally, runs after all
 //! tasks that are ready and flushes once. No borrow of the shard is held across an await. Except for the transport's
-//! driver, this is the only file that knows glommio.
+//! drivers, only this file and its `lane` know glommio.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
@@ -16,7 +16,6 @@ use std::time::Duration;
 use glommio::io::BufferedFile;
 use glommio::{LocalExecutorBuilder, Placement};
 use synod_transport::Socket;
-use synod_transport::datagram::DATAGRAM_BYTES_MAX;
 use synod_transport::frame::Decoder;
 use synod_transport::net::glommio::Connection;
 use synod_wal::disk::{Disk, UringDisk};
@@ -347,13 +346,7 @@ impl Driver {
     /// Sends what is queued, as far as the sockets take it at once.
     fn send_all(&self, shard: &mut Shard) {
         let links = self.links.borrow();
-        for parcel in shard.lanes.outgoing.drain(..) {
-            if let Some(lane) = &*self.lane.borrow()
-                && let Some(node) = links.get(&parcel.connection).and_then(|link| link.node)
-            {
-                lane.send(node, &parcel);
-            }
-        }
+        self.send_datagrams(shard, &links);
         for at in 0..shard.peers.len() {
             if let Some(id) = shard.peers[at].connection
                 && let Some(link) = links.get(&id)
@@ -445,28 +438,6 @@ impl Driver {
                 shard.tick();
             }),
             mail => self.event(|shard| shard.on_mail(mail)),
-        }
-    }
-
-    // ---- datagrams ----
-
-    /// Takes datagrams in. Those of strangers cost no turn.
-    async fn take_datagrams(self: Rc<Self>, lane: Rc<LaneSocket>) {
-        // One that is too long is not taken for the part of it that fits.
-        let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
-        loop {
-            match lane.receive(&mut buffer).await {
-                Ok(len) => {
-                    let mut shard = self.shard.borrow_mut();
-                    shard.now_ns = now_ns();
-                    if shard.on_datagram(&buffer[..len]) {
-                        self.turn.set();
-                    }
-                }
-                // The peers notice, and fall back on their connections.
-                Err(error) => return tracing::warn!(%error, "no more datagrams are taken in"),
-            }
-            glommio::yield_if_needed().await;
         }
     }
 
