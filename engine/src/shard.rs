@@ -670,6 +670,17 @@ impl Shard {
         }
     }
 
+    /// A peer is silent: it is taken for gone.
+    fn lose_peer(&mut self, at: usize) {
+        mark(Mark::PeerLost);
+        self.peers[at].lost = true;
+        self.peers[at].well_ns = self.now_ns;
+        if self.peers[at].met {
+            self.tell_event(Event::PeerLost { shard: self.shard.0, node: self.peers[at].node });
+        }
+        self.peer_lost(at);
+    }
+
     fn peer_lost(&mut self, peer: usize) {
         for at in 0..self.groups.len() as u32 {
             if self.groups[at as usize].follows == Some(peer) {
@@ -798,13 +809,7 @@ impl Shard {
         };
         for at in 0..self.peers.len() {
             if !self.peers[at].lost && self.now_ns > self.peers[at].beat_ns + PEER_LOST_NS {
-                mark(Mark::PeerLost);
-                self.peers[at].lost = true;
-                self.peers[at].well_ns = self.now_ns;
-                if self.peers[at].met {
-                    self.tell_event(Event::PeerLost { shard: self.shard.0, node: self.peers[at].node });
-                }
-                self.peer_lost(at);
+                self.lose_peer(at);
             }
             if let Some(connection) = self.peers[at].connection
                 && self.now_ns > self.peers[at].heard_ns + PEER_SILENT_NS
@@ -813,6 +818,10 @@ impl Shard {
                 tracing::warn!(peer = self.peers[at].node, "a peer is silent: closing its connection");
                 self.peers[at].heard_ns = self.now_ns;
                 self.notices.push(Notice::Close(connection));
+                // Its heartbeats may have come by datagram. That is not enough to lead for ever.
+                if !self.peers[at].lost {
+                    self.lose_peer(at);
+                }
             }
         }
         self.fire_timers();

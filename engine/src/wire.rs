@@ -1,8 +1,9 @@
 //! The group messages on the wire.
 //!
-//! A wire frame of kind [`RECORDS`] is a run of records, each with the header of `synod_wal::record`: an Accept is the
-//! very record that the leader's log holds. [`ACKS`] is a list of fixed-size acknowledgements, [`HEARTBEAT`] and
-//! [`HEARTBEAT_ACK`] belong to the pair of shards, and so does [`LANE`]. Everything that comes in is checked here: what is decoded is legal.
+//! A wire frame of kind [`RECORDS`] is a run of records, each with the header of `synod_wal::record`: an Accept is
+//! the very record that the leader's log holds. [`ACKS`] is a list of fixed-size acknowledgements, [`HEARTBEAT`] and
+//! [`HEARTBEAT_ACK`] belong to the pair of shards, and so does [`LANE`]. Everything that comes in is checked here:
+//! what is decoded is legal.
 
 use synod_core::{Ballot, Body, Message, Slot, Value, Vote};
 use synod_wal::record::{RecordHeader, body_crc};

@@ -1,4 +1,5 @@
-//! A relay of TCP connections on their way to a node, which can let them stand still: nothing is lost, and nothing moves.
+//! A relay of TCP connections on their way to a node, which can let them stand still: nothing is lost, and nothing
+//! moves.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -97,8 +97,8 @@ fn where_no_datagram_gets_through_all_goes_by_tcp() {
     }
 }
 
-/// A leader whose followers hear nothing for 0.6 s is lost. Here nothing comes by TCP for longer, and in some round, on a
-/// machine that may be busy, nobody minds.
+/// A leader whose followers hear nothing for 0.6 s is lost. Here nothing comes by TCP for longer, and in some round,
+/// on a machine that may be busy, nobody minds.
 #[test]
 fn a_leader_stays_while_tcp_stands_still() {
     let (mut cluster, relays) = through_relays(None, |c| c.udp_lane = true);

@@ -1,11 +1,12 @@
-//! A datagram: one small control frame that goes beside a connection, so that it waits behind nothing that is queued there.
+//! A datagram: one small control frame that goes beside a connection, so that it waits behind nothing that is queued
+//! there.
 //!
 //! Invariants:
 //! - A datagram that decodes is legal whole, and nothing was allocated for it.
 //! - It is at most [`DATAGRAM_BYTES_MAX`] long, so that no network on its way has to cut it.
 //!
-//! It may be lost, come twice, late, or behind one that was sent later: see [`lane`](crate::lane) for what is made of that.
-//! The checksum finds damage; that it comes from the other end is shown by the token.
+//! It may be lost, come twice, late, or behind one that was sent later: see [`lane`](crate::lane) for what is made of
+//! that. The checksum finds damage; that it comes from the other end is shown by the token.
 
 use crate::bytes::{get_u16, get_u32, get_u64, get_u128, put_u16, put_u32, put_u64, put_u128};
 

@@ -1,12 +1,14 @@
 //! The lane of datagrams beside one connection, as one of its ends sees it: pure, no socket or clock.
 //!
-//! The connection comes first: over it each end tells the other where it takes datagrams, and the *token* that they must
-//! bear, drawn for this connection alone. A lane ends with its connection, and its token with it. What goes by datagram are
-//! questions and their answers; a question that was answered shows that datagrams get through both ways.
+//! The connection comes first: over it each end tells the other where it takes datagrams, and the *token* that they
+//! must bear, drawn for this connection alone. A lane ends with its connection, and its token with it. What goes by
+//! datagram are questions and their answers; a question that was answered shows that datagrams get through both ways.
 //!
 //! Invariants:
-//! - Of what [`Lane::take`] lets in, each was sent later than all before it: nothing comes twice, or behind what is newer.
-//! - While [`Lane::ask`] says that the datagram is enough, fewer than [`UNANSWERED_MAX`] questions before it are unanswered.
+//! - Of what [`Lane::take`] lets in, each was sent later than all before it: nothing comes twice, or behind what is
+//!   newer.
+//! - While [`Lane::ask`] says that the datagram is enough, fewer than [`UNANSWERED_MAX`] questions before it are
+//!   unanswered.
 
 use crate::bytes::{get_u16, get_u128, put_u16, put_u128};
 use crate::datagram::Datagram;

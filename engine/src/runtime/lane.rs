@@ -14,8 +14,8 @@ use crate::outcome::NodeId;
 use crate::shard::Shard;
 use crate::shard::lane::Parcel;
 
-/// Where the nodes are. Each has its sockets for datagrams at the address at which it listens: a connection that it has dialled
-/// may come from another one of the same machine.
+/// Where the nodes are. Each has its sockets for datagrams at the address at which it listens: a connection that it
+/// has dialled may come from another one of the same machine.
 pub(crate) struct LanePlace {
     pub(crate) own: SocketAddr,
     pub(crate) members: HashMap<NodeId, SocketAddr>,

@@ -1,13 +1,15 @@
-//! Heartbeats and their answers as datagrams, beside the connection to a peer: they wait behind nothing that is queued there.
+//! Heartbeats and their answers as datagrams, beside the connection to a peer: they wait behind nothing that is
+//! queued there.
 //!
-//! Off unless the driver has a socket for them. A shard that has one says so in its heartbeats over the connection; a peer's
-//! that has one too then *offers* a lane, over the same connection: its port, and a token that it draws for this connection.
-//! (Who knows no lanes overlooks the former, so never gets the latter.) From then on heartbeats go both ways, until a datagram
-//! was answered; while datagrams are answered they are enough.
+//! Off unless the driver has a socket for them. A shard that has one says so in its heartbeats over the connection; a
+//! peer's that has one too then *offers* a lane, over the same connection: its port, and a token that it draws for
+//! this connection. (Who knows no lanes overlooks the former, so never gets the latter.) From then on heartbeats go
+//! both ways, until a datagram was answered; while datagrams are answered they are enough.
 //!
-//! Invariants: a lane ends with its connection, as this end sees it, and nothing with its token is taken in any more; only
-//! what comes over the connection shows that the connection lives, so a heartbeat goes there once in [`STREAM_NS`] at least;
-//! whatever came as a datagram could as well have come over the connection, late or a second time.
+//! Invariants: a lane ends with its connection, as this end sees it, and nothing with its token is taken in any more;
+//! only what comes over the connection shows that the connection lives, so a heartbeat goes there once in
+//! [`STREAM_NS`] at least; whatever came as a datagram could as well have come over the connection, late or a second
+//! time.
 
 use synod_transport::datagram::Datagram;
 use synod_transport::lane::{Lane, LaneOffer};

@@ -1,8 +1,8 @@
 //! What a shard does as time goes by: heartbeats between shards, the look at the groups, and when it next needs its clock.
 //!
-//! An exchange of heartbeats is of a pair of shards, not of a group: each asks once in [`HEARTBEAT_NS`] and answers the
-//! other. The first whose time has come asks; the other answers and asks in the same write; the first answers. Where there
-//! is a [`lane`](super::lane), they go as datagrams.
+//! An exchange of heartbeats is of a pair of shards, not of a group: each asks once in [`HEARTBEAT_NS`] and answers
+//! the other. The first whose time has come asks; the other answers and asks in the same write; the first answers.
+//! Where there is a [`lane`](super::lane), they go as datagrams.
 
 use super::Shard;
 use super::lane::Way;

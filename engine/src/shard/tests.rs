@@ -250,3 +250,22 @@ fn a_shard_without_a_socket_takes_no_notice_of_offers() {
     assert!(shard.lanes.outgoing.is_empty());
     assert!(shard.on_lane_offer(0, b"no offer").is_err());
 }
+
+/// A leader whose connections stand still one after another chooses nothing, however well its datagrams come.
+#[test]
+fn a_peer_whose_connection_is_silent_is_lost_although_its_datagrams_come() {
+    let mut shard = with_lane(9);
+    shard.started = true;
+    let began = shard.now_ns;
+    for sequence in 1.. {
+        shard.now_ns += pulse::HEARTBEAT_NS;
+        let beat = heartbeat(1 + sequence, false);
+        assert!(shard.on_datagram(&Datagram { kind: HEARTBEAT, sequence, token: 9, body: &beat }.encode()));
+        shard.tick();
+        let closed = shard.notices.iter().any(|notice| matches!(notice, Notice::Close(2)));
+        assert_eq!((closed, shard.peers[0].lost), (shard.now_ns > began + PEER_SILENT_NS, closed));
+        if closed {
+            return;
+        }
+    }
+}

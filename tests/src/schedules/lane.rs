@@ -48,7 +48,8 @@ fn a_leader_is_lost_behind_connections_that_stand_still() {
     assert!(another_leads(&world), "it is taken for lost");
 }
 
-/// Who hears that a connection is gone takes nothing in any more that bears its token, however long the other end goes on.
+/// Who hears that a connection is gone takes nothing in any more that bears its token, however long the other end
+/// goes on.
 fn a_lane_ends_with_its_connection() {
     let mut world = led();
     world.lose(0, 1);
@@ -90,7 +91,8 @@ fn datagrams_of_an_older_connection_change_nothing() {
     assert_eq!(lanes(&mut world), again);
 }
 
-/// Where datagrams do not get through, one way or both, all is as it is without them; and they are used again when they do.
+/// Where datagrams do not get through, one way or both, all is as it is without them; and they are used again when
+/// they do.
 fn without_answers_heartbeats_go_over_the_connections() {
     for ways in [&WAYS[..], &WAYS[..2], &WAYS[2..3]] {
         let mut world = led();

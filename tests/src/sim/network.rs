@@ -1,5 +1,5 @@
-//! A network of TCP connections: bytes in order, late, held back by partitions, lost when a connection ends. And of datagrams
-//! beside them, of which each may be lost, come twice, or be overtaken.
+//! A network of TCP connections: bytes in order, late, held back by partitions, lost when a connection ends. And of
+//! datagrams beside them, of which each may be lost, come twice, or be overtaken.
 //!
 //! Invariants: within a connection nothing is lost, doubled or reordered while it lives; each end learns of its end by
 //! itself, the other perhaps much later or never.

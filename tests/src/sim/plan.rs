@@ -167,7 +167,8 @@ plan! {
     datagram_loss_percent: u64,
     /// Of 100 others, how many come twice.
     datagram_twice_percent: u64,
-    /// What a datagram takes longer than bytes of a connection, on average: each by itself, so they overtake each other.
+    /// What a datagram takes longer than bytes of a connection, on average: each by itself, so they overtake each
+    /// other.
     datagram_delay_ns: u64,
     /// Mean time between directions in which every datagram is lost for a while.
     drown_ns: u64,
@@ -299,8 +300,8 @@ impl Plan {
         .with_lanes()
     }
 
-    /// In one of four heartbeats go as datagrams, between all nodes or all but one. Some networks lose few of them, some all,
-    /// and that as long as the run goes on. Dice of its own.
+    /// In one of four heartbeats go as datagrams, between all nodes or all but one. Some networks lose few of them,
+    /// some all, and that as long as the run goes on. Dice of its own.
     fn with_lanes(mut self) -> Self {
         let mut dice = Dice::new(self.seed ^ 0x00d9_7a9e);
         if self.nodes > 1 && dice.below(4) == 0 {

@@ -1,7 +1,7 @@
 //! A socket for datagrams on a glommio executor.
 //!
-//! Invariant: the port is this socket's alone. glommio's own `bind` would share it (`SO_REUSEPORT`), and the system may then
-//! give another shard the same one.
+//! Invariant: the port is this socket's alone. glommio's own `bind` would share it (`SO_REUSEPORT`), and the system
+//! may then give another shard the same one.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -38,8 +38,8 @@ impl DatagramSocket {
         self.port
     }
 
-    /// Waits for a datagram, from wherever it comes, and gives its length. What does not fit into `buf` is lost: one that
-    /// fills it may have been longer. Only one task may wait.
+    /// Waits for a datagram, from wherever it comes, and gives its length. What does not fit into `buf` is lost: one
+    /// that fills it may have been longer. Only one task may wait.
     ///
     /// # Errors
     /// Those of the socket.
