@@ -183,6 +183,12 @@ pub struct Config {
     /// Allow addresses other than loopback although nothing is encrypted.
     #[serde(default)]
     pub allow_plaintext: bool,
+    /// Send heartbeats and their answers by UDP between nodes that both say so here, beside their TCP connections, so
+    /// that they do not wait behind what is queued there. Each shard takes datagrams at a port that the system
+    /// chooses, at this node's address. Where they do not get through, all goes by TCP. Not with a transport of one's
+    /// own.
+    #[serde(default)]
+    pub udp_lane: bool,
     /// All nodes of the cluster, this one among them. The members that the cluster begins with vote in its groups; a node that
     /// is added here later, at each node's next start, has no vote until it is given one.
     pub members: Vec<Member>,
@@ -295,6 +301,7 @@ impl Config {
             catch_up_mib_per_second: defaults::catch_up_mib_per_second(),
             pin: None,
             allow_plaintext: false,
+            udp_lane: false,
             members,
         }
     }

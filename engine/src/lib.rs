@@ -93,7 +93,7 @@ pub use handle::{Handle, Pending, Proposer, Session, Subscription};
 pub use machine::{Checkpoint, CommittedBatch, MachineError, StateMachine};
 pub use membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 pub use meta::DirectoryError;
-pub use metrics::Phases;
+pub use metrics::{Datagrams, Phases};
 pub use node::{MachineFactory, Node, OnFatal, Options, StartError, new_cluster_id};
 pub use outcome::{Committed, Epoch, GroupId, NodeId, Outcome, Overload, ProposeError, Rejection};
 pub use rehome::RehomeError;

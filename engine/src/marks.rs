@@ -13,6 +13,12 @@ synod_core::marks!(
         PeerRestarted,
         /// A peer is taken for gone.
         PeerLost,
+        /// Datagrams to a peer are no longer answered.
+        LaneFellSilent,
+        /// A datagram came behind one that was sent later, or came again.
+        DatagramStale,
+        /// A datagram bears the token of no connection, or makes no sense.
+        DatagramRefused,
         /// A log that stands still puts a timer off.
         TimerPutOff,
         /// A log that stands still keeps a node silent.

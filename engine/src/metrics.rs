@@ -85,6 +85,21 @@ impl Phases {
     }
 }
 
+/// The datagrams of a shard since its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Datagrams {
+    /// Sent to peers.
+    pub sent: u64,
+    /// Taken in.
+    pub taken: u64,
+    /// Dropped, since one that was sent later, or the same, had been taken in.
+    pub stale: u64,
+    /// Dropped, since they bore the token of no connection, were damaged or made no sense.
+    pub refused: u64,
+    /// To how many peers they get through now, as far as one can tell: heartbeats need the connection no more.
+    pub peers: usize,
+}
+
 /// The instants of one slot at its leader, in nanoseconds of the shard's clock; 0 is "not yet".
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SlotTimes {

@@ -32,6 +32,7 @@ use crate::peers::{Me, Met, Owner, Peers, Said};
 use crate::random::random_u128;
 use crate::rehome::{self, RehomeError};
 use crate::repair;
+use crate::runtime::lane::LanePlace;
 use crate::runtime::{self, Built, Setup};
 use crate::seen::Seen;
 use crate::shard::events::OnEvent;
@@ -213,6 +214,13 @@ impl Node {
     /// Whatever stands against it, with what to do.
     pub fn start(mut config: Config, options: Options) -> Result<Self, StartError> {
         config.validate()?;
+        if config.udp_lane && options.transport.is_some() {
+            return Err(ConfigError::Invalid(
+                "`udp_lane` goes with the system's TCP only, and this node has a transport of its own: leave it out"
+                    .into(),
+            )
+            .into());
+        }
         let cluster = config.cluster_id().expect("validated");
         // The directory's lock comes first: it is what two processes with one configuration meet.
         let (directory, lock) =
@@ -339,6 +347,7 @@ impl Node {
                 },
                 mailbox,
                 posts: self.posts.clone(),
+                lane: self.lane_place(),
                 broken: Box::new(move |node| {
                     if let Some(dialer) = dialers.get(&node) {
                         let _ = dialer.send(Redial::Shard(shard));
@@ -382,6 +391,13 @@ impl Node {
                 }
             }
         }));
+    }
+
+    /// Where datagrams go, if the configuration wants any.
+    fn lane_place(&self) -> Option<LanePlace> {
+        let config = &self.shared.config;
+        let members = || config.members.iter().map(|member| (member.node, member.address)).collect();
+        config.udp_lane.then(|| LanePlace { own: config.address(), members: members() })
     }
 
     /// The cores to pin the shards to; none: the system places them.

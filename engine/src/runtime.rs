@@ -2,7 +2,7 @@
 //!
 //! Socket, mailbox and disk tasks only feed the shard and ask for a turn; the turn task, woken locally, runs after all
 //! tasks that are ready and flushes once. No borrow of the shard is held across an await. Except for the transport's
-//! driver, this is the only file that knows glommio.
+//! drivers, only this file and its `lane` know glommio.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{HashMap, VecDeque};
@@ -25,6 +25,7 @@ use crate::checkpoint::store::Store;
 use crate::clock::now_ns;
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post};
 use crate::outcome::{NodeId, Overload, Rejection};
+use crate::random::random_u128;
 use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
 use crate::shard::membership::MembershipReply;
 use crate::shard::moving::Pass;
@@ -32,6 +33,10 @@ use crate::shard::points::point_reply;
 use crate::shard::serve::read_reply;
 use crate::shard::transfer::transfer_reply;
 use crate::shard::{Notice, Shard};
+
+pub(crate) mod lane;
+
+use lane::{LanePlace, LaneSocket};
 
 /// How long a stopping shard waits for what is in flight.
 const STOP_NS: u64 = 1_000_000_000;
@@ -61,6 +66,8 @@ pub(crate) struct Setup {
     pub(crate) mailbox: Mailbox,
     /// The mailboxes of all shards of the node, by shard.
     pub(crate) posts: Vec<Post>,
+    /// Where datagrams go, if the node sends any.
+    pub(crate) lane: Option<LanePlace>,
     /// Told of every peer whose connection broke.
     pub(crate) broken: Box<dyn Fn(NodeId) + Send>,
     /// Told once that the shard's log is open, or why it cannot be.
@@ -89,14 +96,24 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
         }
     };
     executor.run(async move {
-        let Setup { build, opened, suspect, mailbox, posts, broken, ready, .. } = setup;
-        let (shard, disk, spares, store) = match build() {
+        let Setup { build, opened, suspect, mailbox, posts, lane, broken, ready, .. } = setup;
+        let (mut shard, disk, spares, store) = match build() {
             Ok(built) => built,
             Err(error) => {
                 let _ = ready.send(Err(error));
                 return Ok(());
             }
         };
+        let lane = match lane.map(LaneSocket::open).transpose() {
+            Ok(lane) => lane.map(Rc::new),
+            Err(reason) => {
+                let _ = ready.send(Err(reason));
+                return Ok(());
+            }
+        };
+        if let Some(lane) = &lane {
+            shard.lanes.open(lane.port(), Box::new(random_u128));
+        }
         let mailbox = Rc::new(mailbox);
         let helper = Helper::start(shard.shard_number(), store, posts[shard.shard_number()].clone());
         let driver = Rc::new(Driver {
@@ -113,6 +130,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
             next_link: Cell::new(1),
             stop_by_ns: Cell::new(0),
             posts,
+            lane: RefCell::new(lane.clone()),
             broken,
             ready: Cell::new(Some(ready)),
             passes: RefCell::new(VecDeque::new()),
@@ -120,8 +138,13 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
         driver.event(|shard| shard.start(spares));
         glommio::spawn_local(Rc::clone(&driver).turns()).detach();
         glommio::spawn_local(Rc::clone(&driver).reap_disk()).detach();
+        let datagrams = lane.map(|lane| glommio::spawn_local(Rc::clone(&driver).take_datagrams(lane)));
         glommio::spawn_local(Rc::clone(&driver).take_mail(Rc::clone(&mailbox))).detach();
         driver.ended.wait().await;
+        if let Some(datagrams) = datagrams {
+            // The socket is closed here: a task that waits for ever would keep it.
+            datagrams.cancel().await;
+        }
         // No other thread may wake a task of an executor that is gone.
         mailbox.close();
         driver.close();
@@ -204,6 +227,8 @@ struct Driver {
     next_link: Cell<u64>,
     stop_by_ns: Cell<u64>,
     posts: Vec<Post>,
+    /// The socket for datagrams, until the shard is closed.
+    lane: RefCell<Option<Rc<LaneSocket>>>,
     broken: Box<dyn Fn(NodeId) + Send>,
     ready: Cell<Option<mpsc::Sender<Result<(), String>>>>,
     /// What other shards are told of groups that move, and which.
@@ -340,6 +365,7 @@ impl Driver {
     /// Sends what is queued, as far as the sockets take it at once.
     fn send_all(&self, shard: &mut Shard) {
         let links = self.links.borrow();
+        self.send_datagrams(shard, &links);
         for at in 0..shard.peers.len() {
             if let Some(id) = shard.peers[at].connection
                 && let Some(link) = links.get(&id)
@@ -559,6 +585,7 @@ impl Driver {
     }
 
     fn close(&self) {
+        self.lane.take();
         for (_, link) in self.links.borrow_mut().drain() {
             link.closed.set(true);
             link.connection.shutdown();

@@ -34,7 +34,7 @@ use crate::outcome::{Committed, Epoch, GroupId, Outcome, ProposeError, Rejection
 use crate::payload::{BatchHeader, Payload, Place};
 use crate::persist::record_header;
 use crate::seen::Seen;
-use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming, RECORDS, kind};
+use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming, LANE, RECORDS, kind};
 
 pub(crate) mod admission;
 mod catch_up;
@@ -47,6 +47,7 @@ pub(crate) mod events;
 pub(crate) mod frames;
 pub(crate) mod group;
 mod identity;
+pub(crate) mod lane;
 pub(crate) mod large;
 pub(crate) mod links;
 pub(crate) mod made;
@@ -73,6 +74,7 @@ use elections::{Elections, early_tries};
 use events::{Event, OnEvent};
 use frames::{Flying, Frames, Held};
 use group::{Group, GroupKind, OpenBatch, Pending, Reply, Run};
+use lane::{Lanes, Way};
 use large::Large;
 use links::{Part, Peer};
 use made::{MadeGroups, Maker};
@@ -170,6 +172,7 @@ pub(crate) struct Shard {
     by_id: Vec<Option<u32>>,
     pub(crate) made: MadeGroups,
     pub(crate) peers: Vec<Peer>,
+    pub(crate) lanes: Lanes,
     pub(crate) writer: Writer,
     pub(crate) index: Index,
     pub(crate) frames: Frames,
@@ -271,6 +274,7 @@ impl Shard {
         let recovered_end = parts.writer.durable_through();
         Self {
             peers: parts.peers.iter().map(|node| Peer::new(*node, Granted::starting_at(parts.seed))).collect(),
+            lanes: Lanes::default(),
             by_uid,
             by_id,
             made: MadeGroups::new(parts.maker, &parts.groups),
@@ -682,6 +686,17 @@ impl Shard {
         }
     }
 
+    /// A peer is silent: it is taken for gone.
+    fn lose_peer(&mut self, at: usize) {
+        mark(Mark::PeerLost);
+        self.peers[at].lost = true;
+        self.peers[at].well_ns = self.now_ns;
+        if self.peers[at].met {
+            self.tell_event(Event::PeerLost { shard: self.shard.0, node: self.peers[at].node });
+        }
+        self.peer_lost(at);
+    }
+
     fn peer_lost(&mut self, peer: usize) {
         for at in 0..self.groups.len() as u32 {
             if self.groups[at as usize].follows == Some(peer) {
@@ -698,10 +713,12 @@ impl Shard {
         let handled = match kind {
             RECORDS => self.on_records(at, body),
             ACKS => self.on_acks(at, body),
-            HEARTBEAT => self.on_heartbeat(at, body),
-            HEARTBEAT_ACK => {
-                Heartbeat::decode(body).map(|answer| self.note_support(at, answer.support, answer.sent_ns))
-            }
+            HEARTBEAT => self.on_heartbeat(at, body, Way::Connection),
+            HEARTBEAT_ACK => Heartbeat::decode(body).map(|answer| {
+                self.note_support(at, answer.support, answer.sent_ns);
+                self.note_silent_lane(at);
+            }),
+            LANE => self.on_lane_offer(at, body),
             wire::points::ROUND..=wire::points::POINTS_ANSWER => self.on_list(at, kind, body),
             _ => Err(wire::Malformed("the kind of frame")),
         };
@@ -813,13 +830,7 @@ impl Shard {
         };
         for at in 0..self.peers.len() {
             if !self.peers[at].lost && self.now_ns > self.peers[at].beat_ns + PEER_LOST_NS {
-                mark(Mark::PeerLost);
-                self.peers[at].lost = true;
-                self.peers[at].well_ns = self.now_ns;
-                if self.peers[at].met {
-                    self.tell_event(Event::PeerLost { shard: self.shard.0, node: self.peers[at].node });
-                }
-                self.peer_lost(at);
+                self.lose_peer(at);
             }
             if let Some(connection) = self.peers[at].connection
                 && self.now_ns > self.peers[at].heard_ns + PEER_SILENT_NS
@@ -828,6 +839,10 @@ impl Shard {
                 tracing::warn!(peer = self.peers[at].node, "a peer is silent: closing its connection");
                 self.peers[at].heard_ns = self.now_ns;
                 self.notices.push(Notice::Close(connection));
+                // Its heartbeats may have come by datagram. That is not enough to lead for ever.
+                if !self.peers[at].lost {
+                    self.lose_peer(at);
+                }
             }
         }
         self.fire_timers();

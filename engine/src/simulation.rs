@@ -43,6 +43,10 @@ use crate::shard::trim_orders::TrimReply;
 use crate::shard::{Notice, Shard};
 use crate::wire::{CONFIGURATION, kind};
 
+mod datagrams;
+
+pub use datagrams::SimDatagram;
+
 /// Numbers from this one on, with which no group can be made, stand for a shard's directory.
 pub const DIRECTORIES: GroupId = 1 << 63;
 

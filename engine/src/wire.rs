@@ -1,8 +1,9 @@
 //! The group messages on the wire.
 //!
-//! A wire frame of kind [`RECORDS`] is a run of records, each with the header of `synod_wal::record`: an Accept is the
-//! very record that the leader's log holds. [`ACKS`] is a list of fixed-size acknowledgements, [`HEARTBEAT`] and
-//! [`HEARTBEAT_ACK`] belong to the pair of shards. Everything that comes in is checked here: what is decoded is legal.
+//! A wire frame of kind [`RECORDS`] is a run of records, each with the header of `synod_wal::record`: an Accept is
+//! the very record that the leader's log holds. [`ACKS`] is a list of fixed-size acknowledgements, [`HEARTBEAT`] and
+//! [`HEARTBEAT_ACK`] belong to the pair of shards, and so does [`LANE`]. Everything that comes in is checked here:
+//! what is decoded is legal.
 
 use synod_core::{Ballot, Body, Message, Slot, Value, Vote};
 use synod_wal::record::{RecordHeader, body_crc};
@@ -28,6 +29,12 @@ pub(crate) const HEARTBEAT_ACK: u8 = 6;
 pub(crate) const CLIENT_REQUEST: u8 = 7;
 /// Wire frame kind: the reply to a client.
 pub(crate) const CLIENT_REPLY: u8 = 8;
+
+/// Wire frame kind: where the sender's shard takes datagrams, and what these must bear.
+pub(crate) const LANE: u8 = 9;
+
+/// What a heartbeat over a connection says in `support`: its sender takes datagrams.
+pub(crate) const TAKES_DATAGRAMS: u64 = 1;
 
 /// The version of all record layouts.
 pub(crate) const RECORD_VERSION: u16 = 7;
@@ -426,7 +433,7 @@ pub(crate) struct Heartbeat {
     pub(crate) wal_sequence: u64,
     /// The sender's disk has no room for more of its log: it takes no proposals.
     pub(crate) full: bool,
-    /// In an answer: the epoch of the support that it grants.
+    /// In an answer: the epoch of the support that it grants. In a question: [`TAKES_DATAGRAMS`], or 0.
     pub(crate) support: u64,
 }
 

@@ -243,7 +243,9 @@ pub fn run(plan: Plan, settings: &Settings) -> Result<Ended, Box<Failure>> {
 
 /// What a plan needs besides the nodes; or why it cannot be run here.
 fn lay_ground(plan: Plan, settings: &Settings, dir: &Path) -> Result<Result<Ground, String>, Trouble> {
-    let configs = default_configs(dir);
+    let mut configs = default_configs(dir);
+    // With every other seed heartbeats go by UDP.
+    configs.iter_mut().for_each(|config| config.udp_lane = !settings.seed.is_multiple_of(2));
     match plan {
         Plan::Kills | Plan::Pauses => Ok(Ok(Ground::plain(configs))),
         Plan::Partitions => partitions::ground(configs),

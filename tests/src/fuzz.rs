@@ -60,10 +60,11 @@ pub struct Target {
 }
 
 /// Every decoder.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     transport::WIRE_FRAMES,
     transport::HELLO,
     transport::HELLO_REPLY,
+    transport::DATAGRAM,
     engine::MESSAGES,
     engine::ACKS,
     engine::REQUEST,

@@ -11,7 +11,11 @@ const SUPPORT_MS: u64 = 500;
 
 /// Commits an entry at node 1, and has the group bound to it: it holds a lease.
 pub(crate) fn with_lease() -> Shards {
-    let mut world = Shards::new(Setup::default()).led();
+    with_lease_in(Shards::new(Setup::default()).led())
+}
+
+/// The same, in a cluster that is led.
+pub(crate) fn with_lease_in(mut world: Shards) -> Shards {
     let committed = world.propose(0);
     world.deliver();
     assert!(matches!(*committed.lock().unwrap(), Some(Ok(_))));

@@ -6,7 +6,7 @@
 //! - [`fuzz`]: every decoder under arbitrary bytes.
 //! - [`model`]: the real core under a model checker.
 //! - [`schedules`]: what takes an exact moment, on a few [`shards`] moved by hand.
-//! - [`memory_logs`], [`pipes`]: a log store and a transport of one's own.
+//! - [`memory_logs`], [`pipes`]: a log store and a transport of one's own; [`relay`]: TCP that stands still.
 //! - [`Cluster`]: a cluster in this process, over real disks and sockets. It waits with a generous limit and says what it
 //!   waited for; no test asserts a duration.
 
@@ -24,6 +24,7 @@ pub mod memory_logs;
 pub mod model;
 mod moved;
 pub mod pipes;
+pub mod relay;
 pub mod schedules;
 pub mod shards;
 pub mod sim;

@@ -9,6 +9,7 @@ mod ballots;
 mod checkpoints;
 mod frames;
 mod idle;
+mod lane;
 mod load;
 mod voters;
 
@@ -36,10 +37,10 @@ pub(crate) use schedules;
 
 /// All schedules.
 pub fn all() -> impl Iterator<Item = &'static Schedule> {
-    let parts = [ballots::SCHEDULES, checkpoints::SCHEDULES, frames::SCHEDULES, idle::SCHEDULES, load::SCHEDULES];
+    let parts = [ballots::SCHEDULES, checkpoints::SCHEDULES, frames::SCHEDULES, idle::SCHEDULES, lane::SCHEDULES];
     parts
         .into_iter()
-        .chain([voters::SCHEDULES, crate::leases::SCHEDULES, crate::lone::SCHEDULES])
+        .chain([load::SCHEDULES, voters::SCHEDULES, crate::leases::SCHEDULES, crate::lone::SCHEDULES])
         .chain([crate::moved::SCHEDULES])
         .flatten()
 }

@@ -15,6 +15,10 @@ use synod::{
 };
 use synod_transport::frame::Decoder;
 
+mod datagrams;
+
+pub use datagrams::Post;
+
 /// Nanoseconds of a millisecond.
 pub const MS: u64 = 1_000_000;
 
@@ -88,6 +92,14 @@ pub struct Shards {
     /// Nodes whose timers stand still.
     pub still: Vec<usize>,
     wires: BTreeMap<(usize, usize), (Vec<u8>, Decoder)>,
+    /// So many nodes take datagrams.
+    lanes: usize,
+    /// Datagrams on their way.
+    pub datagrams: Vec<Post>,
+    /// Directions in which no datagram arrives: it waits.
+    pub late: Vec<(usize, usize)>,
+    /// Directions in which datagrams are lost.
+    pub drowned: Vec<(usize, usize)>,
 }
 
 impl Shards {
@@ -116,8 +128,19 @@ impl Shards {
             }
         };
         let nodes = (1..=setup.nodes as u64).map(node).collect();
-        let (held, deaf, still) = (Vec::new(), Vec::new(), Vec::new());
-        Self { setup, now_ns: 1, nodes, held, deaf, still, wires: BTreeMap::new() }
+        Self {
+            setup,
+            now_ns: 1,
+            nodes,
+            held: Vec::new(),
+            deaf: Vec::new(),
+            still: Vec::new(),
+            wires: BTreeMap::new(),
+            lanes: 0,
+            datagrams: Vec::new(),
+            late: Vec::new(),
+            drowned: Vec::new(),
+        }
     }
 
     /// With another configuration, before they are started.
@@ -209,6 +232,7 @@ impl Shards {
         shard.set_now(now_ns);
         shard.start(2);
         (node.shard, node.store) = (Some(shard), Some(store));
+        self.open_lanes(at);
         for other in 0..self.nodes.len() {
             if other != at && self.nodes[other].shard.is_some() {
                 self.connect(at, other);
@@ -341,6 +365,7 @@ impl Shards {
         for other in (0..self.setup.nodes).filter(|other| closed.contains(&Self::conn(at, *other))) {
             self.closed(at, other);
         }
+        self.post_datagrams(at);
         let shard = self.nodes[at].shard.as_mut().expect("it runs");
         for to in 0..self.setup.nodes {
             if let Some((wire, _)) = self.wires.get_mut(&(at, to)) {
@@ -366,8 +391,12 @@ impl Shards {
 
     /// Delivers what may arrive, until nothing is on the wires that may.
     pub fn deliver(&mut self) {
-        while let Some((from, to)) = self.due() {
-            self.deliver_one(from, to);
+        loop {
+            if let Some((from, to)) = self.due() {
+                self.deliver_one(from, to);
+            } else if !self.deliver_datagram() {
+                return;
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 mod agenda;
 mod clock;
+mod datagrams;
 mod faults;
 pub(crate) mod files;
 mod groups;

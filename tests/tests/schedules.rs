@@ -49,4 +49,11 @@ tests! {
     elections_of_many_groups_do_not_flood_a_slow_peer,
     elections_of_many_groups_share_frames,
     groups_go_home_in_growing_numbers,
+    a_leader_stays_while_its_connections_stand_still,
+    a_leader_is_lost_behind_connections_that_stand_still,
+    a_lane_ends_with_its_connection,
+    datagrams_of_an_older_connection_change_nothing,
+    without_answers_heartbeats_go_over_the_connections,
+    a_node_without_datagrams_is_spoken_to_over_its_connections,
+    no_disorder_of_datagrams_makes_a_lease_longer,
 }

@@ -41,6 +41,10 @@ A node that joins later, under a number that the cluster never had:
 A node that only votes, and keeps no entries, is a witness: `witnesses = [3]`, above the members and
 the same on all nodes, makes node 3 one. Two others and a witness go on without any one of the three.
 
+With `udp_lane = true`, above the members, nodes that both say so send each other heartbeats by UDP, so
+that a leader is not taken for lost behind a full TCP connection. Where datagrams do not get through,
+all goes by TCP. It may change with every start; the ports are any that the system chooses.
+
 When a directory is lost:
   If it, or the disk it is on, can be brought back as it was last: do that, and nothing else.
   If it is lost for good, make another one in its place:

@@ -7,10 +7,11 @@
 //!   frames.
 //! - [`hello`]: the first frame on each connection, its reply, and [`judge`], which says who is let in.
 //! - [`outbox`]: what goes out on one connection, in two lanes and within bounds.
+//! - [`datagram`] and [`lane`]: small frames that go beside a connection, and which of them are let in.
 //! - [`peer`]: when to dial a peer again.
 //!
 //! # Drivers: thin, all I/O is here
-//! - [`net::glommio`]: a connected socket on a shard's executor.
+//! - [`net::glommio`]: a connected socket on a shard's executor; [`net::datagrams`]: one for datagrams.
 //! - [`net::listen`]: the port of a node and the handshake at both ends, on plain threads.
 //! - [`net::transport`]: the seam for connections that are not the system's TCP; [`net::socket`] is either.
 //!
@@ -35,14 +36,17 @@
 //! knowledge of what a body means.
 //! The bytes are drawn in `docs/internals/wire_format.md`.
 
+pub mod datagram;
 pub mod frame;
 pub mod hello;
+pub mod lane;
 pub mod net;
 pub mod outbox;
 pub mod peer;
 
 mod bytes;
 
+pub use datagram::{DATAGRAM_BODY_BYTES_MAX, DATAGRAM_BYTES_MAX, DATAGRAM_HEADER_BYTES, Datagram, DatagramError};
 pub use frame::{
     Decoder, FLAG_SELF_CHECKED, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_VERSION, Frame, FrameError,
     FrameHeader, KIND_HELLO, KIND_HELLO_REPLY, append_frame, append_frame_with, encode_frame,
@@ -51,6 +55,8 @@ pub use hello::{
     HELLO_BYTES, HELLO_BYTES_MAX, Hello, HelloError, HelloReply, HelloStatus, Identity, KnownPeer, REPLICA_RULES_MAX,
     Refusal, ReplicaRule, Role, judge, judge_answer,
 };
+pub use lane::{LANE_OFFER_BYTES, Lane, LaneOffer, UNANSWERED_MAX};
+pub use net::datagrams::DatagramSocket;
 pub use net::glommio::Connection;
 pub use net::listen::{DialError, HandshakeLimits, Listener, ServingListener, dial, dial_over, reply};
 pub use net::socket::Socket;

@@ -6,6 +6,7 @@ use synod_transport::frame::{FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHead
 use synod_transport::outbox::{Chunk, Outbox};
 use synod_wal::frame::SharedFrame;
 
+use super::lane::PeerLane;
 use super::support::{Granted, Support};
 use crate::homes::Names;
 use crate::limits::PEER_OUTBOX_BYTES_MAX;
@@ -61,10 +62,14 @@ pub(crate) struct Peer {
     /// Which start of the peer's process the connection belongs to.
     pub(crate) boot: u64,
     pub(crate) outbox: Outgoing,
-    /// When anything last came in.
+    /// Where both ends take datagrams, the lane beside the connection.
+    pub(crate) lane: Option<PeerLane>,
+    /// When anything last came in over the connection.
     pub(crate) heard_ns: u64,
     /// When a heartbeat last came in: only that shows that the peer's clock, timers and log go on, so that it may lead.
     pub(crate) beat_ns: u64,
+    /// When, on the peer's clock, the latest of these was sent.
+    pub(crate) beat_sent_ns: u64,
     /// When it is asked again for its support.
     pub(crate) heartbeat_due_ns: u64,
     /// When the peer last answered a heartbeat.
@@ -99,8 +104,10 @@ impl Peer {
             connection: None,
             boot: 0,
             outbox: Outgoing::new(PEER_OUTBOX_BYTES_MAX),
+            lane: None,
             heard_ns: 0,
             beat_ns: 0,
+            beat_sent_ns: 0,
             heartbeat_due_ns: 0,
             answered_ns: 0,
             lost: true,
@@ -119,6 +126,8 @@ impl Peer {
     /// Forgets what was on its way: the connection is gone.
     pub(crate) fn disconnect(&mut self) {
         self.connection = None;
+        self.lane = None;
+        self.beat_sent_ns = 0;
         self.full = false;
         self.stuck = false;
         self.outbox.clear();

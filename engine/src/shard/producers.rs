@@ -65,6 +65,11 @@ impl LocalShard<'_> {
         self.shard.phases.reset();
     }
 
+    /// How many datagrams this shard has sent and got; see [`Config::udp_lane`](crate::Config::udp_lane).
+    pub fn datagrams(&self) -> crate::metrics::Datagrams {
+        self.shard.datagrams()
+    }
+
     /// Elections won by this shard's groups since the start.
     pub fn elections(&self) -> u64 {
         self.shard.groups.iter().filter(|g| g.kind.is_visible()).map(|g| g.elections).sum()

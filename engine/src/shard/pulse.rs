@@ -1,11 +1,13 @@
 //! What a shard does as time goes by: heartbeats between shards, the look at the groups, and when it next needs its clock.
 //!
-//! An exchange of heartbeats is of a pair of shards, not of a group: each asks once in [`HEARTBEAT_NS`] and answers the
-//! other. The first whose time has come asks; the other answers and asks in the same write; the first answers.
+//! An exchange of heartbeats is of a pair of shards, not of a group: each asks once in [`HEARTBEAT_NS`] and answers
+//! the other. The first whose time has come asks; the other answers and asks in the same write; the first answers.
+//! Where there is a [`lane`](super::lane), they go as datagrams.
 
 use super::Shard;
+use super::lane::Way;
 use crate::marks::{Mark, mark};
-use crate::wire::{self, HEARTBEAT, HEARTBEAT_ACK, Heartbeat};
+use crate::wire::{self, Heartbeat, TAKES_DATAGRAMS};
 
 /// So often a shard asks each peer's for its support. A few times within what an answer is good for: a heartbeat that comes
 /// late, or a second time because a packet was lost, costs neither a lease nor a leader.
@@ -31,28 +33,42 @@ impl Shard {
             mark(Mark::LogStuck);
             return;
         }
-        let heartbeat = self.heartbeat_of(self.now_ns);
-        self.push_frame(peer, HEARTBEAT, &heartbeat.encode());
+        let mut heartbeat = self.heartbeat_of(self.now_ns);
+        heartbeat.support = self.lanes.announcement();
+        self.push_question(peer, &heartbeat.encode());
     }
 
-    pub(super) fn on_heartbeat(&mut self, peer: usize, body: &[u8]) -> Result<(), wire::Malformed> {
+    pub(super) fn on_heartbeat(&mut self, peer: usize, body: &[u8], way: Way) -> Result<(), wire::Malformed> {
         let heartbeat = Heartbeat::decode(body)?;
         self.peers[peer].beat_ns = self.now_ns;
         self.peer_lives(peer);
-        self.peers[peer].disk_full = heartbeat.full;
-        if heartbeat.full {
-            self.peers[peer].well_ns = self.peers[peer].well_ns.max(self.now_ns);
+        self.note_disk(peer, &heartbeat);
+        if way == Way::Connection && heartbeat.support == TAKES_DATAGRAMS {
+            self.offer_lane(peer);
         }
         if !self.wal_stuck() {
             let mut answer = self.heartbeat_of(heartbeat.sent_ns);
             answer.support = self.grant_support(peer);
-            self.push_frame(peer, HEARTBEAT_ACK, &answer.encode());
+            self.push_answer(peer, &answer.encode(), way);
         }
         // A question that is soon due goes with the answer.
         if self.started && self.now_ns + HEARTBEAT_NS / 2 >= self.peers[peer].heartbeat_due_ns {
             self.send_heartbeat(peer);
         }
         Ok(())
+    }
+
+    /// Of two heartbeats that overtake each other, on different ways, the one that was sent later says how the disk is.
+    fn note_disk(&mut self, peer: usize, heartbeat: &Heartbeat) {
+        let peer = &mut self.peers[peer];
+        if heartbeat.sent_ns < peer.beat_sent_ns {
+            return;
+        }
+        peer.beat_sent_ns = heartbeat.sent_ns;
+        peer.disk_full = heartbeat.full;
+        if heartbeat.full {
+            peer.well_ns = peer.well_ns.max(self.now_ns);
+        }
     }
 
     fn heartbeat_of(&self, sent_ns: u64) -> Heartbeat {

@@ -98,8 +98,9 @@ impl Support {
         if sent_ns > now_ns {
             return; // No heartbeat of this process.
         }
+        // An answer that another has overtaken, by datagram or over the connection, says nothing new.
         let sent_ns = if is(Bug::LeasesCountFromReceipt) { now_ns } else { sent_ns };
-        if epoch != self.epoch || sent_ns > self.sent_ns {
+        if sent_ns > self.sent_ns {
             *self = Self { epoch, sent_ns };
         }
     }

@@ -3,6 +3,9 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use synod_transport::Decoder;
+use synod_transport::datagram::Datagram;
+use synod_transport::lane::LaneOffer;
 use synod_wal::recover::SegmentSource;
 
 use super::*;
@@ -13,6 +16,7 @@ use crate::config::{Config, Member};
 use crate::homes::{Names, Placement};
 use crate::large::Cutting;
 use crate::limits::MIB;
+use crate::metrics::Datagrams;
 
 /// A directory without a log.
 struct Nothing;
@@ -109,7 +113,7 @@ fn listeners_hear_of_a_peer_that_is_lost_and_heard_again() {
     shard.tick();
     let heartbeat = Heartbeat { sent_ns: 1, wal_sequence: 0, full: false, support: 0 };
     for _ in 0..2 {
-        shard.on_heartbeat(0, &heartbeat.encode()).unwrap();
+        shard.on_heartbeat(0, &heartbeat.encode(), Way::Connection).unwrap();
     }
     let (connected, lost) = (Event::PeerConnected { shard: 0, node: 2 }, Event::PeerLost { shard: 0, node: 2 });
     assert_eq!(*heard.lock().unwrap(), [connected.clone(), lost, connected]);
@@ -148,4 +152,122 @@ fn a_peer_that_comes_again_is_compared_with_the_log_as_it_is() {
     shard.disconnected(2);
     meet(&mut shard, 2, 1);
     assert!(shard.suspect, "this process has made nothing durable, and a vote has left");
+}
+
+fn heartbeat(sent_ns: u64, full: bool) -> [u8; 32] {
+    Heartbeat { sent_ns, wal_sequence: 0, full, support: wire::TAKES_DATAGRAMS }.encode()
+}
+
+#[test]
+fn a_heartbeat_that_was_overtaken_does_not_say_how_the_disk_is() {
+    let mut shard = started();
+    meet(&mut shard, 2, 0);
+    shard.on_heartbeat(0, &heartbeat(20, false), Way::Datagram).unwrap();
+    shard.on_heartbeat(0, &heartbeat(10, true), Way::Connection).unwrap();
+    assert!(!shard.peers[0].disk_full);
+    shard.on_heartbeat(0, &heartbeat(30, true), Way::Connection).unwrap();
+    assert!(shard.peers[0].disk_full);
+    // Behind another connection may be a machine whose clock has begun anew.
+    meet(&mut shard, 2, 0);
+    shard.on_heartbeat(0, &heartbeat(1, false), Way::Connection).unwrap();
+    assert!(!shard.peers[0].disk_full);
+}
+
+/// A shard that has a socket for datagrams, and a connection to node 2, which has offered a lane.
+fn with_lane(own_token: u128) -> Shard {
+    let mut shard = started();
+    shard.lanes.open(7, Box::new(move || own_token));
+    meet(&mut shard, 2, 0);
+    shard.on_heartbeat(0, &heartbeat(1, false), Way::Connection).unwrap();
+    shard.on_lane_offer(0, &LaneOffer { port: 8, token: 5 }.encode()).unwrap();
+    shard
+}
+
+/// Takes what waits for the connection to node 2, and gives the kinds of its frames.
+fn sent(shard: &mut Shard) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let taken: Result<bool, ()> = shard.peers[0].outbox.flush_with(|slices| {
+        slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
+        Ok(slices.iter().map(|slice| slice.len()).sum())
+    });
+    assert_eq!(taken, Ok(true));
+    let (mut decoder, mut kinds, mut bytes) = (Decoder::new(), Vec::new(), &bytes[..]);
+    while !bytes.is_empty() {
+        bytes = &bytes[decoder.push(bytes)..];
+        while let Some(frame) = decoder.next().unwrap() {
+            kinds.push(frame.header.kind);
+        }
+    }
+    kinds
+}
+
+/// Nothing else shows that the connection lives.
+#[test]
+fn a_heartbeat_goes_over_the_connection_once_a_second_although_datagrams_are_enough() {
+    let mut shard = with_lane(9);
+    assert_eq!(sent(&mut shard), [LANE, HEARTBEAT_ACK]);
+    let (mut by_datagram, mut by_connection) = (0, Vec::new());
+    for sequence in 1..=30 {
+        shard.now_ns += pulse::HEARTBEAT_NS;
+        shard.send_heartbeats();
+        by_connection.extend(sent(&mut shard));
+        let parcels = std::mem::take(&mut shard.lanes.outgoing);
+        let [parcel] = &parcels[..] else { panic!("a heartbeat to node 2: {parcels:?}") };
+        let asked = Datagram::decode(&parcel.bytes).unwrap();
+        assert_eq!((parcel.port, asked.token, asked.sequence, asked.kind), (8, 5, sequence, HEARTBEAT));
+        by_datagram += 1;
+        let answer = Datagram { kind: HEARTBEAT_ACK, sequence, token: 9, body: asked.body };
+        assert!(shard.on_datagram(&answer.encode()) && !shard.on_datagram(&answer.encode()));
+        assert_eq!(shard.peers[0].answered_ns, shard.now_ns);
+    }
+    // The first goes both ways: nothing is known of the lane yet.
+    assert_eq!((by_datagram, by_connection), (30, vec![HEARTBEAT; 3]));
+    let expected = Datagrams { sent: 30, taken: 30, stale: 30, refused: 0, peers: 1 };
+    assert_eq!(shard.datagrams(), expected);
+}
+
+#[test]
+fn a_datagram_counts_only_while_its_connection_lasts() {
+    let mut shard = with_lane(9);
+    let beat = heartbeat(2, false);
+    let datagram = |sequence| Datagram { kind: HEARTBEAT, sequence, token: 9, body: &beat }.encode();
+    assert!(shard.on_datagram(&datagram(1)));
+    assert_eq!(shard.lanes.outgoing.len(), 1, "it is answered by datagram");
+    shard.disconnected(2);
+    let heard = shard.peers[0].beat_ns;
+    shard.now_ns += 1_000_000;
+    assert!(!shard.on_datagram(&datagram(2)));
+    assert_eq!((shard.peers[0].beat_ns, shard.lanes.outgoing.len()), (heard, 1));
+}
+
+#[test]
+fn a_shard_without_a_socket_takes_no_notice_of_offers() {
+    let mut shard = started();
+    meet(&mut shard, 2, 0);
+    shard.on_heartbeat(0, &heartbeat(1, false), Way::Connection).unwrap();
+    shard.on_lane_offer(0, &LaneOffer { port: 8, token: 5 }.encode()).unwrap();
+    shard.now_ns += pulse::HEARTBEAT_NS;
+    shard.send_heartbeats();
+    assert_eq!(sent(&mut shard), [HEARTBEAT_ACK, HEARTBEAT]);
+    assert!(shard.lanes.outgoing.is_empty());
+    assert!(shard.on_lane_offer(0, b"no offer").is_err());
+}
+
+/// A leader whose connections stand still one after another chooses nothing, however well its datagrams come.
+#[test]
+fn a_peer_whose_connection_is_silent_is_lost_although_its_datagrams_come() {
+    let mut shard = with_lane(9);
+    shard.started = true;
+    let began = shard.now_ns;
+    for sequence in 1.. {
+        shard.now_ns += pulse::HEARTBEAT_NS;
+        let beat = heartbeat(1 + sequence, false);
+        assert!(shard.on_datagram(&Datagram { kind: HEARTBEAT, sequence, token: 9, body: &beat }.encode()));
+        shard.tick();
+        let closed = shard.notices.iter().any(|notice| matches!(notice, Notice::Close(2)));
+        assert_eq!((closed, shard.peers[0].lost), (shard.now_ns > began + PEER_SILENT_NS, closed));
+        if closed {
+            return;
+        }
+    }
 }

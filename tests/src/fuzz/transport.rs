@@ -1,11 +1,12 @@
-//! Decoders of the transport: frames out of a stream, and the handshake.
+//! Decoders of the transport: frames out of a stream, the handshake, datagrams.
 
 use std::sync::LazyLock;
 
 use synod_transport::hello::{PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, REPLY_TEXT_BYTES_MAX};
 use synod_transport::{
-    Decoder, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, HELLO_BYTES, HELLO_BYTES_MAX, Hello, HelloReply,
-    HelloStatus, Identity, KnownPeer, ReplicaRule, Role, append_frame, judge,
+    DATAGRAM_BODY_BYTES_MAX, DATAGRAM_BYTES_MAX, Datagram, Decoder, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES,
+    FrameHeader, HELLO_BYTES, HELLO_BYTES_MAX, Hello, HelloReply, HelloStatus, Identity, KnownPeer, LANE_OFFER_BYTES,
+    LaneOffer, ReplicaRule, Role, append_frame, judge,
 };
 
 use super::{Memory, Target, shape};
@@ -39,6 +40,23 @@ pub(super) const HELLO_REPLY: Target = Target {
     // A text that is not UTF-8 becomes up to three times as long.
     memory: Memory { bytes: 4096, per_byte: 12 },
 };
+
+/// A datagram, and what a connection says of them.
+pub(super) const DATAGRAM: Target = Target {
+    name: "datagram",
+    about: "a datagram beside a connection, or the offer of a lane for them",
+    shape: |input| shape(input, &DATAGRAMS, |bytes| fix_datagram(bytes)),
+    run: datagram,
+    // It is encoded again.
+    memory: Memory { bytes: 4096, per_byte: 4 },
+};
+
+static DATAGRAMS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let datagram = |kind, body: &[u8]| Datagram { kind, sequence: 9, token: 7 << 64 | 5, body }.encode();
+    let heartbeat = datagram(5, &[1; 32]);
+    let longest = datagram(6, &[2; DATAGRAM_BODY_BYTES_MAX]);
+    vec![heartbeat, datagram(6, b""), longest, LaneOffer { port: 4000, token: 7 << 64 | 5 }.encode().to_vec()]
+});
 
 static STREAMS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let mut stream = Vec::new();
@@ -127,6 +145,25 @@ fn fix_stream(stream: &mut [u8]) {
         }
         at = (body + body_len).next_multiple_of(16);
     }
+}
+
+/// Puts the checksum of a datagram right; an offer has none.
+fn fix_datagram(bytes: &mut [u8]) {
+    if let Some(end) = bytes.len().checked_sub(4).filter(|end| *end > LANE_OFFER_BYTES) {
+        let crc = crc32c::crc32c(&bytes[..end]);
+        bytes[end..].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+fn datagram(bytes: &[u8]) -> bool {
+    if let Some(offer) = LaneOffer::decode(bytes) {
+        assert_eq!(offer.encode()[..], *bytes, "every byte counts");
+        return true;
+    }
+    let Ok(datagram) = Datagram::decode(bytes) else { return false };
+    assert!(bytes.len() <= DATAGRAM_BYTES_MAX && datagram.sequence > 0);
+    assert_eq!(datagram.encode(), bytes, "every byte counts");
+    true
 }
 
 fn wire_frames(stream: &[u8]) -> bool {

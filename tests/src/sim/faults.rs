@@ -80,6 +80,14 @@ impl World {
                     self.after(stall, Event::Unlag { from: node, to });
                 }
             }
+            "drown" => {
+                let to = self.dice.below(self.plan.nodes);
+                if to != node {
+                    self.mark("datagrams drowned");
+                    self.network.set_drowned(node, to, true);
+                    self.after(stall, Event::Undrown { from: node, to });
+                }
+            }
             "pause" if self.nodes[node].process.is_some() && !self.nodes[node].paused => {
                 self.mark("node paused");
                 self.nodes[node].paused = true;

@@ -82,6 +82,7 @@ impl World {
     }
 
     pub(super) fn send_all(&mut self, node: usize, shard: usize) {
+        self.send_datagrams(node, shard);
         let ends = self.network.ends(node, shard);
         for at in 0..ends {
             let (link, end) = self.network.end(node, shard, at);

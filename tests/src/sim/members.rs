@@ -63,7 +63,8 @@ impl World {
 
     /// Whether a replica without a vote may never catch up: logs are trimmed, and there are no checkpoints.
     pub(super) fn machines_need_votes(&self) -> bool {
-        let trims = self.plan.retain_mib < RETAIN_ALL_MIB || self.plan.full_ns > 0;
+        // Whoever pins logs has them trimmed, too.
+        let trims = self.plan.retain_mib < RETAIN_ALL_MIB || self.plan.full_ns > 0 || self.plan.pin_ns > 0;
         trims && Kind::of(self.plan.machines) == Kind::WithoutCheckpoints
     }
 

@@ -1,4 +1,5 @@
-//! A network of TCP connections: bytes in order, late, held back by partitions, lost when a connection ends.
+//! A network of TCP connections: bytes in order, late, held back by partitions, lost when a connection ends. And of
+//! datagrams beside them, of which each may be lost, come twice, or be overtaken.
 //!
 //! Invariants: within a connection nothing is lost, doubled or reordered while it lives; each end learns of its end by
 //! itself, the other perhaps much later or never.
@@ -59,6 +60,8 @@ pub struct Network {
     pub conns: BTreeMap<ConnId, Conn>,
     /// From node to node: nothing gets through.
     blocked: BTreeSet<(usize, usize)>,
+    /// From node to node: no datagram gets through.
+    drowned: BTreeSet<(usize, usize)>,
     /// From node to node: what bytes take longer.
     lag_ns: BTreeMap<(usize, usize), u64>,
     next: ConnId,
@@ -84,7 +87,16 @@ impl Network {
                 ends[link.nodes[end] * shards + link.shard].push((at, end));
             }
         }
-        Self { links, conns: BTreeMap::new(), blocked: BTreeSet::new(), lag_ns: BTreeMap::new(), next: 1, ends, shards }
+        Self {
+            links,
+            conns: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+            drowned: BTreeSet::new(),
+            lag_ns: BTreeMap::new(),
+            next: 1,
+            ends,
+            shards,
+        }
     }
 
     /// How many links a node's shard has.
@@ -108,6 +120,20 @@ impl Network {
             self.blocked.insert((from, to));
         } else {
             self.blocked.remove(&(from, to));
+        }
+    }
+
+    /// Whether a datagram may get from one node to another.
+    pub fn passes_datagrams(&self, from: usize, to: usize) -> bool {
+        self.passes(from, to) && !self.drowned.contains(&(from, to))
+    }
+
+    /// Loses all datagrams of one direction, or no more.
+    pub fn set_drowned(&mut self, from: usize, to: usize, drowned: bool) {
+        if drowned {
+            self.drowned.insert((from, to));
+        } else {
+            self.drowned.remove(&(from, to));
         }
     }
 

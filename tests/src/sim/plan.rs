@@ -163,10 +163,21 @@ plan! {
     resize_percent: u64,
     /// Mean time between groups that are placed on another shard.
     moves_ns: u64,
+    /// So many nodes, the first ones, take heartbeats as datagrams.
+    lane_nodes: usize,
+    /// Of 100 datagrams, how many are lost.
+    datagram_loss_percent: u64,
+    /// Of 100 others, how many come twice.
+    datagram_twice_percent: u64,
+    /// What a datagram takes longer than bytes of a connection, on average: each by itself, so they overtake each
+    /// other.
+    datagram_delay_ns: u64,
+    /// Mean time between directions in which every datagram is lost for a while.
+    drown_ns: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
-pub const FAULTS: [&str; 18] = [
+pub const FAULTS: [&str; 19] = [
     "crash",
     "partition",
     "swizzle",
@@ -185,6 +196,7 @@ pub const FAULTS: [&str; 18] = [
     "members",
     "groups",
     "moves",
+    "drown",
 ];
 
 /// A log of so many MiB, kept for nobody, is all that a run writes.
@@ -289,6 +301,22 @@ impl Plan {
         .with_quorums()
         .with_large_entries(large)
         .with_witnesses(4)
+        .with_lanes()
+    }
+
+    /// In one of four heartbeats go as datagrams, between all nodes or all but one. Some networks lose few of them,
+    /// some all, and that as long as the run goes on. Dice of its own.
+    fn with_lanes(mut self) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0x00d9_7a9e);
+        if self.nodes > 1 && dice.below(4) == 0 {
+            let d = &mut dice;
+            self.lane_nodes = self.nodes - pick(d, &[0, 0, 0, 1]);
+            self.datagram_loss_percent = pick(d, &[0, 1, 10, 50, 100]);
+            self.datagram_twice_percent = pick(d, &[0, 5, 50]);
+            self.datagram_delay_ns = pick(d, &[0, 10 * MS, 200 * MS, 2 * S]);
+            self.drown_ns = pick(d, &[0, self.safety_ns / 4, self.safety_ns / 25]);
+        }
+        self
     }
 
     /// In two of five plans some entries are cut into parts. Dice of its own.
@@ -445,6 +473,7 @@ impl Plan {
         .with_quorums()
         .with_large_entries(false)
         .with_witnesses(3)
+        .with_lanes()
     }
 
     /// In one of so many some nodes are witnesses, fewer than choose; not where logs are lost, which may be the only ones that
@@ -498,6 +527,9 @@ impl Plan {
         if self.witnesses > 0 && chosen_by <= self.witnesses {
             return Err("a plan cannot have witnesses choose alone".into());
         }
+        if self.nodes < self.lane_nodes {
+            return Err("a plan cannot have more nodes with datagrams than there are".into());
+        }
         if self.groups < self.shards as u64 {
             return Err("a plan needs a group for each shard".into());
         }
@@ -525,6 +557,7 @@ impl Plan {
             "members" => &mut self.members_ns,
             "groups" => &mut self.groups_ns,
             "moves" => &mut self.moves_ns,
+            "drown" => &mut self.drown_ns,
             _ => return None,
         })
     }

@@ -196,7 +196,9 @@ impl World {
             votes: vec![VecDeque::new(); self.plan.shards],
             count_due: vec![false; self.plan.shards],
             passes: VecDeque::new(),
+            ports: vec![0; self.plan.shards],
         });
+        self.open_lanes(node);
         for group in 1..=self.plan.groups {
             self.observer.starts(node, group)?;
         }

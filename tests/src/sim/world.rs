@@ -11,6 +11,7 @@ use synod_core::ReplicaId;
 
 use super::agenda::Agenda;
 use super::clock::Clock;
+use super::datagrams::Datagram;
 use super::files::SimFiles;
 use super::groups::Groups;
 use super::load::{Load, Step};
@@ -47,6 +48,7 @@ pub(super) enum Event {
     Accept { link: usize, conn: ConnId, lives: [u64; 2] },
     Connected { link: usize, conn: ConnId, lives: [u64; 2] },
     Deliver { conn: ConnId, end: usize },
+    Datagram { from: usize, to: usize, shard: usize, datagram: Datagram },
     Closed { conn: ConnId, end: usize },
     Client { at: usize },
     Start { node: usize },
@@ -56,6 +58,7 @@ pub(super) enum Event {
     CrashAgain { node: usize, life: u64, power: bool },
     RollBack { node: usize, shard: usize },
     Unlag { from: usize, to: usize },
+    Undrown { from: usize, to: usize },
     Thaw { node: usize },
     Quicken { node: usize },
     Resume { node: usize },
@@ -79,6 +82,8 @@ pub(super) struct Process {
     pub(super) count_due: Vec<bool>,
     /// What shards tell each other of groups that move, and which is told.
     pub(super) passes: VecDeque<(usize, SimPass)>,
+    /// Per shard the port at which it takes datagrams; 0: it takes none.
+    pub(super) ports: Vec<u16>,
 }
 
 pub(super) struct Node {
@@ -471,6 +476,8 @@ impl World {
             Event::RollBack { node, shard } => (21, *node, *shard),
             Event::Store { node, shard, .. } => (22, *node, *shard),
             Event::Pass { node, .. } => (23, *node, 0),
+            Event::Datagram { from, to, .. } => (24, *from, *to),
+            Event::Undrown { from, to } => (25, *from, *to),
         };
         for number in [self.now_ns, kind, a as u64, b as u64] {
             self.report.trace = (self.report.trace ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
@@ -497,6 +504,7 @@ impl World {
                 Some(*node)
             }
             Event::Deliver { conn, end, .. } | Event::Closed { conn, end } => self.network.node(*conn, 1 - end),
+            Event::Datagram { to, .. } => Some(*to),
             _ => None,
         };
         if let Some(node) = of.filter(|node| self.nodes[*node].paused) {
@@ -536,6 +544,10 @@ impl World {
                 Ok(())
             }
             Event::Deliver { conn, end } => self.deliver(conn, end),
+            Event::Datagram { from, to, shard, datagram } => {
+                self.take_datagram((from, to), shard, &datagram);
+                Ok(())
+            }
             Event::Closed { conn, end } => {
                 self.closed(conn, 1 - end);
                 Ok(())
@@ -567,6 +579,10 @@ impl World {
             }
             Event::Unlag { from, to } => {
                 self.network.set_lag(from, to, 0);
+                Ok(())
+            }
+            Event::Undrown { from, to } => {
+                self.network.set_drowned(from, to, false);
                 Ok(())
             }
             // What was given up stays as it is.

@@ -1,4 +1,4 @@
-//! A connected socket on a glommio executor. The only file here that knows glommio.
+//! A connected socket on a glommio executor. Only this file and `datagrams` know glommio.
 //!
 //! Invariants:
 //! - One reader and one writer at a time: glommio keeps one waker for each direction.
