@@ -1,10 +1,9 @@
 //! A node: its directory, its shards' threads, its listener, dialers and ticker.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, PoisonError, RwLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,16 +17,20 @@ use synod_transport::net::transport::Transport;
 use synod_transport::peer::Backoff;
 
 use crate::clock::now_ns;
-use crate::config::{Config, ConfigError, DiskBackend};
+use crate::config::{Config, ConfigError, DiskBackend, Member};
+use crate::dialers::{Dialers, Redial};
 use crate::handle::Handle;
 use crate::homes::Names;
+use crate::introducer::{Introducer, Introducing};
+use crate::introductions::file::Introduced;
+use crate::introductions::{IntroduceError, IntroduceOutcome, Introduction, Introductions};
 use crate::large::LargeBudget;
 use crate::log_store::{CheckedStore, LogStore};
 use crate::machine::{MachineError, StateMachine};
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post, mailbox};
 use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV5};
 use crate::open_log::Opening;
-use crate::outcome::{GroupId, NodeId};
+use crate::outcome::{GroupId, NodeId, Rejection};
 use crate::peers::{Me, Met, Owner, Peers, Said};
 use crate::random::random_u128;
 use crate::rehome::{self, RehomeError};
@@ -109,7 +112,8 @@ pub struct Node {
     listener: Option<ServingListener>,
     threads: Vec<JoinHandle<()>>,
     shards: Vec<JoinHandle<()>>,
-    dialers: Arc<HashMap<NodeId, mpsc::Sender<Redial>>>,
+    dialers: Arc<Dialers>,
+    introducer: Introducer,
     /// The last to go: the next process may come then.
     _lock: DirectoryLock,
 }
@@ -120,6 +124,9 @@ struct Shared {
     cluster: u128,
     directory: Directory,
     peers: Peers,
+    introduced: Introduced,
+    /// The nodes that are let in and dialled, this one among them: those of the configuration, and the introduced ones.
+    members: RwLock<Vec<Member>>,
     seen: Arc<Seen>,
     logs: Arc<dyn LogStore>,
     transport: Option<Arc<dyn Transport>>,
@@ -138,11 +145,6 @@ enum Made {
     Replacement,
 }
 
-enum Redial {
-    Shard(usize),
-    Stop,
-}
-
 impl Node {
     /// Makes the directory of a new node. Only a directory made here can be started, and only once may a cluster's node
     /// be made: a node that voted and lost its directory must not come back empty, see [`init_replacement`].
@@ -159,7 +161,10 @@ impl Node {
 
     /// Makes the directory of a node that joins a cluster which is there already, under a number that the cluster never had.
     /// It has no vote until the groups' configurations name it: see [`Handle::change_membership`]. The other nodes let it
-    /// in once they have it among their members, for which they are started anew, one after another.
+    /// in once it is introduced to one of them ([`Handle::introduce`]), while they run. Those who have it among the `members`
+    /// of their configurations need no introduction, and get that with their next start.
+    ///
+    /// Its own configuration names the nodes that it finds the cluster by; of others that were introduced it is told by them.
     ///
     /// # Errors
     /// When the configuration cannot work or the directory is not new.
@@ -234,6 +239,9 @@ impl Node {
         };
         let peers = Peers::open(&config.dir, owner)?;
         config.check_founders(&peers.founding_members())?;
+        let introduced = Introduced::open(&config.dir, directory.incarnation())?;
+        introduced.now().warn_of_conflicts(&config);
+        let members = members(&config, &introduced.now());
         let own_logs = options.log_store.clone().map(|store| Arc::new(CheckedStore(store)) as Arc<dyn LogStore>);
         if directory.shards() != config.shards {
             // Nobody else waits for this thread.
@@ -245,6 +253,8 @@ impl Node {
             cluster,
             directory,
             peers,
+            introduced,
+            members: RwLock::new(members),
             seen: Arc::default(),
             logs,
             transport: options.transport.clone(),
@@ -264,6 +274,7 @@ impl Node {
         let listener = listener.map_err(failed)?;
 
         let large = LargeBudget::default();
+        let (introducer, introducing) = Introducer::new();
         let mut node = Self {
             handle: Handle::new(posts.clone(), config.node, config.homes(), large.clone()),
             posts,
@@ -271,13 +282,15 @@ impl Node {
             threads: Vec::new(),
             shards: Vec::new(),
             dialers: Arc::default(),
+            introducer,
             _lock: lock,
             shared: Arc::clone(&shared),
         };
-        node.dialers = node.start_dialers();
         // The shards need their clock to open their logs.
         node.start_ticker();
+        node.start_introducer(introducing);
         node.start_shards(mailboxes, &options, &large)?;
+        shared.start_dialers(&node.dialers, &node.posts);
         // Nobody is let in before the shards have recovered.
         let posts = node.posts.clone();
         let serving = listener.serve(move |hello, stream| shared.welcome(&hello, stream, &posts)).map_err(failed)?;
@@ -285,20 +298,21 @@ impl Node {
         Ok(node)
     }
 
-    /// Starts a dialer for every peer that this node dials, and gives the way to ask it for a shard's connection.
-    fn start_dialers(&mut self) -> Arc<HashMap<NodeId, mpsc::Sender<Redial>>> {
-        let mut dialers = HashMap::new();
-        let config = &self.shared.config;
-        // Of two nodes the one with the higher number dials.
-        for peer in config.members.iter().filter(|m| m.node < config.node) {
-            let (send, receive) = mpsc::channel();
-            dialers.insert(peer.node, send);
-            let (shared, posts, peer) = (Arc::clone(&self.shared), self.posts.clone(), *peer);
-            self.threads.push(spawn(&format!("synod-dial-{}", peer.node), move || {
-                shared.dial_peer(peer.node, peer.address, &receive, &posts);
-            }));
-        }
-        Arc::new(dialers)
+    /// Starts the thread that takes introductions.
+    fn start_introducer(&mut self, introducing: mpsc::Receiver<Introducing>) {
+        let (shared, posts) = (Arc::clone(&self.shared), self.posts.clone());
+        let dialers = Arc::clone(&self.dialers);
+        self.threads.push(spawn("synod-introducer", move || {
+            while let Ok(next) = introducing.recv() {
+                match next {
+                    Introducing::Asked { member, witness, reply } => {
+                        reply(shared.introduce(member, witness, &posts, &dialers));
+                    }
+                    Introducing::Heard(list) => shared.hear(&list, &posts, &dialers),
+                    Introducing::Stop => return,
+                }
+            }
+        }));
     }
 
     fn start_shards(
@@ -332,11 +346,8 @@ impl Node {
                 },
                 mailbox,
                 posts: self.posts.clone(),
-                broken: Box::new(move |node| {
-                    if let Some(dialer) = dialers.get(&node) {
-                        let _ = dialer.send(Redial::Shard(shard));
-                    }
-                }),
+                broken: Box::new(move |node| dialers.redial(node, shard)),
+                introducer: self.introducer.clone(),
                 ready: tell,
             };
             self.shards.push(spawn(&format!("synod-shard-{shard}"), move || run_shard(shard, setup, on_fatal)));
@@ -349,9 +360,6 @@ impl Node {
                 Err(_) => "its thread ended before it was ready".into(),
             };
             return Err(StartError::Shard { shard, reason });
-        }
-        for dialer in self.dialers.values() {
-            (0..self.posts.len()).for_each(|shard| drop(dialer.send(Redial::Shard(shard))));
         }
         Ok(())
     }
@@ -403,12 +411,14 @@ impl Node {
         if let Some(mut listener) = self.listener.take() {
             listener.stop();
         }
-        self.dialers.values().for_each(|dialer| drop(dialer.send(Redial::Stop)));
+        self.dialers.stop();
         self.posts.iter().for_each(|post| post.send_wait(Mail::Stop));
         self.shards.drain(..).for_each(|thread| drop(thread.join()));
         // The shards need their clock to the end.
         self.shared.ended.store(true, Ordering::Relaxed);
+        self.introducer.stop();
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
+        self.dialers.join();
     }
 }
 
@@ -448,8 +458,69 @@ impl Shared {
         PeerHello { boot, log, names, seen, lost }
     }
 
-    fn members(&self) -> Vec<NodeId> {
-        self.config.members.iter().map(|m| m.node).collect()
+    fn members(&self) -> Vec<Member> {
+        // It is only ever replaced as a whole.
+        self.members.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where a member listens now.
+    fn address_of(&self, node: NodeId) -> SocketAddr {
+        let member = self.members().into_iter().find(|member| member.node == node);
+        member.expect("nobody is forgotten").address
+    }
+
+    /// Starts a dialer for every member that this node dials and that has none. Of two nodes the one with the higher number
+    /// dials.
+    fn start_dialers(self: &Arc<Self>, dialers: &Dialers, posts: &[Post]) {
+        let dialled = dialers.nodes();
+        let new = |member: &Member| member.node < self.config.node && !dialled.contains(&member.node);
+        for Member { node, .. } in self.members().into_iter().filter(new) {
+            let (shared, posts) = (Arc::clone(self), posts.to_vec());
+            let shards = posts.len();
+            dialers.start(node, move |wanted| {
+                spawn(&format!("synod-dial-{node}"), move || shared.dial_peer(node, &wanted, &posts))
+            });
+            dialers.redial_all(node, shards);
+        }
+    }
+
+    /// Somebody introduces a node. That is durable before anything is made of it.
+    fn introduce(
+        self: &Arc<Self>,
+        member: Member,
+        witness: bool,
+        posts: &[Post],
+        dialers: &Dialers,
+    ) -> IntroduceOutcome {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(Rejection::Stopping.into());
+        }
+        let changed = self.introduced.change(|known| known.introduce(&self.config, member, witness));
+        let (outcome, changed) = changed.map_err(|error| IntroduceError::NotKept(error.to_string()))?;
+        if changed {
+            self.follow_introductions(posts, dialers);
+        }
+        outcome
+    }
+
+    /// Another node tells which nodes it knows.
+    fn hear(self: &Arc<Self>, list: &[Introduction], posts: &[Post], dialers: &Dialers) {
+        match self.introduced.change(|known| known.merge(list)) {
+            Ok(((), true)) => self.follow_introductions(posts, dialers),
+            Ok(((), false)) => {}
+            Err(error) => tracing::error!(%error, "what another node knows of introduced nodes cannot be kept"),
+        }
+    }
+
+    /// Makes members of all that were introduced.
+    fn follow_introductions(self: &Arc<Self>, posts: &[Post], dialers: &Dialers) {
+        let known = self.introduced.now();
+        known.warn_of_conflicts(&self.config);
+        tracing::info!(introduced = ?known.list(), "nodes were introduced");
+        // A shard must know a peer before it is given a connection.
+        posts.iter().for_each(|post| post.send_wait(Mail::Introduced(known.list().to_vec())));
+        *self.members.write().unwrap_or_else(PoisonError::into_inner) = members(&self.config, &known);
+        self.start_dialers(dialers, posts);
     }
 
     /// Answers a new connection and hands it to the shard that it is for.
@@ -496,7 +567,7 @@ impl Shared {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(Refusal { status: HelloStatus::Busy, text: "the node is stopping".into() });
         }
-        let members = self.members();
+        let members: Vec<NodeId> = self.members().iter().map(|member| member.node).collect();
         let identity = self.identity(&members);
         if hello.role == Role::Client {
             return judge(hello, &identity, None).map(|()| None);
@@ -543,7 +614,7 @@ impl Shared {
     }
 
     /// Keeps the connections of all shards to one peer up.
-    fn dial_peer(&self, node: NodeId, address: SocketAddr, wanted: &mpsc::Receiver<Redial>, posts: &[Post]) {
+    fn dial_peer(&self, node: NodeId, wanted: &mpsc::Receiver<Redial>, posts: &[Post]) {
         let mut backoff = Backoff::new(self.config.node << 32 | node);
         let mut refusal = String::new();
         let mut connected: Option<Instant> = None;
@@ -554,6 +625,8 @@ impl Shared {
                 std::thread::sleep(Duration::from_micros(backoff.next_pause_us()));
             }
             while !self.stopping.load(Ordering::Relaxed) {
+                // It may have moved.
+                let address = self.address_of(node);
                 match self.dial_shard(node, address, shard, posts) {
                     Ok((peer, stream)) => {
                         connected = Some(Instant::now());
@@ -663,6 +736,11 @@ impl Shared {
     }
 }
 
+/// The nodes that one with this configuration has for members.
+fn members(config: &Config, introduced: &Introductions) -> Vec<Member> {
+    config.members.iter().copied().chain(introduced.members(config)).collect()
+}
+
 /// When a shard is ticked next that was ticked last at `ticked_ns`, and needs its clock at `due_ns`.
 fn next_tick_ns(ticked_ns: u64, due_ns: u64) -> u64 {
     due_ns.clamp(ticked_ns + TICK_NS, ticked_ns + TICK_IDLE_NS)
@@ -727,9 +805,11 @@ fn run_shard(shard: usize, setup: Setup, on_fatal: Option<OnFatal>) {
 
 /// Recovers a shard's log and makes its groups.
 fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>) -> Result<Built, String> {
-    let Shared { config, directory, peers, seen, logs, .. } = shared;
-    let opening = Opening { config, directory, peers, seen, logs: &**logs, machines };
-    let (assembled, recovery, store) = opening.recover_or_renew(shard)?;
+    let Shared { config, directory, peers, introduced, seen, logs, .. } = shared;
+    let nodes = shared.members().len();
+    let opening = Opening { config, nodes, directory, peers, seen, logs: &**logs, machines };
+    let (mut assembled, recovery, store) = opening.recover_or_renew(shard)?;
+    assembled.introduce(introduced.now().list().to_vec());
     tracing::info!(shard, verdict = ?recovery.verdict, segments = recovery.segments.len(), "the log is recovered");
     let missing = peers.missing(shard);
     if !missing.is_empty() && shared.me(shard).founder {

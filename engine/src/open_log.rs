@@ -26,6 +26,8 @@ use crate::shard::memory::Memory;
 /// What a log is opened with.
 pub(crate) struct Opening<'a> {
     pub(crate) config: &'a Config,
+    /// How many nodes there are, those that were introduced among them.
+    pub(crate) nodes: usize,
     pub(crate) directory: &'a Directory,
     pub(crate) peers: &'a Peers,
     pub(crate) seen: &'a Arc<Seen>,
@@ -84,8 +86,7 @@ impl Opening<'_> {
 
     /// Whether the other members could give a new replica of this one its vote.
     fn others_are_a_quorum(&self) -> bool {
-        let members = self.config.members.len();
-        Quorums::of(members, self.config.phase_2).both() < members
+        Quorums::of(self.nodes, self.config.phase_2).both() < self.nodes
     }
 
     /// A group in which the others are no quorum without this shard's replica, by the last configuration that the log, as
@@ -204,7 +205,8 @@ mod tests {
         fn open(&self) -> Result<(Shard, Recovery), String> {
             let (seen, machines, logs) = (&Arc::default(), None, &DiskBackend::Uring);
             let Self { config, directory, peers, .. } = self;
-            let opened = Opening { config, directory, peers, seen, logs, machines }.recover_or_renew(0);
+            let nodes = config.members.len();
+            let opened = Opening { config, nodes, directory, peers, seen, logs, machines }.recover_or_renew(0);
             opened.map(|(shard, recovery, _)| (shard, recovery))
         }
     }

@@ -23,6 +23,7 @@ use synod_wal::disk::{Disk, UringDisk};
 use crate::checkpoint::helper::Helper;
 use crate::checkpoint::store::Store;
 use crate::clock::now_ns;
+use crate::introducer::{Introducer, Introducing};
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post};
 use crate::outcome::{NodeId, Overload, Rejection};
 use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
@@ -62,6 +63,8 @@ pub(crate) struct Setup {
     pub(crate) posts: Vec<Post>,
     /// Told of every peer whose connection broke.
     pub(crate) broken: Box<dyn Fn(NodeId) + Send>,
+    /// Given all introductions of nodes.
+    pub(crate) introducer: Introducer,
     /// Told once that the shard's log is open, or why it cannot be.
     pub(crate) ready: mpsc::Sender<Result<(), String>>,
 }
@@ -88,7 +91,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
         }
     };
     executor.run(async move {
-        let Setup { build, opened, suspect, mailbox, posts, broken, ready, .. } = setup;
+        let Setup { build, opened, suspect, mailbox, posts, broken, introducer, ready, .. } = setup;
         let (shard, disk, spares, store) = match build() {
             Ok(built) => built,
             Err(error) => {
@@ -113,6 +116,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
             stop_by_ns: Cell::new(0),
             posts,
             broken,
+            introducer,
             ready: Cell::new(Some(ready)),
         });
         driver.event(|shard| shard.start(spares));
@@ -203,6 +207,7 @@ struct Driver {
     stop_by_ns: Cell<u64>,
     posts: Vec<Post>,
     broken: Box<dyn Fn(NodeId) + Send>,
+    introducer: Introducer,
     ready: Cell<Option<mpsc::Sender<Result<(), String>>>>,
 }
 
@@ -313,6 +318,7 @@ impl Driver {
             match notice {
                 Notice::Close(connection) => self.close_link(connection),
                 Notice::Forward(connection, request, decoded) => self.forward(connection, request, decoded),
+                Notice::Heard(list) => self.introducer.take(Introducing::Heard(list)),
             }
         }
         Ok(())
@@ -403,6 +409,9 @@ impl Driver {
                 self.add_link(stream, Some((node, peer)));
             }
             Mail::Client { stream } => self.add_link(stream, None),
+            Mail::Introduce { member, witness, reply } => {
+                self.introducer.take(Introducing::Asked { member, witness, reply });
+            }
             Mail::Stop => {
                 self.stop_by_ns.set(now_ns() + STOP_NS);
                 self.event(|shard| shard.stopping = true);
@@ -620,6 +629,12 @@ impl Driver {
                 reply: GroupReply::Callback(Box::new(move |outcome| reply(outcome.into()))),
             },
             Request::Groups { .. } => Mail::Groups { reply: Box::new(move |groups| reply(groups.into())) },
+            Request::Introduce { member, witness, .. } => {
+                Mail::Introduce { member, witness, reply: Box::new(move |outcome| reply(outcome.into())) }
+            }
+            Request::Introductions { .. } => {
+                Mail::Introductions { reply: Box::new(move |list| reply((&list[..]).into())) }
+            }
             Request::Info { .. } => Mail::InfoAll { reply: Box::new(reply) },
             Request::Membership { group } => Mail::Membership {
                 group,

@@ -21,6 +21,8 @@ use crate::config::Config;
 use crate::configuration;
 use crate::groups::{GroupChange, GroupOutcome, MadeGroup};
 use crate::homes::Names;
+use crate::introductions::Introduction;
+pub use crate::introductions::Introductions;
 use crate::large::Cutting;
 use crate::limits::PEER_OUTBOX_BYTES_MAX;
 pub use crate::log_store::failing::FailingStore;
@@ -184,6 +186,8 @@ pub struct SimPeer {
 pub struct SimShard {
     shard: Shard,
     seen: Arc<Seen>,
+    /// What peers have told of introduced nodes and nobody has taken.
+    heard: Vec<Introduction>,
 }
 
 /// Which shard of which directory a [`SimShard`] is.
@@ -284,7 +288,7 @@ impl SimShard {
             shard.elections.max = 1;
             shard.peers.iter_mut().for_each(|peer| peer.outbox = Outgoing::new(PEER_OUTBOX_BYTES_MAX / 2));
         }
-        Ok((Self { shard, seen }, recovery))
+        Ok((Self { shard, seen, heard: Vec::new() }, recovery))
     }
 
     /// Sets the shard's clock, in nanoseconds, never 0: before every event.
@@ -472,12 +476,25 @@ impl SimShard {
 
     /// The connections that the shard wants closed, since the last call.
     pub fn take_closed(&mut self) -> Vec<u64> {
-        let notices = std::mem::take(&mut self.shard.notices);
-        let connection = |notice| match notice {
-            Notice::Close(connection) => connection,
-            Notice::Forward(connection, ..) => panic!("connection {connection} is no client's"),
-        };
-        notices.into_iter().map(connection).collect()
+        let mut closed = Vec::new();
+        for notice in std::mem::take(&mut self.shard.notices) {
+            match notice {
+                Notice::Close(connection) => closed.push(connection),
+                Notice::Heard(list) => self.heard.extend(list),
+                Notice::Forward(connection, ..) => panic!("connection {connection} is no client's"),
+            }
+        }
+        closed
+    }
+
+    /// What peers have told of introduced nodes until the last [`take_closed`](Self::take_closed), since the last call.
+    pub fn take_heard(&mut self) -> Vec<Introduction> {
+        std::mem::take(&mut self.heard)
+    }
+
+    /// The node knows these introductions durably.
+    pub fn introduce(&mut self, known: &Introductions) {
+        self.shard.introduce(known.list().to_vec());
     }
 
     /// Bytes that wait for a connection to a peer; `bytes_max` bounds what the socket takes.

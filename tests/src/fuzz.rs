@@ -60,12 +60,13 @@ pub struct Target {
 }
 
 /// Every decoder.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     transport::WIRE_FRAMES,
     transport::HELLO,
     transport::HELLO_REPLY,
     engine::MESSAGES,
     engine::ACKS,
+    engine::INTRODUCTIONS,
     engine::REQUEST,
     engine::REPLY,
     engine::BATCH,

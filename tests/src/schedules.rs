@@ -8,6 +8,7 @@ use synod_core::planted::Bug;
 mod ballots;
 mod checkpoints;
 mod frames;
+mod growth;
 mod idle;
 mod load;
 mod voters;
@@ -37,5 +38,6 @@ pub(crate) use schedules;
 /// All schedules.
 pub fn all() -> impl Iterator<Item = &'static Schedule> {
     let parts = [ballots::SCHEDULES, checkpoints::SCHEDULES, frames::SCHEDULES, idle::SCHEDULES, load::SCHEDULES];
-    parts.into_iter().chain([voters::SCHEDULES, crate::leases::SCHEDULES, crate::lone::SCHEDULES]).flatten()
+    let parts = parts.into_iter().chain([growth::SCHEDULES, voters::SCHEDULES]);
+    parts.chain([crate::leases::SCHEDULES, crate::lone::SCHEDULES]).flatten()
 }

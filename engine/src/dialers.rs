@@ -1,0 +1,74 @@
+//! The threads that keep a node's connections up to the peers that it dials, one for each.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+use crate::outcome::NodeId;
+
+/// What a dialer is told.
+pub(crate) enum Redial {
+    /// The connection of a shard is gone, or there never was one.
+    Shard(usize),
+    Stop,
+}
+
+/// All dialers of a node.
+#[derive(Default)]
+pub(crate) struct Dialers {
+    running: Mutex<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    /// No dialer is started any more.
+    stopped: bool,
+    by_node: HashMap<NodeId, (Sender<Redial>, JoinHandle<()>)>,
+}
+
+impl Dialers {
+    /// Starts the dialer of a peer, unless it has one or the node stops. `spawn` is given what the dialer is told.
+    pub(crate) fn start(&self, node: NodeId, spawn: impl FnOnce(Receiver<Redial>) -> JoinHandle<()>) {
+        let mut running = self.running();
+        if !running.stopped && !running.by_node.contains_key(&node) {
+            let (send, receive) = mpsc::channel();
+            let thread = spawn(receive);
+            running.by_node.insert(node, (send, thread));
+        }
+    }
+
+    /// A shard needs a connection to a peer; nothing happens when that one dials.
+    pub(crate) fn redial(&self, node: NodeId, shard: usize) {
+        if let Some((dialer, _)) = self.running().by_node.get(&node) {
+            let _ = dialer.send(Redial::Shard(shard));
+        }
+    }
+
+    /// So many shards need connections to a peer.
+    pub(crate) fn redial_all(&self, node: NodeId, shards: usize) {
+        (0..shards).for_each(|shard| self.redial(node, shard));
+    }
+
+    /// The peers that are dialled.
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        self.running().by_node.keys().copied().collect()
+    }
+
+    /// Tells all of them to stop.
+    pub(crate) fn stop(&self) {
+        let mut running = self.running();
+        running.stopped = true;
+        running.by_node.values().for_each(|(dialer, _)| drop(dialer.send(Redial::Stop)));
+    }
+
+    /// Waits until they have.
+    pub(crate) fn join(&self) {
+        let ended: Vec<_> = self.running().by_node.drain().collect();
+        ended.into_iter().for_each(|(_, (_, thread))| drop(thread.join()));
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().expect("no holder panics")
+    }
+}
