@@ -9,8 +9,9 @@ use crate::outcome::NodeId;
 
 /// What a dialer is told.
 pub(crate) enum Redial {
-    /// The connection of a shard is gone, or there never was one.
+    /// A shard has no connection, or none any more.
     Shard(usize),
+    /// The node stops.
     Stop,
 }
 
@@ -28,14 +29,17 @@ struct Running {
 }
 
 impl Dialers {
-    /// Starts the dialer of a peer, unless it has one or the node stops. `spawn` is given what the dialer is told.
-    pub(crate) fn start(&self, node: NodeId, spawn: impl FnOnce(Receiver<Redial>) -> JoinHandle<()>) {
+    /// Starts the dialer of a peer for so many shards, unless it has one or the node stops. `spawn` is given what the
+    /// dialer is told.
+    pub(crate) fn start(&self, node: NodeId, shards: usize, spawn: impl FnOnce(Receiver<Redial>) -> JoinHandle<()>) {
         let mut running = self.running();
-        if !running.stopped && !running.by_node.contains_key(&node) {
-            let (send, receive) = mpsc::channel();
-            let thread = spawn(receive);
-            running.by_node.insert(node, (send, thread));
+        if running.stopped || running.by_node.contains_key(&node) {
+            return;
         }
+        let (send, receive) = mpsc::channel();
+        (0..shards).for_each(|shard| drop(send.send(Redial::Shard(shard))));
+        let thread = spawn(receive);
+        running.by_node.insert(node, (send, thread));
     }
 
     /// A shard needs a connection to a peer; nothing happens when that one dials.
@@ -43,16 +47,6 @@ impl Dialers {
         if let Some((dialer, _)) = self.running().by_node.get(&node) {
             let _ = dialer.send(Redial::Shard(shard));
         }
-    }
-
-    /// So many shards need connections to a peer.
-    pub(crate) fn redial_all(&self, node: NodeId, shards: usize) {
-        (0..shards).for_each(|shard| self.redial(node, shard));
-    }
-
-    /// The peers that are dialled.
-    pub(crate) fn nodes(&self) -> Vec<NodeId> {
-        self.running().by_node.keys().copied().collect()
     }
 
     /// Tells all of them to stop.

@@ -472,15 +472,12 @@ impl Shared {
     /// Starts a dialer for every member that this node dials and that has none. Of two nodes the one with the higher number
     /// dials.
     fn start_dialers(self: &Arc<Self>, dialers: &Dialers, posts: &[Post]) {
-        let dialled = dialers.nodes();
-        let new = |member: &Member| member.node < self.config.node && !dialled.contains(&member.node);
-        for Member { node, .. } in self.members().into_iter().filter(new) {
-            let (shared, posts) = (Arc::clone(self), posts.to_vec());
-            let shards = posts.len();
-            dialers.start(node, move |wanted| {
+        let dialled = |member: &Member| member.node < self.config.node;
+        for Member { node, .. } in self.members().into_iter().filter(dialled) {
+            dialers.start(node, posts.len(), |wanted| {
+                let (shared, posts) = (Arc::clone(self), posts.to_vec());
                 spawn(&format!("synod-dial-{node}"), move || shared.dial_peer(node, &wanted, &posts))
             });
-            dialers.redial_all(node, shards);
         }
     }
 
