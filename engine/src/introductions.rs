@@ -98,11 +98,13 @@ impl Introduction {
 }
 
 /// All introductions that a node knows, one of each node, by number.
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub, reason = "the simulator's nodes have them too"))]
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Introductions {
     list: Vec<Introduction>,
 }
 
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub, reason = "the simulator's nodes have them too"))]
 impl Introductions {
     /// All of them, by the nodes' numbers.
     pub fn list(&self) -> &[Introduction] {

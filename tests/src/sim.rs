@@ -11,6 +11,7 @@ mod clock;
 mod faults;
 pub(crate) mod files;
 mod groups;
+mod growth;
 mod links;
 pub mod load;
 mod lost;

@@ -161,6 +161,8 @@ plan! {
     witnesses: usize,
     /// Of 100 changes of voters, how many change how many of them choose.
     resize_percent: u64,
+    /// The first node is introduced to the others so long after the beginning; 0: their configurations name it.
+    introduce_ns: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
@@ -285,6 +287,7 @@ impl Plan {
         .with_quorums()
         .with_large_entries(large)
         .with_witnesses(4)
+        .with_introduction()
     }
 
     /// In two of five plans some entries are cut into parts. Dice of its own.
@@ -430,6 +433,7 @@ impl Plan {
         .with_quorums()
         .with_large_entries(false)
         .with_witnesses(3)
+        .with_introduction()
     }
 
     /// In one of so many some nodes are witnesses, fewer than choose; not where logs are lost, which may be the only ones that
@@ -445,6 +449,17 @@ impl Plan {
         let in_a_hurry = self.entry_bytes_max > 1000 || written > WARM_UP_WRITES_MAX;
         if !loses && most > 0 && !in_a_hurry && dice.below(of) == 0 {
             self.witnesses = 1 + dice.below(most);
+        }
+        self
+    }
+
+    /// In one of four of those in which no logs are lost, and all keep entries, a node is introduced to the others in the
+    /// first half. Dice of its own.
+    fn with_introduction(mut self) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0x1274_0d0c);
+        let loses = self.wipe_ns + self.rot_ns + self.rollback_ns > 0;
+        if self.nodes > 2 && !loses && self.witnesses == 0 && dice.below(4) == 0 {
+            self.introduce_ns = self.safety_ns / pick(&mut dice, &[2, 4, 10]);
         }
         self
     }
@@ -482,6 +497,9 @@ impl Plan {
         let chosen_by = quorum_of(self.nodes, self.phase_2).min(quorum_of(self.nodes, 0));
         if self.witnesses > 0 && chosen_by <= self.witnesses {
             return Err("a plan cannot have witnesses choose alone".into());
+        }
+        if self.introduce_ns > 0 && self.nodes < 2 {
+            return Err("a plan needs somebody to whom a node is introduced".into());
         }
         if self.groups < self.shards as u64 {
             return Err("a plan needs a group for each shard".into());
