@@ -20,7 +20,7 @@ fn change(cluster: &Cluster, change: MembershipChange) -> Vec<u64> {
         let leader = cluster.leader(1);
         let Some(before) = leader.membership(1) else { continue };
         let node = change.node().expect("these name one");
-        if before.voters.contains(&node) == matches!(change, MembershipChange::Add(_)) {
+        if before.voters.contains(&node) != matches!(change, MembershipChange::Remove(_)) {
             return before.voters;
         }
         match leader.change_membership(1, before.version, change, Duration::from_secs(20)).wait() {
@@ -51,10 +51,11 @@ fn restart_with(cluster: &mut Cluster, nodes: &[u64], members: &[Member], sequen
 }
 
 /// Makes a node that joins, of which no other knows; its configuration has the members that node 1's has, and itself.
-fn make_joining(cluster: &mut Cluster, node: u64) -> Member {
+fn make_joining(cluster: &mut Cluster, node: u64, change: impl FnOnce(&mut Config)) -> Member {
     let member = Member { node, address: free_addresses(1)[0] };
     let mut config = Config { node, dir: cluster.dir().join(format!("node-{node}")), ..cluster.configs[0].clone() };
     config.members.push(member);
+    change(&mut config);
     Node::init_joining(&config).expect("a new directory");
     cluster.configs.push(config);
     cluster.nodes.push(None);
@@ -83,7 +84,7 @@ fn a_running_cluster_grows_by_a_node_that_is_introduced() {
         commit(cluster, sequence);
     };
     commit_next(&cluster);
-    let fourth = make_joining(&mut cluster, 4);
+    let fourth = make_joining(&mut cluster, 4, |_| {});
     // It may come before anyone knows it.
     cluster.start_node(4);
     let known = [introduction(fourth, 1)];
@@ -118,7 +119,7 @@ fn a_node_that_is_down_learns_who_was_introduced() {
     let mut cluster = Cluster::start(3, |config| (config.shards, config.groups) = (2, 2));
     commit(&cluster, 1);
     cluster.stop_node(3);
-    let fourth = make_joining(&mut cluster, 4);
+    let fourth = make_joining(&mut cluster, 4, |_| {});
     let known = [introduction(fourth, 1)];
     assert_eq!(cluster.node(1).introduce(fourth).wait(), Ok(known[0]));
     cluster.start_node(4);
@@ -132,10 +133,34 @@ fn a_node_that_is_down_learns_who_was_introduced() {
 }
 
 #[test]
+fn a_cluster_grows_by_a_witness_that_is_introduced() {
+    let mut cluster = Cluster::start(2, |_| {});
+    commit(&cluster, 1);
+    let third = make_joining(&mut cluster, 3, |config| config.witnesses.push(3));
+    cluster.start_node(3);
+    // Said otherwise than its own configuration says, it could be given no vote.
+    assert_eq!(cluster.node(1).introduce(third).wait(), Ok(introduction(third, 1)));
+    let known = Introduction { witness: true, ..introduction(third, 2) };
+    assert_eq!(cluster.node(2).introduce_witness(third).wait(), Ok(known));
+    (1..=3).for_each(|node| wait_known(&cluster.node(node), &[known]));
+    assert_eq!(change(&cluster, MembershipChange::AddWitness(3)), [1, 2, 3]);
+    // Any two of the three go on, also after a start.
+    for node in 1..=2 {
+        cluster.stop_node(node);
+        cluster.stop_node(3 - node);
+        cluster.start_node(node);
+        commit(&cluster, 1 + node);
+        cluster.start_node(3 - node);
+        // The witness has no entries: the other one must get them before this one is stopped.
+        assert_eq!(cluster.log(3 - node, 1, 1 + node).len() as u64, 1 + node);
+    }
+}
+
+#[test]
 fn an_introduced_node_moves() {
     let mut cluster = Cluster::start(3, |_| {});
     commit(&cluster, 1);
-    let (fourth, fifth) = (make_joining(&mut cluster, 4), make_joining(&mut cluster, 5));
+    let [fourth, fifth] = [4, 5].map(|node| make_joining(&mut cluster, node, |_| {}));
     assert!(!cluster.configs[4].members.contains(&fourth), "node 5 is told of node 4 by others only");
     cluster.start_node(4);
     assert_eq!(cluster.node(1).introduce(fourth).wait(), Ok(introduction(fourth, 1)));

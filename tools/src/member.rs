@@ -21,12 +21,12 @@ A node that joins, while the others run:
   synod member introduce --cluster demo/cluster.toml --node 4 --address 127.0.0.1:7004
   synod member add       --cluster demo/cluster.toml --group 1 --node 4
 
-`introduce` tells each node of the cluster file that can be reached, and says who knows the new one. One is
-enough: the nodes tell each other, also those that are down now, and remember it for good. The new node then
-learns all groups, and votes in those to which it is added. Where it must be found by clients, add it to the
-cluster file. To introduce a node again does no harm; with another --address it moves there, once it was
-started there. What a node's own configuration says of another counts more than an introduction, and `show`
-lists the nodes that were introduced. At most 64 can be, and none is forgotten.
+`introduce` tells each node of the cluster file that can be reached, and says who knows the new one.
+One is enough: the nodes tell each other, also those that are down now, and remember it for good. The
+new node then learns all groups, and votes in those to which it is added. Add it to the cluster file,
+too: clients look there for leaders. To introduce a node again does no harm; with another --address it
+has moved there. What a node's own configuration says of another counts more than an introduction, and
+`show` lists the nodes that were introduced. At most 64 can be, and none is forgotten.
 
 Every node of the cluster has a replica of every group. A voter decides what is committed; a learner
 only gets it. A node that is added must have caught up first. One that is removed may be switched

@@ -1,7 +1,7 @@
 //! Nodes that are introduced while the shard runs: each is one more peer, behind those that are there already.
 //!
-//! Invariants: a peer keeps its place as long as the process lives, so whatever refers to one by its place stays right; a
-//! new peer is an outsider in every group until a configuration names its replica.
+//! Invariants: a peer keeps its place as long as the process lives, so whatever refers to one by its place stays right;
+//! whether the replicas of a new one vote, the groups' configurations say, as of any other.
 
 use super::elections::early_tries;
 use super::links::Peer;

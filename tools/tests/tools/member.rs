@@ -155,4 +155,11 @@ fn a_node_joins_while_the_others_run() {
         let args = ["tail", "--cluster", &file, "--node", node, "--group", "1", "--until-end"];
         wait_for("all entries at each node", || (run(&args).success() == b"one\ntwo\n").then_some(()));
     }
+    // Another directory under its number is refused, as that of any node.
+    cluster.stop(4);
+    config.dir = cluster.node_dir(5);
+    std::fs::write(cluster.config_file(4), toml::to_string(&config).unwrap()).unwrap();
+    run(&["init", "--join", "--config", arg(&cluster.config_file(4))]).success();
+    cluster.serve(4);
+    cluster.wait_log(4, "holds none of its votes");
 }
