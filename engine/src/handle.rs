@@ -265,7 +265,9 @@ impl Handle {
     /// [`Handle::change_membership`]. The outcome is told once this node knows it durably; the others hear of it as soon as
     /// they are connected to one that knows.
     ///
-    /// To introduce a node again does no harm, at whatever node; with another address it moves there.
+    /// To introduce a node again does no harm, at whatever node. With another address it has moved there: say so to a node
+    /// that knows the earlier introduction ([`Handle::introductions`]), or to all, as otherwise the two may be told at the
+    /// same version, of which the greater address counts.
     pub fn introduce(&self, member: Member) -> Pending<IntroduceOutcome> {
         self.introduce_as(member, false)
     }

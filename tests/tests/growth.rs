@@ -140,6 +140,7 @@ fn a_cluster_grows_by_a_witness_that_is_introduced() {
     cluster.start_node(3);
     // Said otherwise than its own configuration says, it could be given no vote.
     assert_eq!(cluster.node(1).introduce(third).wait(), Ok(introduction(third, 1)));
+    (1..=3).for_each(|node| wait_known(&cluster.node(node), &[introduction(third, 1)]));
     let known = Introduction { witness: true, ..introduction(third, 2) };
     assert_eq!(cluster.node(2).introduce_witness(third).wait(), Ok(known));
     (1..=3).for_each(|node| wait_known(&cluster.node(node), &[known]));
@@ -168,6 +169,8 @@ fn an_introduced_node_moves() {
     let heard = cluster.start_heard(5, None);
     let met = |event: &Event| *event == Event::PeerConnected { shard: 0, node: 4 };
     heard.wait(1, met);
+    let known = [introduction(fourth, 1), introduction(fifth, 1)];
+    (1..=5).for_each(|node| wait_known(&cluster.node(node), &known));
 
     // Of two nodes the one with the higher number dials: node 5 must learn where node 4 is now.
     cluster.stop_node(4);

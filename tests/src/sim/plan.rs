@@ -433,7 +433,6 @@ impl Plan {
         .with_quorums()
         .with_large_entries(false)
         .with_witnesses(3)
-        .with_introduction()
     }
 
     /// In one of so many some nodes are witnesses, fewer than choose; not where logs are lost, which may be the only ones that
