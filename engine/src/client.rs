@@ -16,6 +16,7 @@ use synod_transport::net::listen::dial;
 
 use crate::batch::Entries;
 use crate::config::{Cluster, Member};
+use crate::introductions::Introduction;
 use crate::limits::{APPEND_PART_BYTES_MAX, ENTRY_BYTES_MAX, LARGE_ENTRY_BYTES_MAX};
 use crate::membership::{Membership, MembershipChange};
 use crate::outcome::{Committed, GroupId, NodeId, Overload, Rejection};
@@ -583,6 +584,46 @@ impl Client {
         }
         made.sort_unstable_by_key(|group: &MadeGroupV1| group.group);
         Ok(made)
+    }
+
+    /// Introduces a node to `node`, which tells the others; gives what counts of it then. To say it to several nodes, or
+    /// again, does no harm.
+    ///
+    /// # Errors
+    /// When `node` does not answer, or refuses: the text says why.
+    pub fn introduce(
+        &mut self,
+        node: NodeId,
+        member: Member,
+        witness: bool,
+        timeout: Duration,
+    ) -> Result<Introduction, ClientError> {
+        let introduced = self.introduced(node, &Request::Introduce { group: 0, member, witness }, timeout)?;
+        introduced.first().copied().ok_or_else(|| ClientError::Failed(format!("node {node} has answered nothing")))
+    }
+
+    /// The nodes that were introduced, by number, as `node` knows it.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn introductions(&mut self, node: NodeId, timeout: Duration) -> Result<Vec<Introduction>, ClientError> {
+        self.introduced(node, &Request::Introductions { group: 0 }, timeout)
+    }
+
+    fn introduced(
+        &mut self,
+        node: NodeId,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Vec<Introduction>, ClientError> {
+        match self.call(node, request, timeout)? {
+            ReplyV1::Introduced { nodes } => {
+                let list = nodes.iter().map(protocol::IntroductionV1::decode).collect::<Option<_>>();
+                list.ok_or_else(|| ClientError::Failed(format!("node {node} sent what is no address")))
+            }
+            ReplyV1::Failed { text } => Err(ClientError::Failed(text)),
+            reply => Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),
+        }
     }
 
     /// Has `node` free what its log holds of a group before an entry; gives the index at which the log begins then.

@@ -190,7 +190,8 @@ pub struct Config {
     #[serde(default)]
     pub udp_lane: bool,
     /// All nodes of the cluster, this one among them. The members that the cluster begins with vote in its groups; a node that
-    /// is added here later, at each node's next start, has no vote until it is given one.
+    /// is added here later, or introduced to the running nodes ([`Handle::introduce`](crate::Handle::introduce)), has no vote
+    /// until it is given one. What stands here counts more than an introduction.
     pub members: Vec<Member>,
 }
 
@@ -374,7 +375,7 @@ impl Config {
         )?;
         check(self.spare_segments <= 1024, "`spare_segments` must be at most 1024")?;
         check(
-            self.allow_plaintext || self.members.iter().all(|m| m.address.ip().is_loopback()),
+            self.members.iter().all(|m| self.allows(m.address)),
             "nothing is encrypted yet: set `allow_plaintext = true` to use addresses other than loopback",
         )
     }
@@ -395,6 +396,11 @@ impl Config {
              what they alone have chosen would be nowhere. Take fewer of them, or a larger `phase_2`",
             founding.len()
         )))
+    }
+
+    /// Whether a node may be at an address although nothing is encrypted.
+    pub(crate) fn allows(&self, address: SocketAddr) -> bool {
+        self.allow_plaintext || address.ip().is_loopback()
     }
 
     /// Whether a node is a witness.

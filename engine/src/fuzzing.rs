@@ -17,13 +17,15 @@ use crate::batch::Entries;
 use crate::checkpoint::format::{Decoder, Encoder, Head};
 use crate::checkpoint::packs;
 use crate::config::{Config, Member};
+use crate::introductions::Introduction;
 use crate::large::PartOf;
 use crate::limits::{WINDOW_BYTES, WINDOW_SLOTS};
 use crate::meta::{MetaV6, decode_meta, encode_meta};
 use crate::payload::{BatchHeader, Payload, Place};
 use crate::persist::{Summary, record_header};
 use crate::recovery::Recoverer;
-use crate::wire::{Ack, Heartbeat, Incoming, append_message, append_named, append_state, append_vote, decode_record};
+use crate::wire::{Ack, Heartbeat, Incoming, append_message, append_named, append_state, append_vote};
+use crate::wire::{decode_record, introductions};
 
 /// The group of all specimens.
 pub const UID: u128 = 77;
@@ -58,6 +60,11 @@ pub fn recode_acks(body: &[u8]) -> Option<Vec<u8>> {
 /// The body of a heartbeat or its answer.
 pub fn recode_heartbeat(body: &[u8]) -> Option<Vec<u8>> {
     Heartbeat::decode(body).ok().map(|heartbeat| heartbeat.encode().to_vec())
+}
+
+/// The body of a peer's frame of introductions.
+pub fn recode_introductions(body: &[u8]) -> Option<Vec<u8>> {
+    introductions::decode(body).ok().map(|list| introductions::encode(&list))
 }
 
 /// A group's summary in the log: header and body of its record.
@@ -260,6 +267,16 @@ pub fn ack_specimens() -> Vec<Vec<u8>> {
     ack.append(&mut two);
     ack.append(&mut two);
     vec![two, Heartbeat { sent_ns: 5, wal_sequence: 6, full: true, support: 7 }.encode().to_vec()]
+}
+
+/// Legal lists of introductions.
+pub fn introduction_specimens() -> Vec<Vec<u8>> {
+    let of = |node, address: SocketAddr, witness| Introduction { node, address, witness, version: 1 };
+    let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let far = SocketAddr::from(([0xfe80, 0, 0, 0, 0, 0, 0, 2], 7005));
+    [vec![of(4, local(7004), false)], vec![of(4, local(7004), false), of(5, far, true), of(9, local(7009), false)]]
+        .map(|list| introductions::encode(&list))
+        .into()
 }
 
 /// The records of a log, as (header, body): first the summary of an older part, then votes behind it.

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use crate::batch::Entries;
 use crate::client::protocol::GroupInfoV1;
 use crate::clock::now_ns;
+use crate::config::Member;
 use crate::groups::{GroupChange, GroupError, GroupOutcome, MadeGroup};
 use crate::homes::Placement;
+use crate::introductions::{IntroduceError, IntroduceOutcome, Introduction};
 use crate::large::LargeBudget;
 use crate::limits::READ_BYTES_MAX;
 use crate::machine::StateMachine;
@@ -258,6 +260,41 @@ impl Handle {
             Ok(()) => pending,
             Err(_) => answered(Err(Overload::Shard.rejection().into())),
         }
+    }
+
+    /// Introduces a node to this one, and so to the whole cluster: from now on the nodes let it in, or dial it, as if their
+    /// configurations named it, also after a restart. It has no vote until it is given one: see
+    /// [`Handle::change_membership`]. The outcome is told once this node knows it durably; the others hear of it as soon as
+    /// they are connected to one that knows.
+    ///
+    /// To introduce a node again does no harm, at whatever node. With another address it has moved there: say so to a node
+    /// that knows the earlier introduction ([`Handle::introductions`]), or to all, as otherwise the two may be told at the
+    /// same version, of which the greater address counts.
+    pub fn introduce(&self, member: Member) -> Pending<IntroduceOutcome> {
+        self.introduce_as(member, false)
+    }
+
+    /// As [`Handle::introduce`], for a node that is a witness by its own configuration.
+    pub fn introduce_witness(&self, member: Member) -> Pending<IntroduceOutcome> {
+        self.introduce_as(member, true)
+    }
+
+    fn introduce_as(&self, member: Member, witness: bool) -> Pending<IntroduceOutcome> {
+        let (completer, pending) = pending(Err(IntroduceError::Unknown));
+        let reply = Box::new(|outcome| completer.complete(outcome));
+        match self.posts[0].send(Mail::Introduce { member, witness, reply }) {
+            Ok(()) => pending,
+            Err(_) => answered(Err(Overload::Shard.rejection().into())),
+        }
+    }
+
+    /// The nodes that were introduced, by number, as this node knows it; `None` when it is stopping. Those that the
+    /// configuration names as well are what that says.
+    pub fn introductions(&self) -> Option<Vec<Introduction>> {
+        let (completer, pending) = pending(None);
+        let mail = Mail::Introductions { reply: Box::new(|list| completer.complete(Some(list))) };
+        self.posts[0].send(mail).ok()?;
+        pending.wait()
     }
 
     /// Makes a group with this number, behind those of the configuration, with a replica on every node. To be asked of

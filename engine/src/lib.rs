@@ -33,7 +33,9 @@
 //! `persist` give messages and log records their bytes, `recovery` reads the latter back and `assemble` makes a shard of
 //! them; `checkpoint` keeps what state machines write, on a helper thread, and `router` lets several share a group;
 //! `runtime` drives a shard on
-//! its executor; `node` owns threads, `meta` the directory, `peers` what is known of the other nodes, `open_log` what
+//! its executor; `node` owns threads, `dialers` those that connect it to others, `meta` the directory, `peers` what is known
+//! of the other nodes, `introductions` which of them were introduced while the cluster ran, `introducer` the way to the
+//! thread that keeps those, `open_log` what
 //! becomes of a log at a start, `log_store` where logs are, `rehome` what becomes of all logs when the number of shards is another, `repair` what becomes of a cluster that has lost its quorum, `mailbox` the ways in.
 
 mod apply;
@@ -44,6 +46,7 @@ pub mod client;
 mod clock;
 mod config;
 mod configuration;
+mod dialers;
 mod directory;
 #[cfg(feature = "simulation")]
 pub mod fuzzing;
@@ -51,6 +54,8 @@ mod groups;
 mod handle;
 mod homes;
 mod indexes;
+mod introducer;
+mod introductions;
 mod large;
 pub mod limits;
 pub mod log_store;
@@ -90,6 +95,7 @@ pub use clock::now_ns;
 pub use config::{Cluster, Config, ConfigError, DiskBackend, Member, Sync};
 pub use groups::{GroupError, GroupOutcome, MadeGroup};
 pub use handle::{Handle, Pending, Proposer, Session, Subscription};
+pub use introductions::{IntroduceError, IntroduceOutcome, Introduction};
 pub use machine::{Checkpoint, CommittedBatch, MachineError, StateMachine};
 pub use membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 pub use meta::DirectoryError;

@@ -78,9 +78,13 @@ pub const GROUP_ORDERS_MAX: usize = 256;
 pub const MAILBOX_MAX: usize = 64 << 10;
 /// Reads per shard that wait for a leader's word or for an index.
 pub const POINT_READS_MAX: usize = 64 << 10;
+/// Nodes that a cluster was told of while it ran.
+pub const INTRODUCED_MAX: usize = 64;
 /// Client connections per shard.
 pub const CLIENTS_MAX: usize = 1024;
 
 const _: () = assert!(RECORD_HEADER_BYTES + ENTRY_BYTES_MAX + 64 + 64 <= FRAME_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX <= ENTRY_BYTES_MAX);
+// Peers are bits of a number here and there.
+const _: () = assert!(INTRODUCED_MAX + synod_core::replica::VOTERS_MAX <= 128);
 const _: () = assert!(PARTS_MAX <= u16::MAX as usize);

@@ -15,8 +15,11 @@ use synod_transport::Socket;
 use crate::batch::Entries;
 use crate::checkpoint::StoreDone;
 use crate::client::protocol::{GroupInfoV1, ReplyV1};
+use crate::config::Member;
 use crate::groups::{GroupChange, MadeGroup};
 use crate::homes::Names;
+use crate::introducer::IntroduceReply;
+use crate::introductions::Introduction;
 use crate::large::LargePermit;
 use crate::limits::MAILBOX_MAX;
 use crate::membership::{Membership, MembershipChange};
@@ -101,6 +104,12 @@ pub(crate) enum Mail {
     Membership { group: GroupId, reply: Box<dyn FnOnce(Option<Membership>) + Send> },
     /// Change who votes in a group whose voters are those of `version`.
     ChangeMembership { group: GroupId, version: u64, change: MembershipChange, wait_ms: u64, reply: MembershipReply },
+    /// Introduce a node, a witness or not.
+    Introduce { member: Member, witness: bool, reply: IntroduceReply },
+    /// These introductions are durable: all that the node knows.
+    Introduced(Vec<Introduction>),
+    /// The introductions that the node knows.
+    Introductions { reply: Box<dyn FnOnce(Vec<Introduction>) + Send> },
     /// Make or drop a group.
     ChangeGroups { change: GroupChange, wait_ms: u64, reply: GroupReply },
     /// The shard's groups that were made at run time.
@@ -147,6 +156,7 @@ impl Mail {
             Self::PauseTrimming { group, .. } => Some(*group),
             Self::InfoAll { .. } | Self::ChangeGroups { .. } | Self::Groups { .. } | Self::Store(_) => None,
             Self::Run(_) | Self::Peer { .. } | Self::Client { .. } | Self::Reply { .. } | Self::Genesis(..) => None,
+            Self::Introduce { .. } | Self::Introduced(_) | Self::Introductions { .. } => None,
             Self::Pass(_) | Self::Wake | Self::Tick | Self::Stop => None,
         }
     }

@@ -27,7 +27,7 @@ pub enum MembershipChange {
     /// The replica of this node, which learns already, gets a vote once it has caught up.
     Add(NodeId),
     /// As [`MembershipChange::Add`], for a node that is a witness. The other one refuses it, as this one does any other node:
-    /// what a node is, its configuration says.
+    /// what a node is, its configuration says, and that of the leader or the node's introduction must say the same.
     AddWitness(NodeId),
     /// The replica of this node loses its vote, and learns on.
     Remove(NodeId),
@@ -68,7 +68,10 @@ pub enum MembershipError {
     #[error("node {0} is a witness, which keeps no entries: add it as one (`synod member add --witness`)")]
     IsWitness(NodeId),
     /// The node is no witness.
-    #[error("node {0} is no witness: its configuration says what it is, and its directory is made for that")]
+    #[error(
+        "node {0} is no witness by this node's configuration, or as it was introduced, and its directory is made for what \
+         its own configuration says"
+    )]
     NoWitness(NodeId),
     /// Witnesses alone could choose a value, which would then be nowhere.
     #[error(

@@ -317,6 +317,12 @@ pub enum DirectoryError {
          set the directory aside and run `synod init --replace`"
     )]
     Damaged(PathBuf),
+    /// The file of introduced nodes is damaged, which others know too.
+    #[error(
+        "{0} is damaged: remove it and start the node, which is told again by the others whom they know. Should nobody else \
+         know one, introduce it again (`synod member introduce`)"
+    )]
+    IntroducedDamaged(PathBuf),
     /// One of its own files was written by another release.
     #[error("{0} has the format of another release: run the release that wrote it, or make the cluster anew")]
     Format(PathBuf),

@@ -1,10 +1,9 @@
 //! A node: its directory, its shards' threads, its listener, dialers and ticker.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, PoisonError, RwLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,9 +17,12 @@ use synod_transport::net::transport::Transport;
 use synod_transport::peer::Backoff;
 
 use crate::clock::now_ns;
-use crate::config::{Config, ConfigError, DiskBackend};
+use crate::config::{Config, ConfigError, DiskBackend, Member};
+use crate::dialers::{Dialers, Redial};
 use crate::handle::Handle;
 use crate::homes::{Names, Placement};
+use crate::introducer::Introducer;
+use crate::introductions::file::Introduced;
 use crate::large::LargeBudget;
 use crate::log_store::{CheckedStore, LogStore};
 use crate::machine::{MachineError, StateMachine};
@@ -32,10 +34,13 @@ use crate::peers::{Me, Met, Owner, Peers, Said};
 use crate::random::random_u128;
 use crate::rehome::{self, RehomeError};
 use crate::repair;
-use crate::runtime::lane::LanePlace;
 use crate::runtime::{self, Built, Setup};
 use crate::seen::Seen;
 use crate::shard::events::OnEvent;
+
+mod introducing;
+
+use introducing::members;
 
 /// The ticker's period: it drives timeouts.
 const TICK_NS: u64 = 5_000_000;
@@ -110,7 +115,8 @@ pub struct Node {
     listener: Option<ServingListener>,
     threads: Vec<JoinHandle<()>>,
     shards: Vec<JoinHandle<()>>,
-    dialers: Arc<HashMap<NodeId, mpsc::Sender<Redial>>>,
+    dialers: Arc<Dialers>,
+    introducer: Introducer,
     /// The last to go: the next process may come then.
     _lock: DirectoryLock,
 }
@@ -121,6 +127,9 @@ struct Shared {
     cluster: u128,
     directory: Directory,
     peers: Peers,
+    introduced: Introduced,
+    /// The nodes that are let in and dialled, this one among them: those of the configuration, and the introduced ones.
+    members: RwLock<Vec<Member>>,
     seen: Arc<Seen>,
     logs: Arc<dyn LogStore>,
     transport: Option<Arc<dyn Transport>>,
@@ -141,11 +150,6 @@ enum Made {
     Replacement,
 }
 
-enum Redial {
-    Shard(usize),
-    Stop,
-}
-
 impl Node {
     /// Makes the directory of a new node. Only a directory made here can be started, and only once may a cluster's node
     /// be made: a node that voted and lost its directory must not come back empty, see [`init_replacement`].
@@ -162,7 +166,10 @@ impl Node {
 
     /// Makes the directory of a node that joins a cluster which is there already, under a number that the cluster never had.
     /// It has no vote until the groups' configurations name it: see [`Handle::change_membership`]. The other nodes let it
-    /// in once they have it among their members, for which they are started anew, one after another.
+    /// in once it is introduced to one of them ([`Handle::introduce`]), while they run. Those who have it among the `members`
+    /// of their configurations need no introduction, and get that with their next start.
+    ///
+    /// Its own configuration names the nodes that it finds the cluster by; of others that were introduced it is told by them.
     ///
     /// # Errors
     /// When the configuration cannot work or the directory is not new.
@@ -244,6 +251,9 @@ impl Node {
         };
         let peers = Peers::open(&config.dir, owner)?;
         config.check_founders(&peers.founding_members())?;
+        let introduced = Introduced::open(&config.dir, directory.incarnation())?;
+        introduced.now().warn_of_conflicts(&config);
+        let members = members(&config, &introduced.now());
         let own_logs = options.log_store.clone().map(|store| Arc::new(CheckedStore(store)) as Arc<dyn LogStore>);
         if directory.shards() != config.shards {
             // Nobody else waits for this thread.
@@ -256,6 +266,8 @@ impl Node {
             cluster,
             directory,
             peers,
+            introduced,
+            members: RwLock::new(members),
             seen: Arc::default(),
             logs,
             transport: options.transport.clone(),
@@ -276,6 +288,7 @@ impl Node {
         let listener = listener.map_err(failed)?;
 
         let large = LargeBudget::default();
+        let (introducer, introducing) = Introducer::new();
         let mut node = Self {
             handle: Handle::new(posts.clone(), config.node, Arc::clone(&shared.placement), large.clone()),
             posts,
@@ -283,34 +296,20 @@ impl Node {
             threads: Vec::new(),
             shards: Vec::new(),
             dialers: Arc::default(),
+            introducer,
             _lock: lock,
             shared: Arc::clone(&shared),
         };
-        node.dialers = node.start_dialers();
         // The shards need their clock to open their logs.
         node.start_ticker();
+        node.start_introducer(introducing);
         node.start_shards(mailboxes, &options, &large)?;
+        shared.start_dialers(&node.dialers, &node.posts);
         // Nobody is let in before the shards have recovered.
         let posts = node.posts.clone();
         let serving = listener.serve(move |hello, stream| shared.welcome(&hello, stream, &posts)).map_err(failed)?;
         node.listener = Some(serving);
         Ok(node)
-    }
-
-    /// Starts a dialer for every peer that this node dials, and gives the way to ask it for a shard's connection.
-    fn start_dialers(&mut self) -> Arc<HashMap<NodeId, mpsc::Sender<Redial>>> {
-        let mut dialers = HashMap::new();
-        let config = &self.shared.config;
-        // Of two nodes the one with the higher number dials.
-        for peer in config.members.iter().filter(|m| m.node < config.node) {
-            let (send, receive) = mpsc::channel();
-            dialers.insert(peer.node, send);
-            let (shared, posts, peer) = (Arc::clone(&self.shared), self.posts.clone(), *peer);
-            self.threads.push(spawn(&format!("synod-dial-{}", peer.node), move || {
-                shared.dial_peer(peer.node, peer.address, &receive, &posts);
-            }));
-        }
-        Arc::new(dialers)
     }
 
     fn start_shards(
@@ -347,12 +346,9 @@ impl Node {
                 },
                 mailbox,
                 posts: self.posts.clone(),
-                lane: self.lane_place(),
-                broken: Box::new(move |node| {
-                    if let Some(dialer) = dialers.get(&node) {
-                        let _ = dialer.send(Redial::Shard(shard));
-                    }
-                }),
+                lane: self.shared.config.udp_lane.then(|| self.shared.config.address()),
+                broken: Box::new(move |node| dialers.redial(node, shard)),
+                introducer: self.introducer.clone(),
                 ready: tell,
             };
             self.shards.push(spawn(&format!("synod-shard-{shard}"), move || run_shard(shard, setup, on_fatal)));
@@ -365,9 +361,6 @@ impl Node {
                 Err(_) => "its thread ended before it was ready".into(),
             };
             return Err(StartError::Shard { shard, reason });
-        }
-        for dialer in self.dialers.values() {
-            (0..self.posts.len()).for_each(|shard| drop(dialer.send(Redial::Shard(shard))));
         }
         Ok(())
     }
@@ -391,13 +384,6 @@ impl Node {
                 }
             }
         }));
-    }
-
-    /// Where datagrams go, if the configuration wants any.
-    fn lane_place(&self) -> Option<LanePlace> {
-        let config = &self.shared.config;
-        let members = || config.members.iter().map(|member| (member.node, member.address)).collect();
-        config.udp_lane.then(|| LanePlace { own: config.address(), members: members() })
     }
 
     /// The cores to pin the shards to; none: the system places them.
@@ -426,12 +412,14 @@ impl Node {
         if let Some(mut listener) = self.listener.take() {
             listener.stop();
         }
-        self.dialers.values().for_each(|dialer| drop(dialer.send(Redial::Stop)));
+        self.dialers.stop();
         self.posts.iter().for_each(|post| post.send_wait(Mail::Stop));
         self.shards.drain(..).for_each(|thread| drop(thread.join()));
         // The shards need their clock to the end.
         self.shared.ended.store(true, Ordering::Relaxed);
+        self.introducer.stop();
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
+        self.dialers.join();
     }
 }
 
@@ -471,8 +459,9 @@ impl Shared {
         PeerHello { boot, log, names, seen, lost }
     }
 
-    fn members(&self) -> Vec<NodeId> {
-        self.config.members.iter().map(|m| m.node).collect()
+    fn members(&self) -> Vec<Member> {
+        // It is only ever replaced as a whole.
+        self.members.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Answers a new connection and hands it to the shard that it is for.
@@ -519,7 +508,7 @@ impl Shared {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(Refusal { status: HelloStatus::Busy, text: "the node is stopping".into() });
         }
-        let members = self.members();
+        let members: Vec<NodeId> = self.members().iter().map(|member| member.node).collect();
         let identity = self.identity(&members);
         if hello.role == Role::Client {
             return judge(hello, &identity, None).map(|()| None);
@@ -566,7 +555,7 @@ impl Shared {
     }
 
     /// Keeps the connections of all shards to one peer up.
-    fn dial_peer(&self, node: NodeId, address: SocketAddr, wanted: &mpsc::Receiver<Redial>, posts: &[Post]) {
+    fn dial_peer(&self, node: NodeId, wanted: &mpsc::Receiver<Redial>, posts: &[Post]) {
         let mut backoff = Backoff::new(self.config.node << 32 | node);
         let mut refusal = String::new();
         let mut connected: Option<Instant> = None;
@@ -577,6 +566,8 @@ impl Shared {
                 std::thread::sleep(Duration::from_micros(backoff.next_pause_us()));
             }
             while !self.stopping.load(Ordering::Relaxed) {
+                // It may have moved.
+                let address = self.address_of(node);
                 match self.dial_shard(node, address, shard, posts) {
                     Ok((peer, stream)) => {
                         connected = Some(Instant::now());
@@ -750,9 +741,11 @@ fn run_shard(shard: usize, setup: Setup, on_fatal: Option<OnFatal>) {
 
 /// Recovers a shard's log and makes its groups.
 fn build_shard(shared: &Shared, shard: usize, machines: Option<&MachineFactory>) -> Result<Built, String> {
-    let Shared { config, directory, peers, seen, logs, placement, .. } = shared;
-    let opening = Opening { config, directory, peers, seen, logs: &**logs, machines, placement };
-    let (assembled, recovery, store) = opening.recover_or_renew(shard)?;
+    let Shared { config, directory, peers, introduced, seen, logs, placement, .. } = shared;
+    let nodes = shared.members().len();
+    let opening = Opening { config, nodes, directory, peers, seen, logs: &**logs, machines, placement };
+    let (mut assembled, recovery, store) = opening.recover_or_renew(shard)?;
+    assembled.introduce(introduced.now().list().to_vec());
     tracing::info!(shard, verdict = ?recovery.verdict, segments = recovery.segments.len(), "the log is recovered");
     let missing = peers.missing(shard);
     if !missing.is_empty() && shared.me(shard).founder {

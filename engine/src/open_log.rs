@@ -27,6 +27,8 @@ use crate::shard::memory::Memory;
 /// What a log is opened with.
 pub(crate) struct Opening<'a> {
     pub(crate) config: &'a Config,
+    /// How many nodes there are, those that were introduced among them.
+    pub(crate) nodes: usize,
     pub(crate) directory: &'a Directory,
     pub(crate) peers: &'a Peers,
     pub(crate) seen: &'a Arc<Seen>,
@@ -87,8 +89,7 @@ impl Opening<'_> {
 
     /// Whether the other members could give a new replica of this one its vote.
     fn others_are_a_quorum(&self) -> bool {
-        let members = self.config.members.len();
-        Quorums::of(members, self.config.phase_2).both() < members
+        Quorums::of(self.nodes, self.config.phase_2).both() < self.nodes
     }
 
     /// A group in which the others are no quorum without this shard's replica, by the last configuration that the log, as
@@ -219,7 +220,8 @@ mod tests {
             let (seen, machines, logs) = (&Arc::default(), None, &DiskBackend::Uring);
             let Self { config, directory, peers, .. } = self;
             let placement = &Arc::new(Placement::new(config.homes(), []));
-            let opening = Opening { config, directory, peers, seen, logs, machines, placement };
+            let nodes = config.members.len();
+            let opening = Opening { config, nodes, directory, peers, seen, logs, machines, placement };
             let opened = opening.recover_or_renew(0);
             opened.map(|(shard, recovery, _)| (shard, recovery))
         }

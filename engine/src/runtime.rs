@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -23,6 +24,7 @@ use synod_wal::disk::{Disk, UringDisk};
 use crate::checkpoint::helper::Helper;
 use crate::checkpoint::store::Store;
 use crate::clock::now_ns;
+use crate::introducer::{Introducer, Introducing};
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post};
 use crate::outcome::{NodeId, Overload, Rejection};
 use crate::random::random_u128;
@@ -34,9 +36,9 @@ use crate::shard::serve::read_reply;
 use crate::shard::transfer::transfer_reply;
 use crate::shard::{Notice, Shard};
 
-pub(crate) mod lane;
+mod lane;
 
-use lane::{LanePlace, LaneSocket};
+use lane::LaneSocket;
 
 /// How long a stopping shard waits for what is in flight.
 const STOP_NS: u64 = 1_000_000_000;
@@ -66,10 +68,12 @@ pub(crate) struct Setup {
     pub(crate) mailbox: Mailbox,
     /// The mailboxes of all shards of the node, by shard.
     pub(crate) posts: Vec<Post>,
-    /// Where datagrams go, if the node sends any.
-    pub(crate) lane: Option<LanePlace>,
+    /// Where the node listens, if it takes datagrams there too.
+    pub(crate) lane: Option<SocketAddr>,
     /// Told of every peer whose connection broke.
     pub(crate) broken: Box<dyn Fn(NodeId) + Send>,
+    /// Given all introductions of nodes.
+    pub(crate) introducer: Introducer,
     /// Told once that the shard's log is open, or why it cannot be.
     pub(crate) ready: mpsc::Sender<Result<(), String>>,
 }
@@ -96,7 +100,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
         }
     };
     executor.run(async move {
-        let Setup { build, opened, suspect, mailbox, posts, lane, broken, ready, .. } = setup;
+        let Setup { build, opened, suspect, mailbox, posts, lane, broken, introducer, ready, .. } = setup;
         let (mut shard, disk, spares, store) = match build() {
             Ok(built) => built,
             Err(error) => {
@@ -132,6 +136,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
             posts,
             lane: RefCell::new(lane.clone()),
             broken,
+            introducer,
             ready: Cell::new(Some(ready)),
             passes: RefCell::new(VecDeque::new()),
         });
@@ -230,6 +235,7 @@ struct Driver {
     /// The socket for datagrams, until the shard is closed.
     lane: RefCell<Option<Rc<LaneSocket>>>,
     broken: Box<dyn Fn(NodeId) + Send>,
+    introducer: Introducer,
     ready: Cell<Option<mpsc::Sender<Result<(), String>>>>,
     /// What other shards are told of groups that move, and which.
     passes: RefCell<VecDeque<(usize, Pass)>>,
@@ -343,6 +349,7 @@ impl Driver {
                 Notice::Close(connection) => self.close_link(connection),
                 Notice::Forward(connection, request, decoded) => self.forward(connection, request, decoded),
                 Notice::Pass(to, pass) => self.passes.borrow_mut().push_back((to, pass)),
+                Notice::Heard(list) => self.introducer.take(Introducing::Heard(list)),
             }
         }
         self.send_passes();
@@ -448,6 +455,9 @@ impl Driver {
                 self.add_link(stream, Some((node, peer)));
             }
             Mail::Client { stream } => self.add_link(stream, None),
+            Mail::Introduce { member, witness, reply } => {
+                self.introducer.take(Introducing::Asked { member, witness, reply });
+            }
             Mail::Stop => {
                 self.stop_by_ns.set(now_ns() + STOP_NS);
                 self.event(|shard| shard.stopping = true);
@@ -678,6 +688,12 @@ impl Driver {
                 reply: GroupReply::Callback(Box::new(move |outcome| reply(outcome.into()))),
             },
             Request::Groups { .. } => Mail::Groups { reply: Box::new(move |groups| reply(groups.into())) },
+            Request::Introduce { member, witness, .. } => {
+                Mail::Introduce { member, witness, reply: Box::new(move |outcome| reply(outcome.into())) }
+            }
+            Request::Introductions { .. } => {
+                Mail::Introductions { reply: Box::new(move |list| reply((&list[..]).into())) }
+            }
             Request::Info { .. } => Mail::InfoAll { reply: Box::new(reply) },
             Request::Membership { group } => Mail::Membership {
                 group,

@@ -25,6 +25,7 @@ use crate::batch::Entries;
 use crate::client::protocol::Request;
 use crate::configuration;
 use crate::homes::{Homes, Placement};
+use crate::introductions::Introduction;
 use crate::large::Cutting;
 use crate::limits::*;
 use crate::mailbox::PeerHello;
@@ -47,6 +48,7 @@ pub(crate) mod events;
 pub(crate) mod frames;
 pub(crate) mod group;
 mod identity;
+pub(crate) mod introduced;
 pub(crate) mod lane;
 pub(crate) mod large;
 pub(crate) mod links;
@@ -74,6 +76,7 @@ use elections::{Elections, early_tries};
 use events::{Event, OnEvent};
 use frames::{Flying, Frames, Held};
 use group::{Group, GroupKind, OpenBatch, Pending, Reply, Run};
+use introduced::Introduced;
 use lane::{Lanes, Way};
 use large::Large;
 use links::{Part, Peer};
@@ -150,6 +153,8 @@ pub(crate) struct Parts {
 /// What the driver must know or do besides disk operations and outboxes.
 #[derive(Debug)]
 pub(crate) enum Notice {
+    /// A peer knows of introductions that this node does not know.
+    Heard(Vec<Introduction>),
     /// A connection has sent what it must not, or does not take its replies: close it.
     Close(u64),
     /// A client's request for a group of another shard: connection, request id, request.
@@ -173,6 +178,7 @@ pub(crate) struct Shard {
     pub(crate) made: MadeGroups,
     pub(crate) peers: Vec<Peer>,
     pub(crate) lanes: Lanes,
+    introduced: Introduced,
     pub(crate) writer: Writer,
     pub(crate) index: Index,
     pub(crate) frames: Frames,
@@ -219,7 +225,7 @@ pub(crate) struct Shard {
     pub(crate) moves: Moves,
     beat_due_ns: u64,
     /// The peers, as bits, of whose silence the leaders here have taken note, and until when that need not be done again.
-    silent_peers: (u32, u64),
+    silent_peers: (u128, u64),
     /// Since when the log waits for its next segment.
     closed_since_ns: Option<u64>,
     retry_prepare_ns: u64,
@@ -275,6 +281,7 @@ impl Shard {
         Self {
             peers: parts.peers.iter().map(|node| Peer::new(*node, Granted::starting_at(parts.seed))).collect(),
             lanes: Lanes::default(),
+            introduced: Introduced::nobody(parts.node, &parts.peers),
             by_uid,
             by_id,
             made: MadeGroups::new(parts.maker, &parts.groups),
@@ -651,6 +658,7 @@ impl Shard {
         // Leaders here wait for its support.
         peer.heartbeat_due_ns = self.now_ns;
         self.send_names(at);
+        self.send_introductions(at);
         for group in 0..self.groups.len() as u32 {
             let member = self.address(group, at);
             self.act(group, &[], |r, out| r.connected(member, out));
@@ -720,6 +728,7 @@ impl Shard {
             }),
             LANE => self.on_lane_offer(at, body),
             wire::points::ROUND..=wire::points::POINTS_ANSWER => self.on_list(at, kind, body),
+            wire::introductions::INTRODUCTIONS => self.on_introductions(body),
             _ => Err(wire::Malformed("the kind of frame")),
         };
         if let Err(malformed) = handled {
@@ -908,7 +917,7 @@ impl Shard {
     fn leave_lost_groups(&mut self) {
         let all_gone = self.wal_stuck() || self.yields();
         let silent = |peer: &Peer| self.now_ns >= peer.answered_ns + QUORUM_LOST_NS;
-        let silent = self.peers.iter().enumerate().fold(0, |all, (at, peer)| all | u32::from(silent(peer)) << at);
+        let silent = self.peers.iter().enumerate().fold(0, |all, (at, peer)| all | u128::from(silent(peer)) << at);
         // A peer that stays away need not be noticed again at every beat.
         let noticed = silent == self.silent_peers.0 && self.now_ns < self.silent_peers.1;
         if !all_gone && (silent == 0 || noticed) {

@@ -21,6 +21,8 @@ use crate::config::Config;
 use crate::configuration;
 use crate::groups::{GroupChange, GroupOutcome, MadeGroup};
 use crate::homes::{Names, Placement};
+use crate::introductions::Introduction;
+pub use crate::introductions::Introductions;
 use crate::large::Cutting;
 use crate::limits::PEER_OUTBOX_BYTES_MAX;
 pub use crate::log_store::failing::FailingStore;
@@ -190,6 +192,8 @@ pub struct SimPeer {
 pub struct SimShard {
     shard: Shard,
     seen: Arc<Seen>,
+    /// What peers have told of introduced nodes and nobody has taken.
+    heard: Vec<Introduction>,
 }
 
 /// Which shard of which directory a [`SimShard`] is.
@@ -356,7 +360,7 @@ impl SimShard {
             shard.elections.max = 1;
             shard.peers.iter_mut().for_each(|peer| peer.outbox = Outgoing::new(PEER_OUTBOX_BYTES_MAX / 2));
         }
-        Ok((Self { shard, seen }, recovery))
+        Ok((Self { shard, seen, heard: Vec::new() }, recovery))
     }
 
     /// Sets the shard's clock, in nanoseconds, never 0: before every event.
@@ -544,13 +548,16 @@ impl SimShard {
 
     /// The connections that the shard wants closed, since the last call.
     pub fn take_closed(&mut self) -> Vec<u64> {
-        let notices = self.shard.notices.extract_if(.., |notice| !matches!(notice, Notice::Pass(..)));
-        let connection = |notice| match notice {
-            Notice::Close(connection) => connection,
-            Notice::Forward(connection, ..) => panic!("connection {connection} is no client's"),
-            Notice::Pass(..) => unreachable!("these stay"),
-        };
-        notices.map(connection).collect()
+        let mut closed = Vec::new();
+        for notice in self.shard.notices.extract_if(.., |notice| !matches!(notice, Notice::Pass(..))) {
+            match notice {
+                Notice::Close(connection) => closed.push(connection),
+                Notice::Heard(list) => self.heard.extend(list),
+                Notice::Forward(connection, ..) => panic!("connection {connection} is no client's"),
+                Notice::Pass(..) => unreachable!("these stay"),
+            }
+        }
+        closed
     }
 
     /// What the shard tells others of its node, since the last call: to which shard, and what. All arrives, in order.
@@ -558,7 +565,7 @@ impl SimShard {
         let passes = self.shard.notices.extract_if(.., |notice| matches!(notice, Notice::Pass(..)));
         let pass = |notice| match notice {
             Notice::Pass(to, pass) => (to, SimPass(pass)),
-            Notice::Close(_) | Notice::Forward(..) => unreachable!("these stay"),
+            Notice::Close(_) | Notice::Forward(..) | Notice::Heard(_) => unreachable!("these stay"),
         };
         passes.map(pass).collect()
     }
@@ -566,6 +573,16 @@ impl SimShard {
     /// Another shard of the node tells this one of a group that moves.
     pub fn on_pass(&mut self, pass: SimPass) {
         self.shard.on_pass(pass.0);
+    }
+
+    /// What peers have told of introduced nodes until the last [`take_closed`](Self::take_closed), since the last call.
+    pub fn take_heard(&mut self) -> Vec<Introduction> {
+        std::mem::take(&mut self.heard)
+    }
+
+    /// The node knows these introductions durably.
+    pub fn introduce(&mut self, known: &Introductions) {
+        self.shard.introduce(known.list().to_vec());
     }
 
     /// Bytes that wait for a connection to a peer; `bytes_max` bounds what the socket takes.

@@ -15,6 +15,7 @@ use crate::configuration;
 use crate::large::PartOf;
 use crate::payload::{BatchHeader, Payload, Place};
 
+pub(crate) mod introductions;
 pub(crate) mod points;
 
 /// Wire frame kind: a run of records that bear their own checksums.

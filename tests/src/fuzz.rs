@@ -60,13 +60,14 @@ pub struct Target {
 }
 
 /// Every decoder.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     transport::WIRE_FRAMES,
     transport::HELLO,
     transport::HELLO_REPLY,
     transport::DATAGRAM,
     engine::MESSAGES,
     engine::ACKS,
+    engine::INTRODUCTIONS,
     engine::REQUEST,
     engine::REPLY,
     engine::BATCH,

@@ -8,6 +8,7 @@ use synod_core::planted::Bug;
 mod ballots;
 mod checkpoints;
 mod frames;
+mod growth;
 mod idle;
 mod lane;
 mod load;
@@ -37,10 +38,10 @@ pub(crate) use schedules;
 
 /// All schedules.
 pub fn all() -> impl Iterator<Item = &'static Schedule> {
-    let parts = [ballots::SCHEDULES, checkpoints::SCHEDULES, frames::SCHEDULES, idle::SCHEDULES, lane::SCHEDULES];
+    let parts = [ballots::SCHEDULES, checkpoints::SCHEDULES, frames::SCHEDULES, growth::SCHEDULES, idle::SCHEDULES];
     parts
         .into_iter()
-        .chain([load::SCHEDULES, voters::SCHEDULES, crate::leases::SCHEDULES, crate::lone::SCHEDULES])
-        .chain([crate::moved::SCHEDULES])
+        .chain([lane::SCHEDULES, load::SCHEDULES, voters::SCHEDULES, crate::leases::SCHEDULES])
+        .chain([crate::lone::SCHEDULES, crate::moved::SCHEDULES])
         .flatten()
 }

@@ -8,9 +8,9 @@ use crate::disk::{CrashChoice, Dice, SimDisk};
 use crate::sim::files::SimFiles;
 use crate::sim::machine::{Held, Kind, Machine};
 use synod::client::protocol::GroupInfoV1;
-use synod::simulation::{NoShard, SimMoves, SimPeer, SimPlace, SimShard, SimStore};
+use synod::simulation::{Introductions, NoShard, SimMoves, SimPeer, SimPlace, SimShard, SimStore};
 use synod::{
-    Config, Consistency, Entries, Epoch, GroupId, GroupOutcome, MachineFactory, Member, MembershipChange,
+    Config, Consistency, Entries, Epoch, GroupId, GroupOutcome, Introduction, MachineFactory, Member, MembershipChange,
     MembershipOutcome, Outcome, ReadError, ReadPoint, TransferError,
 };
 use synod_transport::frame::Decoder;
@@ -35,7 +35,7 @@ fn answer<T: Send + 'static>() -> (Told<T>, impl FnOnce(T) + Send + 'static) {
 /// What the nodes are made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
-    /// How many there are.
+    /// How many there are at the beginning.
     pub nodes: usize,
     /// For the choice of timeouts.
     pub seed: u64,
@@ -65,6 +65,8 @@ pub struct Node {
     files: SimFiles,
     /// What it starts with.
     pub config: Config,
+    /// The nodes that were introduced, as far as it knows: durably.
+    pub known: Introductions,
     boot: u64,
     /// What its clock shows beyond the world's.
     pub ahead_ns: u64,
@@ -77,6 +79,41 @@ pub struct Node {
     /// Why it has ended by itself: its log has lost votes.
     pub suspect: Option<String>,
     held: BTreeMap<GroupId, Arc<Mutex<Held>>>,
+}
+
+/// A node and where it listens.
+pub fn member(node: u64) -> Member {
+    Member { node, address: ([127, 0, 0, 1], 1000 + node as u16).into() }
+}
+
+impl Node {
+    /// One that has never run, with these members in its configuration.
+    fn new(setup: &Setup, node: u64, members: Vec<Member>) -> Self {
+        let mut config = Config::new(7, node, "", members);
+        (config.cache_mib, config.preferred_leader) = (1, Some(1));
+        Self {
+            shard: None,
+            store: None,
+            disk: SimDisk::new(setup.segment_bytes),
+            stalled: false,
+            files: SimFiles::default(),
+            config,
+            known: Introductions::default(),
+            boot: 0,
+            ahead_ns: 0,
+            drift_ppm: 0,
+            replica: u128::from(node),
+            paused: false,
+            suspect: None,
+            held: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it lets a node in.
+    fn knows(&self, node: u64) -> bool {
+        let configured = self.config.members.iter().any(|member| member.node == node);
+        configured || self.known.list().iter().any(|introduced| introduced.node == node)
+    }
 }
 
 /// The nodes of a cluster, each with one shard, and what is on its way between them.
@@ -105,29 +142,8 @@ pub struct Shards {
 impl Shards {
     /// Nodes that are not started yet, with one group, which node 1 prefers to lead.
     pub fn new(setup: Setup) -> Self {
-        let address = |at: u64| format!("127.0.0.1:{}", 1000 + at).parse().unwrap();
-        let members: Vec<Member> =
-            (1..=setup.nodes as u64).map(|node| Member { node, address: address(node) }).collect();
-        let node = |at: u64| {
-            let mut config = Config::new(7, at, "", members.clone());
-            (config.cache_mib, config.preferred_leader) = (1, Some(1));
-            Node {
-                shard: None,
-                store: None,
-                disk: SimDisk::new(setup.segment_bytes),
-                stalled: false,
-                files: SimFiles::default(),
-                config,
-                boot: 0,
-                ahead_ns: 0,
-                drift_ppm: 0,
-                replica: u128::from(at),
-                paused: false,
-                suspect: None,
-                held: BTreeMap::new(),
-            }
-        };
-        let nodes = (1..=setup.nodes as u64).map(node).collect();
+        let members: Vec<Member> = (1..=setup.nodes as u64).map(member).collect();
+        let nodes = (1..=setup.nodes as u64).map(|node| Node::new(&setup, node, members.clone())).collect();
         Self {
             setup,
             now_ns: 1,
@@ -170,6 +186,13 @@ impl Shards {
         self
     }
 
+    /// One node more, made to join: its configuration has all nodes. It is not started, and nobody knows it.
+    pub fn join(&mut self) -> usize {
+        let node = self.nodes.len() as u64 + 1;
+        self.nodes.push(Node::new(&self.setup, node, (1..=node).map(member).collect()));
+        self.nodes.len() - 1
+    }
+
     /// The connection of two nodes.
     pub fn conn(a: usize, b: usize) -> u64 {
         (a.min(b) * 10 + a.max(b)) as u64 + 1
@@ -191,10 +214,11 @@ impl Shards {
 
     /// Starts a node's process, or says why its log makes no shard.
     pub fn try_start(&mut self, at: usize) -> Result<(), NoShard> {
-        let (now_ns, setup, founders) = (self.local_ns(at), self.setup, self.nodes.len() as u64);
+        let (now_ns, setup) = (self.local_ns(at), self.setup);
+        let founders = setup.nodes as u64;
         let node = &mut self.nodes[at];
         node.boot += 1;
-        let founds = node.replica == at as u128 + 1;
+        let founds = node.replica == at as u128 + 1 && at < setup.nodes;
         let place = SimPlace {
             shard: 0,
             replica: node.replica,
@@ -230,6 +254,7 @@ impl Shards {
         }
         node.disk.open();
         shard.set_now(now_ns);
+        shard.introduce(&node.known);
         shard.start(2);
         (node.shard, node.store) = (Some(shard), Some(store));
         self.open_lanes(at);
@@ -242,7 +267,11 @@ impl Shards {
         Ok(())
     }
 
+    /// Connects two nodes, if they know each other.
     fn connect(&mut self, a: usize, b: usize) {
+        if !self.nodes[a].knows(b as u64 + 1) || !self.nodes[b].knows(a as u64 + 1) {
+            return;
+        }
         for (of, to) in [(a, b), (b, a)] {
             self.wires.insert((of, to), (Vec::new(), Decoder::new()));
             if self.deaf.contains(&of) {
@@ -270,6 +299,38 @@ impl Shards {
         let run = [a, b].iter().all(|at| self.nodes[*at].shard.is_some());
         if run && !self.held.contains(&(a, b)) && !self.held.contains(&(b, a)) {
             self.connect(a, b);
+        }
+    }
+
+    /// A node is introduced to another one.
+    ///
+    /// # Panics
+    /// When it cannot be.
+    pub fn introduce(&mut self, at: usize, member: Member) {
+        let to = &mut self.nodes[at];
+        to.known.introduce(&to.config, member, false).expect("it can be");
+        self.follow_introductions(at);
+        self.turn(at);
+    }
+
+    /// Peers have told a node whom they know.
+    fn hear(&mut self, at: usize, heard: &[Introduction]) {
+        let node = &mut self.nodes[at];
+        let before = node.known.clone();
+        node.known.merge(heard);
+        if node.known != before {
+            self.follow_introductions(at);
+        }
+    }
+
+    /// A node's shard learns whom the node knows durably, and who knows each other is connected.
+    fn follow_introductions(&mut self, at: usize) {
+        let known = self.nodes[at].known.clone();
+        self.shard(at).introduce(&known);
+        for other in (0..self.nodes.len()).filter(|other| *other != at) {
+            if self.nodes[other].shard.is_some() && !self.wires.contains_key(&(at, other)) {
+                self.connect(at, other);
+            }
         }
     }
 
@@ -361,13 +422,15 @@ impl Shards {
         for done in store.carry_out(store_ops) {
             shard.on_store(done);
         }
-        let closed = shard.take_closed();
-        for other in (0..self.setup.nodes).filter(|other| closed.contains(&Self::conn(at, *other))) {
+        let (closed, heard) = (shard.take_closed(), shard.take_heard());
+        for other in (0..self.nodes.len()).filter(|other| closed.contains(&Self::conn(at, *other))) {
             self.closed(at, other);
         }
         self.post_datagrams(at);
+        self.hear(at, &heard);
+        let nodes = self.nodes.len();
         let shard = self.nodes[at].shard.as_mut().expect("it runs");
-        for to in 0..self.setup.nodes {
+        for to in 0..nodes {
             if let Some((wire, _)) = self.wires.get_mut(&(at, to)) {
                 wire.extend(shard.take_output(Self::conn(at, to), 1 << 20));
             }
@@ -619,8 +682,13 @@ impl Shards {
 
     /// Has the vote of `node` in group 1 taken away.
     pub fn remove_voter(&mut self, at: usize, node: u64, ms: u64) -> Told<MembershipOutcome> {
+        self.change_voters(at, MembershipChange::Remove(node), ms)
+    }
+
+    /// Has the voters of group 1 changed.
+    pub fn change_voters(&mut self, at: usize, change: MembershipChange, ms: u64) -> Told<MembershipOutcome> {
         let ((told, tell), version) = (answer(), self.info(at).configuration);
-        self.shard(at).change_membership(1, version, MembershipChange::Remove(node), ms * MS, Box::new(tell));
+        self.shard(at).change_membership(1, version, change, ms * MS, Box::new(tell));
         self.turn(at);
         told
     }

@@ -12,6 +12,7 @@ mod datagrams;
 mod faults;
 pub(crate) mod files;
 mod groups;
+mod growth;
 mod links;
 pub mod load;
 mod lost;

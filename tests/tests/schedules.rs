@@ -39,6 +39,8 @@ tests! {
     no_ballot_is_begun_again_after_a_power_cut,
     a_change_of_voters_waits_for_what_was_proposed_before_it,
     one_who_knows_older_voters_is_promised_nothing,
+    a_node_that_is_introduced_under_load_becomes_a_voter,
+    introductions_reach_who_was_away_and_one_of_them_counts,
     what_the_log_counts_on_a_checkpoint_for_is_in_it,
     checkpoint_and_log_join_after_a_restart,
     who_lacks_a_state_lets_others_lead,

@@ -34,9 +34,10 @@ nodes refuse an empty directory under its number.
 A node that joins later, under a number that the cluster never had:
     synod init --join --config node-4.toml
     synod serve --config node-4.toml
-  Its file has all members, itself among them. Add it to the other nodes' files too, and start these
-  anew, one after another: then they let it in. It learns all groups, and votes in those to which
-  `synod member add` adds it.
+    synod member introduce --cluster cluster.toml --node 4 --address 127.0.0.1:7004
+  Its file has all members, itself among them. The other nodes run on, and let it in once it is
+  introduced to one of them (or when they were started with it in their own files). It learns all
+  groups, and votes in those to which `synod member add` adds it.
 
 A node that only votes, and keeps no entries, is a witness: `witnesses = [3]`, above the members and
 the same on all nodes, makes node 3 one. Two others and a witness go on without any one of the three.

@@ -9,6 +9,7 @@ mod append;
 mod error;
 mod group;
 mod init;
+mod introduce;
 mod lines;
 mod local;
 mod member;

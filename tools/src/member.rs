@@ -1,9 +1,10 @@
-//! `synod member`: who votes in a group, how many votes it takes, and changing that.
+//! `synod member`: who votes in a group, how many votes it takes, and changing that; and nodes that join.
 
 use synod::{Membership, MembershipChange, NodeId};
 
 use crate::error::ToolError;
-use crate::target::{Target, check_node};
+use crate::introduce;
+use crate::target::Target;
 use crate::terminal::say;
 
 const EXAMPLES: &str = "\
@@ -13,6 +14,19 @@ Examples:
   synod member add    --cluster demo/cluster.toml --group 1 --node 3
   synod member add    --cluster demo/cluster.toml --group 1 --node 4 --witness
   synod member quorum --cluster demo/cluster.toml --group 1 --phase-2 2
+
+A node that joins, while the others run:
+  synod init --join      --config node-4.toml
+  synod serve            --config node-4.toml
+  synod member introduce --cluster demo/cluster.toml --node 4 --address 127.0.0.1:7004
+  synod member add       --cluster demo/cluster.toml --group 1 --node 4
+
+`introduce` tells each node of the cluster file that can be reached, and says who knows the new one.
+One is enough: the nodes tell each other, also those that are down now, and remember it for good. The
+new node then learns all groups, and votes in those to which it is added. Add it to the cluster file,
+too: clients look there for leaders. To introduce a node again does no harm; with another --address it
+has moved there. What a node's own configuration says of another counts more than an introduction, and
+`show` lists the nodes that were introduced. At most 64 can be, and none is forgotten.
 
 Every node of the cluster has a replica of every group. A voter decides what is committed; a learner
 only gets it. A node that is added must have caught up first. One that is removed may be switched
@@ -44,6 +58,8 @@ pub(crate) struct Args {
 enum Action {
     /// Show who votes
     Show(Target),
+    /// Tell the running nodes of one that joins them, or that has moved
+    Introduce(introduce::Args),
     /// Give a node's replica a vote
     Add(Add),
     /// Take a node's vote away
@@ -91,7 +107,11 @@ struct At {
 
 pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     match &args.action {
-        Action::Show(target) => show(&target.client()?.membership(target.group)?),
+        Action::Show(target) => {
+            show(&target.client()?.membership(target.group)?);
+            introduce::show(&target.cluster()?);
+        }
+        Action::Introduce(args) => introduce::run(args)?,
         Action::Add(Add { change, witness: false }) => change.carry_out(MembershipChange::Add(change.node))?,
         Action::Add(Add { change, witness: true }) => change.carry_out(MembershipChange::AddWitness(change.node))?,
         Action::Remove(change) => change.carry_out(MembershipChange::Remove(change.node))?,
@@ -102,7 +122,7 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
 
 impl Change {
     fn carry_out(&self, change: MembershipChange) -> Result<(), ToolError> {
-        check_node(&self.at.target.cluster()?, self.node)?;
+        introduce::check_member(&self.at.target.cluster()?, self.node)?;
         self.at.carry_out(change)
     }
 }

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::replica_test::{Random, Wire, World, member};
+use crate::replica_test::{Random, Wire, World, config, member};
 use crate::*;
 
 const ALL: [u16; 3] = [1, 2, 3];
@@ -49,6 +49,18 @@ fn a_wiped_acceptor_votes_only_under_a_new_number() {
     let second = w.propose(1);
     w.settle(&[1, 2]);
     assert_eq!(w.batches(1), [first, second]);
+}
+
+#[test]
+fn a_replica_without_a_vote_asks_peers_that_come_later() {
+    let alone = Config { genesis: Configuration::default(), peers: 0, ..config(1, 1) };
+    let (mut replica, mut out) = (Replica::<u64>::new(alone, Recovered::default()), Vec::new());
+    replica.timeout(&mut out);
+    assert_eq!((replica.timer(), replica.asks()), (Timer::Off, None));
+    replica.peers_grew(2);
+    assert_eq!(replica.timer(), Timer::Learn);
+    let asked: Vec<_> = (0..3).map(|_| (replica.timeout(&mut out), replica.asks()).1).collect();
+    assert_eq!(asked, [0, 1, 0].map(|peer| Some(MemberId::outsider(peer))));
 }
 
 #[test]

@@ -212,6 +212,13 @@ impl<P: Payload> Replica<P> {
         }
     }
 
+    /// The caller has connections to so many peers from now on, the new ones behind those that it had. Its timer may be
+    /// another one then.
+    pub fn peers_grew(&mut self, peers: usize) {
+        assert!(self.config.peers <= peers, "peers keep their places");
+        self.config.peers = peers;
+    }
+
     /// Takes a message that needs no durable record of its sender.
     pub fn receive(&mut self, from: MemberId, message: Message<P>, out: Out<'_, P>) {
         match message {

@@ -11,13 +11,16 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::batch::{Batch, Entries};
+use crate::config::Member;
 use crate::groups::{GroupError, GroupOutcome, MadeGroup};
+use crate::introductions::{IntroduceError, IntroduceOutcome, Introduction};
 use crate::limits::{APPEND_PART_BYTES_MAX, ENTRY_BYTES_MAX};
 use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
 use crate::outcome::{Committed, GroupId, NodeId, Outcome, ProposeError, Rejection};
 use crate::sessions::command::is_session;
 use crate::shard::points::Consistency;
 use crate::shard::sessions::Ask;
+use crate::wire::introductions::{PLACE_BYTES, append_place, decode_place};
 
 const APPEND: u8 = 1;
 const READ: u8 = 2;
@@ -27,6 +30,8 @@ const ADD_VOTER: u8 = 71;
 const REMOVE_VOTER: u8 = 72;
 const QUORUM: u8 = 73;
 const ADD_WITNESS: u8 = 74;
+const INTRODUCE: u8 = 75;
+const INTRODUCTIONS: u8 = 76;
 const OPEN_SESSION: u8 = 60;
 const CLOSE_SESSION: u8 = 61;
 const READ_POINT: u8 = 40;
@@ -179,6 +184,21 @@ pub enum Request {
         /// [`SHARDS`] and the shard's number.
         group: GroupId,
     },
+    /// Introduce a node to the one that is asked, which tells the others. The answer is [`ReplyV1::Introduced`], with the one
+    /// introduction that counts then.
+    Introduce {
+        /// Any number.
+        group: GroupId,
+        /// The node, and where it listens.
+        member: Member,
+        /// It is a witness.
+        witness: bool,
+    },
+    /// Which nodes were introduced, as the node that is asked knows it. The answer is [`ReplyV1::Introduced`].
+    Introductions {
+        /// Any number.
+        group: GroupId,
+    },
 }
 
 /// A request that is none.
@@ -197,6 +217,7 @@ impl Request {
             Self::OpenSession { group } | Self::CloseSession { group, .. } => *group,
             Self::CreateGroup { group, .. } | Self::DropGroup { group, .. } | Self::Groups { group } => *group,
             Self::PlaceGroup { group, .. } => *group,
+            Self::Introduce { group, .. } | Self::Introductions { group } => *group,
         }
     }
 
@@ -210,6 +231,7 @@ impl Request {
             Self::ReadPoint { .. } | Self::Transfer { .. } | Self::Trim { .. } => None,
             Self::Membership { .. } | Self::ChangeMembership { .. } => None,
             Self::CreateGroup { .. } | Self::DropGroup { .. } | Self::PlaceGroup { .. } | Self::Groups { .. } => None,
+            Self::Introduce { .. } | Self::Introductions { .. } => None,
         }
     }
 
@@ -247,6 +269,11 @@ impl Request {
             }
             Self::Info { .. } => out[0] = INFO,
             Self::Groups { .. } => out[0] = GROUPS,
+            Self::Introductions { .. } => out[0] = INTRODUCTIONS,
+            Self::Introduce { member, witness, .. } => {
+                out[0] = INTRODUCE;
+                append_place(&mut out, *member, *witness);
+            }
             Self::CreateGroup { phase_2, wait_ms, .. } => {
                 out[0] = CREATE_GROUP;
                 out.extend_from_slice(&wait_ms.to_le_bytes());
@@ -356,6 +383,13 @@ impl Request {
             }
             INFO if rest.is_empty() => Ok(Self::Info { group }),
             GROUPS if rest.is_empty() => Ok(Self::Groups { group }),
+            INTRODUCTIONS if rest.is_empty() => Ok(Self::Introductions { group }),
+            INTRODUCE => {
+                let place: &[u8; PLACE_BYTES] =
+                    rest.try_into().map_err(|_| MalformedRequest("the length of an introduction"))?;
+                let (member, witness) = decode_place(place).map_err(|of| MalformedRequest(of.0))?;
+                Ok(Self::Introduce { group, member, witness })
+            }
             CREATE_GROUP => {
                 let rest: &[u8; 6] = rest.try_into().map_err(|_| MalformedRequest("the length of an order"))?;
                 let wait_ms = u32::from_le_bytes(rest[..4].try_into().expect("four bytes"));
@@ -607,6 +641,52 @@ pub enum ReplyV1 {
         /// The groups.
         groups: Vec<MadeGroupV1>,
     },
+    /// A node was introduced, or these nodes were.
+    Introduced {
+        /// What counts of them, by their numbers.
+        nodes: Vec<IntroductionV1>,
+    },
+}
+
+/// An [`Introduction`] on the wire.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct IntroductionV1 {
+    /// The node.
+    pub node: u64,
+    /// Its address, as text.
+    pub address: String,
+    /// It is a witness.
+    pub witness: bool,
+    /// The introduction's version.
+    pub version: u64,
+}
+
+impl IntroductionV1 {
+    /// What it says, unless its address is none.
+    pub(crate) fn decode(&self) -> Option<Introduction> {
+        let Self { node, address, witness, version } = self;
+        Some(Introduction { node: *node, address: address.parse().ok()?, witness: *witness, version: *version })
+    }
+}
+
+impl From<&[Introduction]> for ReplyV1 {
+    fn from(list: &[Introduction]) -> Self {
+        let node = |of: &Introduction| {
+            let Introduction { node, address, witness, version } = *of;
+            IntroductionV1 { node, address: address.to_string(), witness, version }
+        };
+        Self::Introduced { nodes: list.iter().map(node).collect() }
+    }
+}
+
+impl From<IntroduceOutcome> for ReplyV1 {
+    fn from(outcome: IntroduceOutcome) -> Self {
+        match outcome {
+            Ok(introduction) => (&[introduction][..]).into(),
+            Err(IntroduceError::Rejected(rejection)) => rejected(rejection),
+            Err(error) => Self::Failed { text: error.to_string() },
+        }
+    }
 }
 
 /// A [`MadeGroup`] on the wire.
@@ -765,6 +845,12 @@ mod tests {
             Request::DropGroup { group: 9, wait_ms: 5 },
             Request::PlaceGroup { group: 9, shard: 3, wait_ms: 5 },
             Request::Groups { group: 9 },
+            Request::Introduce {
+                group: 1,
+                member: Member { node: 4, address: "127.0.0.1:7004".parse().unwrap() },
+                witness: true,
+            },
+            Request::Introductions { group: 1 },
         ] {
             let bytes = request.encode();
             assert_eq!(Request::decode(&bytes).unwrap().encode(), bytes);
@@ -813,6 +899,9 @@ mod tests {
             ReplyV1::Part { index: 5, part: 2, parts: 6, next_index: 7, bytes: b"part".to_vec() },
             ReplyV1::Point { index: 5, epoch: 6 },
             ReplyV1::Groups { groups: vec![MadeGroupV1 { group: 9, uid: u128::MAX - 2, ending: true }] },
+            ReplyV1::Introduced {
+                nodes: vec![IntroductionV1 { node: 4, address: "127.0.0.1:7004".into(), witness: true, version: 2 }],
+            },
         ] {
             assert_eq!(ReplyV1::decode(&reply.encode()).unwrap(), reply);
         }

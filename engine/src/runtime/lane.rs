@@ -10,27 +10,21 @@ use synod_transport::net::datagrams::DatagramSocket;
 
 use super::{Driver, Link};
 use crate::clock::now_ns;
-use crate::outcome::NodeId;
 use crate::shard::Shard;
 use crate::shard::lane::Parcel;
 
-/// Where the nodes are. Each has its sockets for datagrams at the address at which it listens: a connection that it
-/// has dialled may come from another one of the same machine.
-pub(crate) struct LanePlace {
-    pub(crate) own: SocketAddr,
-    pub(crate) members: HashMap<NodeId, SocketAddr>,
-}
-
+/// Each node has its sockets for datagrams at the address at which it listens: a connection that it has dialled may come
+/// from another one of the same machine.
 pub(super) struct LaneSocket {
     socket: DatagramSocket,
-    members: HashMap<NodeId, SocketAddr>,
 }
 
 impl LaneSocket {
-    pub(super) fn open(place: LanePlace) -> Result<Self, String> {
-        let socket = DatagramSocket::bind(place.own)
-            .map_err(|error| format!("no socket for datagrams at {}: {error}; see `udp_lane`", place.own.ip()))?;
-        Ok(Self { socket, members: place.members })
+    /// The socket of a node that listens at `own`.
+    pub(super) fn open(own: SocketAddr) -> Result<Self, String> {
+        let socket = DatagramSocket::bind(own)
+            .map_err(|error| format!("no socket for datagrams at {}: {error}; see `udp_lane`", own.ip()))?;
+        Ok(Self { socket })
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -41,12 +35,11 @@ impl LaneSocket {
         self.socket.receive(buffer).await
     }
 
-    /// Sends what a shard has for a node. What cannot be sent is as good as lost on its way.
-    fn send(&self, node: NodeId, parcel: &Parcel) {
-        let Some(mut address) = self.members.get(&node).copied() else { return };
+    /// Sends what a shard has for a node that listens at `address`. What cannot be sent is as good as lost on its way.
+    fn send(&self, mut address: SocketAddr, parcel: &Parcel) {
         address.set_port(parcel.port);
         if let Err(error) = self.socket.send(&parcel.bytes, address) {
-            tracing::debug!(node, %address, %error, "a datagram is not sent");
+            tracing::debug!(%address, %error, "a datagram is not sent");
         }
     }
 }
@@ -54,11 +47,12 @@ impl LaneSocket {
 impl Driver {
     /// Sends what a shard has for its peers, as far as the socket takes it at once.
     pub(super) fn send_datagrams(&self, shard: &mut Shard, links: &HashMap<u64, Rc<Link>>) {
-        for parcel in shard.lanes.outgoing.drain(..) {
+        for parcel in std::mem::take(&mut shard.lanes.outgoing) {
             if let Some(lane) = &*self.lane.borrow()
                 && let Some(node) = links.get(&parcel.connection).and_then(|link| link.node)
+                && let Some(address) = shard.address_of(node)
             {
-                lane.send(node, &parcel);
+                lane.send(address, &parcel);
             }
         }
     }

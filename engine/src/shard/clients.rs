@@ -77,7 +77,10 @@ impl Shard {
             Some(Request::AppendPart { group, session, total, offset, bytes }) => {
                 self.on_append_part(connection, request, (group, session, total), offset as usize, &bytes);
             }
-            Some(decoded) if self.shard_for(&decoded) != self.shard.0 => {
+            // An introduction is no shard's to take.
+            Some(decoded)
+                if self.shard_for(&decoded) != self.shard.0 || matches!(decoded, Request::Introduce { .. }) =>
+            {
                 self.notices.push(Notice::Forward(connection, request, decoded));
             }
             Some(decoded) => self.on_request(connection, request, decoded),
@@ -236,6 +239,11 @@ impl Shard {
             Request::DropGroup { group, wait_ms } => {
                 let until_ns = self.now_ns + u64::from(wait_ms) * 1_000_000;
                 self.change_groups(GroupChange::Drop(group), until_ns, GroupReply::Client(connection, request));
+            }
+            Request::Introduce { .. } => unreachable!("it is passed on where it comes in"),
+            Request::Introductions { .. } => {
+                let reply = self.introductions().into();
+                self.reply(connection, request, &reply);
             }
             Request::Groups { .. } => {
                 let reply = self.made_groups().into();

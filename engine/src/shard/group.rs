@@ -131,7 +131,7 @@ pub(crate) struct Lacking {
     /// When that was first heard.
     pub(crate) since_ns: u64,
     /// The peers, as bits, that do not have it.
-    pub(crate) without: u32,
+    pub(crate) without: u128,
 }
 
 pub(crate) struct Group {

@@ -11,12 +11,15 @@
 //! [`STREAM_NS`] at least; whatever came as a datagram could as well have come over the connection, late or a second
 //! time.
 
+use std::net::SocketAddr;
+
 use synod_transport::datagram::Datagram;
 use synod_transport::lane::{Lane, LaneOffer};
 
 use super::Shard;
 use crate::marks::{Mark, mark};
 use crate::metrics::Datagrams;
+use crate::outcome::NodeId;
 use crate::wire::{HEARTBEAT, HEARTBEAT_ACK, Heartbeat, LANE, Malformed, TAKES_DATAGRAMS};
 
 /// So often a heartbeat goes over the connection although datagrams are enough: it may be half open.
@@ -75,6 +78,11 @@ impl Lanes {
 }
 
 impl Shard {
+    /// Where another node listens.
+    pub(crate) fn address_of(&self, node: NodeId) -> Option<SocketAddr> {
+        self.made.maker.config.members.iter().find(|member| member.node == node).map(|member| member.address)
+    }
+
     /// How many datagrams went and came, and to how many peers they get through now.
     pub(crate) fn datagrams(&self) -> Datagrams {
         let carries = |peer: &&super::Peer| peer.lane.as_ref().is_some_and(|of| of.lane.carries());

@@ -71,6 +71,8 @@ impl Shard {
                 self.change_groups(change, self.now_ns.saturating_add(wait_ms.saturating_mul(1_000_000)), reply);
             }
             Mail::Groups { reply } => reply(self.made_groups()),
+            Mail::Introduced(list) => self.introduce(list),
+            Mail::Introductions { reply } => reply(self.introductions().to_vec()),
             Mail::Store(done) => self.on_store(done),
             Mail::Checkpoint { group, reply } => self.request_checkpoint(group, reply),
             Mail::Pin { group, name, index, reply } => reply(self.pin(group, name, index)),
@@ -83,7 +85,9 @@ impl Shard {
             Mail::Wake => self.producers.due = true,
             Mail::Run(run) => run(&mut LocalShard { shard: self, producer: None }),
             Mail::Reply { connection, request, reply } => self.reply(connection, request, &reply),
-            Mail::Peer { .. } | Mail::Client { .. } | Mail::Tick | Mail::Stop => unreachable!("the driver takes these"),
+            Mail::Peer { .. } | Mail::Client { .. } | Mail::Introduce { .. } | Mail::Tick | Mail::Stop => {
+                unreachable!("the driver takes these")
+            }
         }
     }
 }

@@ -145,6 +145,8 @@ impl Shard {
         if group.tenure.ballot != ballot {
             group.tenure = Tenure { ballot, peers: vec![Confirmed::default(); peers], ..Tenure::default() };
         }
+        // Nodes may have been introduced since.
+        group.tenure.peers.resize(peers, Confirmed::default());
         Some(&mut group.tenure)
     }
 

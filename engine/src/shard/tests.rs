@@ -14,9 +14,11 @@ use crate::checkpoint::files::SystemFiles;
 use crate::checkpoint::store::Store;
 use crate::config::{Config, Member};
 use crate::homes::{Names, Placement};
+use crate::introductions::Introduction;
 use crate::large::Cutting;
-use crate::limits::MIB;
+use crate::limits::{INTRODUCED_MAX, MIB};
 use crate::metrics::Datagrams;
+use crate::wire::introductions::{INTRODUCTIONS, encode};
 
 /// A directory without a log.
 struct Nothing;
@@ -41,9 +43,14 @@ impl SegmentSource for Nothing {
 
 /// The shard of node 1 of three, just started over an empty directory.
 fn started() -> Shard {
+    started_with(1)
+}
+
+/// As [`started`], with so many groups.
+fn started_with(groups: u64) -> Shard {
     let address = |node: u64| format!("127.0.0.1:{node}").parse().unwrap();
     let members = (1..=3).map(|node| Member { node, address: address(node) }).collect();
-    let config = Config::new(7, 1, "", members);
+    let config = Config { groups, ..Config::new(7, 1, "", members) };
     let dir = tempfile::tempdir().unwrap();
     let files = SystemFiles::open(dir.path().join("checkpoints")).unwrap();
     let mut store = Store::open(Box::new(files), 7).unwrap();
@@ -270,4 +277,73 @@ fn a_peer_whose_connection_is_silent_is_lost_although_its_datagrams_come() {
             return;
         }
     }
+}
+
+fn introduction(node: u64, port: u16, witness: bool) -> Introduction {
+    Introduction { node, address: ([127, 0, 0, 1], port).into(), witness, version: 1 }
+}
+
+fn nodes(shard: &Shard) -> Vec<u64> {
+    shard.peers.iter().map(|peer| peer.node).collect()
+}
+
+#[test]
+fn an_introduced_node_is_one_more_peer_behind_the_others() {
+    let mut shard = started_with(3);
+    let preferred = |shard: &Shard| shard.groups[..3].iter().map(|group| group.preferred).collect::<Vec<_>>();
+    assert_eq!(preferred(&shard), [2, 3, 1]);
+    // The first and the third of four are what the configuration says.
+    let of =
+        [introduction(1, 7, true), introduction(0xfff, 8, true), introduction(3, 9, true), introduction(4, 10, false)];
+    shard.introduce(of.into());
+    assert_eq!(nodes(&shard), [2, 3, 0xfff, 4]);
+    let witnesses = |shard: &Shard| shard.made.maker.config.witnesses.clone();
+    assert_eq!(witnesses(&shard), [0xfff]);
+    assert_eq!(shard.membership(0).learners, [4, 0xfff], "the founders vote");
+    assert_eq!(shard.introductions(), of);
+    assert_eq!(
+        preferred(&shard),
+        [2, 3, 4],
+        "as on a node that is started with all of them, of which one is a witness"
+    );
+    // They may become something else, and stay where they are.
+    let of = [introduction(5, 11, false), introduction(4, 12, true), introduction(0xfff, 8, false)];
+    shard.introduce(of.into());
+    assert_eq!(nodes(&shard), [2, 3, 0xfff, 4, 5]);
+    assert_eq!(witnesses(&shard), [4]);
+    let address = |node| shard.made.maker.config.members.iter().find(|member| member.node == node).unwrap().address;
+    assert_eq!((address(4).port(), address(3).port()), (12, 3));
+}
+
+#[test]
+fn as_many_nodes_as_can_be_introduced_are_peers() {
+    let mut shard = started();
+    shard.introduce((4..4 + INTRODUCED_MAX as u64).map(|node| introduction(node, node as u16, false)).collect());
+    assert_eq!(shard.peers.len(), 2 + INTRODUCED_MAX);
+    shard.started = true;
+    shard.now_ns += QUORUM_LOST_NS + 1;
+    shard.tick();
+    assert_eq!(shard.silent_peers.0, (1 << (2 + INTRODUCED_MAX)) - 1, "none of them was ever heard");
+    meet(&mut shard, 3 + INTRODUCED_MAX as u64, 0);
+    shard.now_ns += SILENT_AGAIN_NS + BEAT_NS;
+    shard.tick();
+    assert_eq!(shard.silent_peers.0, (1 << (1 + INTRODUCED_MAX)) - 1, "the last one was");
+}
+
+#[test]
+fn what_a_peer_tells_of_introduced_nodes_is_passed_on_when_it_is_new() {
+    let mut shard = started();
+    meet(&mut shard, 2, 0);
+    let mut hear = |body: &[u8]| {
+        shard.on_peer_frame(2, INTRODUCTIONS, body);
+        let notices = std::mem::take(&mut shard.notices);
+        if let [Notice::Heard(list)] = &notices[..] {
+            shard.introduce(list.clone());
+        }
+        format!("{notices:?}")
+    };
+    let known = [introduction(4, 7, false)];
+    assert!(hear(&encode(&known)).starts_with("[Heard([Introduction { node: 4"));
+    assert_eq!(hear(&encode(&known)), "[]", "it is known now");
+    assert_eq!(hear(&[1; 39]), "[Close(2)]");
 }

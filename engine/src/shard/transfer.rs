@@ -270,7 +270,7 @@ impl Shard {
                 return true;
             }
             let group = &mut self.groups[*at as usize];
-            if !group.replica.leads() {
+            if !group.replica.leads() || group.preferred == self.node {
                 group.stray = false;
                 return false;
             }

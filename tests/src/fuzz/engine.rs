@@ -1,15 +1,17 @@
 //! Decoders of the engine: group messages, the client protocol, batches, what the log's records mean, the directory's meta
 //! file, the configuration.
 
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::LazyLock;
 
-use synod::client::protocol::{GroupInfoV1, RejectionV1, ReplyV1, Request};
+use synod::client::protocol::{GroupInfoV1, IntroductionV1, RejectionV1, ReplyV1, Request};
 use synod::fuzzing::{
-    UID, ack_specimens, config_specimen, message_specimens, meta_specimen, recode_acks, recode_config,
-    recode_heartbeat, recode_messages, recode_meta, recode_summary, record_specimens, replay,
+    UID, ack_specimens, config_specimen, introduction_specimens, message_specimens, meta_specimen, recode_acks,
+    recode_config, recode_heartbeat, recode_introductions, recode_messages, recode_meta, recode_summary,
+    record_specimens, replay,
 };
 use synod::limits::{APPEND_PART_BYTES_MAX, BATCH_BYTES_MAX, ENTRY_BYTES_MAX};
-use synod::{Batch, Entries};
+use synod::{Batch, Entries, Member};
 use synod_wal::{RecordPlace, Records};
 
 use super::wal::{fix_records, put_u32, run_of};
@@ -31,6 +33,15 @@ pub(super) const ACKS: Target = Target {
     shape: |input| shape(input, &ACK_BODIES, |_| ()),
     run: acks,
     memory: Memory { bytes: 4096, per_byte: 6 },
+};
+
+/// The introduced nodes that a peer knows.
+pub(super) const INTRODUCTIONS: Target = Target {
+    name: "introductions",
+    about: "a peer's list of introduced nodes",
+    shape: |input| shape(input, &INTRODUCTION_LISTS, |_| ()),
+    run: introductions,
+    memory: Memory { bytes: 4096, per_byte: 8 },
 };
 
 /// A client's request.
@@ -97,6 +108,8 @@ static MESSAGE_BODIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
 
 static ACK_BODIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(ack_specimens);
 
+static INTRODUCTION_LISTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(introduction_specimens);
+
 fn three_entries() -> Entries {
     let mut entries = Entries::new();
     for entry in [&b"hello"[..], b"", b"world"] {
@@ -104,6 +117,8 @@ fn three_entries() -> Entries {
     }
     entries
 }
+
+const FOURTH: Member = Member { node: 4, address: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7004)) };
 
 static REQUESTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let requests = [
@@ -115,6 +130,7 @@ static REQUESTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         Request::CloseSession { group: 3, session: 7 },
         Request::AppendPart { group: 3, session: Some((7, 1)), total: 9, offset: 4, bytes: b"world".to_vec() },
         Request::ReadPart { group: 3, index: 9, part: 2 },
+        Request::Introduce { group: 1, member: FOURTH, witness: false },
     ];
     requests.iter().map(Request::encode).collect()
 });
@@ -152,6 +168,9 @@ static REPLIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         ReplyV1::Unknown,
         ReplyV1::InParts { index: 9, parts: 5, next_index: 12 },
         ReplyV1::Part { index: 9, part: 2, parts: 5, next_index: 12, bytes: vec![7; 30] },
+        ReplyV1::Introduced {
+            nodes: vec![IntroductionV1 { node: 4, address: FOURTH.address.to_string(), witness: false, version: 1 }],
+        },
     ];
     replies.iter().map(|reply| reply.encode().to_vec()).collect()
 });
@@ -233,6 +252,12 @@ fn acks(body: &[u8]) -> bool {
     }
     let Some(again) = settles(body, recode_acks) else { return false };
     assert_eq!(again.len(), body.len());
+    !body.is_empty()
+}
+
+fn introductions(body: &[u8]) -> bool {
+    let Some(again) = settles(body, recode_introductions) else { return false };
+    assert_eq!(again, body, "every byte counts");
     !body.is_empty()
 }
 

@@ -21,7 +21,8 @@ impl World {
         if self.nodes[high].process.is_none() || self.network.links[link].believes[1].is_some() {
             return;
         }
-        let reachable = self.network.passes(low, high) && self.network.passes(high, low);
+        let passes = self.network.passes(low, high) && self.network.passes(high, low);
+        let reachable = passes && self.know_each_other(nodes);
         if !reachable || self.nodes[low].process.is_none() || self.nodes[low].paused || self.nodes[high].paused {
             self.network.links[link].dialing = true;
             let after = around(&mut self.dice, 50 * MS);
@@ -91,10 +92,12 @@ impl World {
             }
         }
         let Some(process) = &mut self.nodes[node].process else { return };
-        for conn in process.shards[shard].take_closed() {
+        let (closed, heard) = (process.shards[shard].take_closed(), process.shards[shard].take_heard());
+        for conn in closed {
             self.mark("connection closed by a shard");
             self.close(node, conn);
         }
+        self.hear(node, &heard);
     }
 
     /// Moves what a shard has to send into the network.

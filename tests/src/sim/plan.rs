@@ -174,6 +174,8 @@ plan! {
     datagram_delay_ns: u64,
     /// Mean time between directions in which every datagram is lost for a while.
     drown_ns: u64,
+    /// The first node is introduced to the others so long after the beginning; 0: their configurations name it.
+    introduce_ns: u64,
 }
 
 /// Kinds of faults, as they are named where one is switched off.
@@ -302,6 +304,7 @@ impl Plan {
         .with_large_entries(large)
         .with_witnesses(4)
         .with_lanes()
+        .with_introduction()
     }
 
     /// In one of four heartbeats go as datagrams, between all nodes or all but one. Some networks lose few of them,
@@ -493,6 +496,17 @@ impl Plan {
         self
     }
 
+    /// In one of four of those in which no logs are lost, and all keep entries, a node is introduced to the others in the
+    /// first half. Dice of its own.
+    fn with_introduction(mut self) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0x1274_0d0c);
+        let loses = self.wipe_ns + self.rot_ns + self.rollback_ns > 0;
+        if self.nodes > 2 && !loses && self.witnesses == 0 && dice.below(4) == 0 {
+            self.introduce_ns = self.safety_ns / pick(&mut dice, &[2, 4, 10]);
+        }
+        self
+    }
+
     /// Whether a node keeps votes only.
     pub fn is_witness(&self, node: usize) -> bool {
         self.nodes - self.witnesses <= node
@@ -529,6 +543,9 @@ impl Plan {
         }
         if self.nodes < self.lane_nodes {
             return Err("a plan cannot have more nodes with datagrams than there are".into());
+        }
+        if self.introduce_ns > 0 && self.nodes < 2 {
+            return Err("a plan needs somebody to whom a node is introduced".into());
         }
         if self.groups < self.shards as u64 {
             return Err("a plan needs a group for each shard".into());

@@ -160,7 +160,8 @@ impl World {
                 recovered =
                     SimShard::recover(&state.config, place, &mut state.disks[shard], &mut store, Some(&machines));
             }
-            let (sim, recovery) = recovered.map_err(|error| format!("node {} does not start: {error}", node + 1))?;
+            let (mut sim, recovery) =
+                recovered.map_err(|error| format!("node {} does not start: {error}", node + 1))?;
             let disk = &mut self.nodes[node].disks[shard];
             if let Some(tail) = recovery.tail_generation().filter(|_| !is(Bug::TailIsNotFlushed)) {
                 disk.flush_tail(tail).map_err(|error| format!("the tail cannot be flushed: {error}"))?;
@@ -174,6 +175,7 @@ impl World {
                 self.restarted(node, shard, &sim, last)?;
             }
             self.nodes[node].acknowledged[shard] = recovery.next_sequence - 1;
+            sim.introduce(&self.nodes[node].known);
             shards.push(sim);
             stores.push((store, VecDeque::new()));
         }

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use synod::simulation::{SimMoves, SimPass, SimShard, SimStore, SimStoreOp, Voted};
-use synod::{Config, GroupId, Member};
+use synod::simulation::{Introductions, SimMoves, SimPass, SimShard, SimStore, SimStoreOp, Voted};
+use synod::{Config, GroupId};
 use synod_core::ReplicaId;
 
 use super::agenda::Agenda;
@@ -14,6 +14,7 @@ use super::clock::Clock;
 use super::datagrams::Datagram;
 use super::files::SimFiles;
 use super::groups::Groups;
+use super::growth::{STRANGER, member};
 use super::load::{Load, Step};
 use super::lost::{LogState, Lost};
 use super::machine::Kind;
@@ -64,6 +65,7 @@ pub(super) enum Event {
     Resume { node: usize },
     Unhang { node: usize },
     Room { node: usize },
+    Introduce,
 }
 
 /// A frame's sequence, and its votes by group uid.
@@ -88,6 +90,8 @@ pub(super) struct Process {
 
 pub(super) struct Node {
     pub(super) config: Config,
+    /// The nodes that were introduced, as far as it knows: durably.
+    pub(super) known: Introductions,
     /// The ids of its logs, by shard: those it began with, and those it has.
     pub(super) founders: Vec<u128>,
     pub(super) replicas: Vec<u128>,
@@ -165,13 +169,10 @@ impl World {
     pub fn new(plan: Plan, print: bool) -> Self {
         let mut dice = Dice::new(plan.seed ^ 0x5eed);
         let cluster = u128::from(dice.roll()) << 64 | u128::from(dice.roll() | 1);
-        let member = |at: usize| Member {
-            node: at as u64 + 1,
-            address: format!("127.0.0.1:{}", 1000 + at).parse().expect("an address"),
-        };
-        let members: Vec<Member> = (0..plan.nodes).map(member).collect();
         let nodes = (0..plan.nodes).map(|at| {
-            let mut config = Config::new(cluster, at as u64 + 1, "", members.clone());
+            let named = |of: &usize| *of != STRANGER || at == STRANGER || plan.introduce_ns == 0;
+            let members = (0..plan.nodes).filter(named).map(member).collect();
+            let mut config = Config::new(cluster, at as u64 + 1, "", members);
             config.groups = plan.groups;
             config.shards = plan.shards;
             config.phase_2 = plan.phase_2;
@@ -198,6 +199,7 @@ impl World {
             Node {
                 moves: SimMoves::new(&config),
                 config,
+                known: Introductions::default(),
                 founders: replicas.clone(),
                 replicas,
                 logs: vec![LogState::default(); plan.shards],
@@ -255,6 +257,9 @@ impl World {
         for kind in super::plan::FAULTS {
             world.plan_fault(kind);
         }
+        if world.plan.introduce_ns > 0 {
+            world.after(world.plan.introduce_ns, Event::Introduce);
+        }
         world
     }
 
@@ -277,6 +282,7 @@ impl World {
     fn phases(&mut self) -> Result<(), String> {
         // Everything may fail.
         self.run_for(self.plan.safety_ns)?;
+        self.introduce_to_all();
         if self.plan.witnesses > 0 {
             // Who was away comes back, before others go for good.
             self.calm_until_ns = self.now_ns + WARM_UP_NS;
@@ -478,6 +484,7 @@ impl World {
             Event::Pass { node, .. } => (23, *node, 0),
             Event::Datagram { from, to, .. } => (24, *from, *to),
             Event::Undrown { from, to } => (25, *from, *to),
+            Event::Introduce => (26, STRANGER, 0),
         };
         for number in [self.now_ns, kind, a as u64, b as u64] {
             self.report.trace = (self.report.trace ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
@@ -575,6 +582,10 @@ impl World {
             }
             Event::RollBack { node, shard } => {
                 self.roll_back(node, shard);
+                Ok(())
+            }
+            Event::Introduce => {
+                self.introduce();
                 Ok(())
             }
             Event::Unlag { from, to } => {

@@ -1,7 +1,10 @@
 //! Votes are taken away and given back, in a cluster under load of its own making.
 
+use synod::{Cluster, Config, Member};
+use synod_sim::free_addresses;
+
 use crate::cluster::TestCluster;
-use crate::process::{arg, check, run, run_with_input};
+use crate::process::{arg, check, run, run_with_input, wait_for};
 
 #[test]
 fn votes_are_taken_away_and_given_back() {
@@ -90,4 +93,73 @@ fn the_size_of_a_quorum_is_changed() {
     std::thread::sleep(std::time::Duration::from_secs(2));
     wrong(&quorum("1"), &["3 voters", "2 can be"]);
     assert_eq!(tell(&quorum("2")), format!("version 3, {voters}, quorum 2 of 3 elect, 2 choose\n"));
+}
+
+#[test]
+fn a_node_joins_while_the_others_run() {
+    let mut cluster = TestCluster::start(3, 2, 2);
+    cluster.wait_leaders();
+    let file = cluster.cluster_file();
+    let file = arg(&file).to_owned();
+    let member = |action: &str, rest: &[&str]| {
+        let args: Vec<&str> = ["member", action, "--cluster", &file].iter().chain(rest).copied().collect();
+        String::from_utf8(run(&args).success()).unwrap()
+    };
+    let append = |text: &str| {
+        run_with_input(&["append", "--cluster", &file, "--group", "1"], text.as_bytes()).success();
+    };
+    append("one\n");
+    let fourth = Member { node: 4, address: free_addresses(1)[0] };
+    let address = fourth.address.to_string();
+    let mut config = Config::read(&cluster.config_file(1)).unwrap();
+    (config.node, config.dir) = (4, cluster.node_dir(4));
+    config.members.push(fourth);
+    std::fs::write(cluster.config_file(4), toml::to_string(&config).unwrap()).unwrap();
+    run(&["init", "--join", "--config", arg(&cluster.config_file(4))]).success();
+    cluster.serve(4);
+    let wrong = |rest: &[&str], words: &[&str]| {
+        let args: Vec<&str> = ["member"].iter().chain(rest).copied().chain(["--cluster", &file]).collect();
+        check(&args, words);
+    };
+    cluster.wait_log(4, "does not know a node 4: introduce it");
+    wrong(&["add", "--group", "1", "--node", "4"], &["no node 4"]);
+    let taken = Config::read(&cluster.config_file(1)).unwrap().members[1].address.to_string();
+    wrong(&["introduce", "--node", "4", "--address", &taken], &["node 1", &taken, "the address of node 2"]);
+    wrong(&["introduce", "--node", "2", "--address", &address], &["node 2 is among the `members`"]);
+
+    // A node that is down is told by the others.
+    cluster.kill(3);
+    let said = member("introduce", &["--node", "4", "--address", &address]);
+    let knows = |node: u64| format!("node {node} knows node 4 at {address}, introduction 1\n");
+    let away = "node 3 does not answer: it is told by the others when it is back\n";
+    assert_eq!(said, [&knows(1), &knows(2), away].concat());
+    cluster.serve(3);
+    let shown = format!("node 4 was introduced at {address} (introduction 1): known to 1, 2, 3\n");
+    wait_for("node 3 to know node 4", || member("show", &["--group", "2"]).ends_with(&shown).then_some(()));
+    for group in ["1", "2"] {
+        let voters = member("add", &["--group", group, "--node", "4"]);
+        assert_eq!(voters, "version 1, voters 1, 2, 3, 4, learners none, quorum 3 of 4, a majority\n");
+    }
+    // The files of the others say nothing of it.
+    for node in 1..=3 {
+        cluster.stop(node);
+        cluster.serve(node);
+    }
+    cluster.kill(2);
+    // The new one may lead: clients find it by the file.
+    let mut with_fourth = Cluster::read(&cluster.cluster_file()).unwrap();
+    with_fourth.members.push(fourth);
+    std::fs::write(&file, toml::to_string(&with_fourth).unwrap()).unwrap();
+    append("two\n");
+    for node in ["1", "3", "4"] {
+        let args = ["tail", "--cluster", &file, "--node", node, "--group", "1", "--until-end"];
+        wait_for("all entries at each node", || (run(&args).success() == b"one\ntwo\n").then_some(()));
+    }
+    // Another directory under its number is refused, as that of any node.
+    cluster.stop(4);
+    config.dir = cluster.node_dir(5);
+    std::fs::write(cluster.config_file(4), toml::to_string(&config).unwrap()).unwrap();
+    run(&["init", "--join", "--config", arg(&cluster.config_file(4))]).success();
+    cluster.serve(4);
+    cluster.wait_log(4, "holds none of its votes");
 }

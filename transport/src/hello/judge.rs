@@ -99,7 +99,11 @@ fn judge_peer(hello: &Hello, me: &Identity<'_>, known: Option<&KnownPeer>) -> Re
         format!("you say that you are node {}, and so am I: stop one of the two, or give it another id", me.node)
     })?;
     refuse_unless(me.members.contains(&hello.node), HelloStatus::UnknownNode, || {
-        format!("node {} is no member of this cluster: add it before it is started", hello.node)
+        format!(
+            "node {} does not know a node {}: introduce it (`synod member introduce`), or add it to the `members` of node {0}'s \
+             configuration",
+            me.node, hello.node
+        )
     })?;
     // Who dials a replacement still knows the directory that was lost.
     let means_this_directory =

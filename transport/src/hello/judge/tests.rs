@@ -74,7 +74,7 @@ fn peers_are_refused_with_the_reason() {
     check(|h| h.cluster = 0, HelloStatus::ForeignCluster, "cluster id");
     check(|h| h.target_node = 3, HelloStatus::WrongNode, "address");
     check(|h| h.node = 1, HelloStatus::Duplicate, "stop one");
-    check(|h| h.node = 4, HelloStatus::UnknownNode, "add it");
+    check(|h| h.node = 4, HelloStatus::UnknownNode, "node 1 does not know a node 4: introduce it");
     check(|h| h.shard_count = 5, HelloStatus::ShardCountDiffers, "same number");
     check(|h| h.phase_2 = 0, HelloStatus::QuorumDiffers, "phase_2");
     check(|h| h.first_shards = 4, HelloStatus::FirstShardsDiffer, "`first_shards`");
