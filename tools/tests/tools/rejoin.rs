@@ -94,3 +94,37 @@ fn a_log_that_ends_before_its_votes_is_found_out_by_the_others() {
     cluster.wait_log(3, "this log must not be voted with again");
     check_votes(&mut cluster, 3, 2, all);
 }
+
+/// Group 1, which is at home on shard 1, is on shard 0 of all nodes.
+fn with_a_guest() -> (TestCluster, Vec<u8>) {
+    let mut cluster = TestCluster::start(3, 2, 2);
+    let mut all = append_lines(&cluster, 0..10);
+    let file = cluster.cluster_file();
+    run(&["group", "move", "--cluster", arg(&file), "--group", "1", "--to-shard", "0"]).success();
+    (1..=3).for_each(|node| cluster.wait_log(node, "a group has come from another shard group=1 "));
+    cluster.wait_leaders();
+    all.extend(append_lines(&cluster, 10..15));
+    cluster.check_tails(1, &all);
+    (cluster, all)
+}
+
+/// The log of the shard that it is at home on holds what it was before, and must not count.
+#[test]
+fn a_guest_in_a_damaged_log_comes_back_as_a_new_replica() {
+    let (mut cluster, all) = with_a_guest();
+    cluster.stop(3);
+    flip(&cluster.node_dir(3).join("shard-0"), b"this is the line number 12\n");
+    cluster.serve(3);
+    cluster.wait_log(3, "this log must not be voted with again");
+    check_votes(&mut cluster, 3, 2, all);
+}
+
+#[test]
+fn a_replacement_moves_the_groups_that_the_others_have_moved() {
+    let (mut cluster, all) = with_a_guest();
+    cluster.stop(2);
+    fs::remove_dir_all(cluster.node_dir(2)).unwrap();
+    run(&["init", "--replace", "--config", arg(&cluster.config_file(2))]).success();
+    cluster.serve(2);
+    check_votes(&mut cluster, 2, 3, all);
+}
