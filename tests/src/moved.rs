@@ -1,10 +1,12 @@
-//! The only node of a cluster, with two shards between which a group moves: what a power cut leaves at any moment of that.
+//! Nodes with two shards, between which a group moves: what a power cut leaves at any moment of that, and what a voter that
+//! moves is bound to.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use synod::simulation::{SimMoves, SimPass, SimPlace, SimShard, SimStore};
-use synod::{Config, Entries, MachineFactory, Member, Outcome, ProposeError};
+use synod::simulation::{SimMoves, SimPass, SimPeer, SimPlace, SimShard, SimStore};
+use synod::{Config, Consistency, Entries, GroupOutcome, MachineFactory, Member, Outcome, ProposeError};
+use synod_transport::frame::Decoder;
 
 use crate::disk::{Dice, SimDisk};
 use crate::schedules::{Schedule, schedules};
@@ -20,6 +22,7 @@ const SEGMENT_BYTES: u64 = 64 << 10;
 
 struct Node {
     config: Config,
+    nodes: u64,
     disks: Vec<SimDisk>,
     files: Vec<SimFiles>,
     moves: SimMoves,
@@ -38,14 +41,17 @@ struct Node {
 }
 
 impl Node {
-    fn started() -> Self {
-        let address = "127.0.0.1:1001".parse().expect("it is one");
-        let mut config = Config::new(7, 1, "", vec![Member { node: 1, address }]);
+    /// One of so many, not started yet.
+    fn new(number: u64, nodes: u64) -> Self {
+        let address = |node: u64| format!("127.0.0.1:{}", 1000 + node).parse().expect("it is one");
+        let members = (1..=nodes).map(|node| Member { node, address: address(node) });
+        let mut config = Config::new(7, number, "", members.collect());
         (config.shards, config.groups, config.cache_mib) = (SHARDS, 4, 1);
         (config.checkpoint_entries, config.hold_entries, config.retain_mib) = (5, 3, 0);
-        let mut node = Self {
+        Self {
             moves: SimMoves::new(&config),
             config,
+            nodes,
             disks: (0..SHARDS).map(|_| SimDisk::new(SEGMENT_BYTES)).collect(),
             files: (0..SHARDS).map(|_| SimFiles::default()).collect(),
             shards: Vec::new(),
@@ -58,7 +64,12 @@ impl Node {
             proposed: Vec::new(),
             entries: 0,
             told: None,
-        };
+        }
+    }
+
+    /// The only one, with a few entries.
+    fn lone() -> Self {
+        let mut node = Self::new(1, 1);
         node.start();
         node.run_until("nobody leads", |node| node.leads());
         for _ in 0..12 {
@@ -76,16 +87,17 @@ impl Node {
             let Some(held) = held.get(&group).map(Arc::clone) else { return Ok(None) };
             Ok(Some(Box::new(Machine { kind: Kind::InMemory, group, held, delivered: Arc::default(), asked: 0 })))
         });
-        let founders: Vec<_> = (0..SHARDS).map(|shard| (shard, vec![(1, shard as u128 + 1)])).collect();
+        let of = |shard| (1..=self.nodes).map(|node| (node, replica(node, shard))).collect();
+        let founders: Vec<_> = (0..SHARDS).map(|shard| (shard, of(shard))).collect();
         for shard in 0..SHARDS {
             let place = SimPlace {
                 shard,
-                replica: shard as u128 + 1,
+                replica: replica(self.config.node, shard),
                 founders: founders.clone(),
                 segment_bytes: SEGMENT_BYTES,
                 tight_memory: false,
                 part_bytes: 0,
-                seed: 10 * self.boot + shard as u64,
+                seed: 10_000 * self.config.node + 10 * self.boot + shard as u64,
                 pull_bytes: 1 << 20,
                 moves: self.moves.clone(),
             };
@@ -197,10 +209,14 @@ impl Node {
         self.host().propose(GROUP, entries, None, None, tell);
     }
 
-    fn place(&mut self, to: usize) {
+    fn place(&mut self, to: usize) -> Told<GroupOutcome> {
         let at = self.moves.directory_shard(GROUP);
+        let told: Told<GroupOutcome> = Arc::default();
+        let tell = Arc::clone(&told);
+        let reply = Box::new(move |outcome| *tell.lock().expect("no holder panics") = Some(outcome));
         self.shards[at].set_now(self.now_ns);
-        self.shards[at].place_group(GROUP, to, 1000 * MS, Box::new(drop));
+        self.shards[at].place_group(GROUP, to, 1000 * MS, reply);
+        told
     }
 
     fn commit(&mut self) {
@@ -230,6 +246,11 @@ impl Node {
     }
 }
 
+/// The replica that a shard of a node begins with.
+fn replica(node: u64, shard: usize) -> u128 {
+    u128::from(10 * node) + shard as u128
+}
+
 fn entry(number: u64) -> Vec<u8> {
     number.to_le_bytes().repeat(300)
 }
@@ -248,7 +269,7 @@ fn is_made_of(state: (u64, u64), before: (u64, u64), proposed: &[(u64, bool)]) -
 fn a_group_moves_whole_or_not_at_all() {
     let (mut before, mut behind) = (0, 0);
     for cut in 0..500 {
-        let mut node = Node::started();
+        let mut node = Node::lone();
         node.place(1);
         for _ in 0..cut {
             node.propose();
@@ -270,7 +291,94 @@ fn a_group_moves_whole_or_not_at_all() {
     assert!(before > 50 && behind > 50, "{before} cuts were before the switch, {behind} behind it");
 }
 
+/// Three nodes, and what is on its way between them.
+struct Cluster {
+    nodes: Vec<Node>,
+    wires: BTreeMap<(usize, usize, usize), Decoder>,
+    /// Nothing gets to it or from it.
+    cut_off: Option<usize>,
+}
+
+fn conn(shard: usize, a: usize, b: usize) -> u64 {
+    (100 * shard + 10 * a.min(b) + a.max(b)) as u64 + 1
+}
+
+impl Cluster {
+    fn started() -> Self {
+        let mut nodes: Vec<Node> = (1..=3).map(|number| Node::new(number, 3)).collect();
+        nodes.iter_mut().for_each(Node::start);
+        let mut wires = BTreeMap::new();
+        for (at, to) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
+            for shard in 0..SHARDS {
+                let peer = SimPeer { boot: nodes[to].boot, replica: replica(to as u64 + 1, shard), seen: 0 };
+                nodes[at].shards[shard].peer_connected(to as u64 + 1, conn(shard, at, to), peer);
+                wires.insert((at, to, shard), Decoder::new());
+            }
+        }
+        Self { nodes, wires, cut_off: None }
+    }
+
+    /// Each node takes as many steps as it takes until all has happened once at each shard; what they send arrives.
+    fn step(&mut self) {
+        for node in &mut self.nodes {
+            (0..4 * SHARDS).for_each(|_| node.step());
+        }
+        for ((from, to, shard), decoder) in &mut self.wires {
+            let connection = conn(*shard, *from, *to);
+            let bytes = self.nodes[*from].shards[*shard].take_output(connection, 1 << 20);
+            let mut bytes = if self.cut_off.is_some_and(|at| at == *from || at == *to) { &[][..] } else { &bytes[..] };
+            let now_ns = self.nodes[*to].now_ns;
+            let target = &mut self.nodes[*to].shards[*shard];
+            target.set_now(now_ns);
+            while !bytes.is_empty() {
+                bytes = &bytes[decoder.push(bytes)..];
+                while let Some(frame) = decoder.next().expect("nothing is damaged") {
+                    target.receive(connection, &frame);
+                }
+            }
+        }
+    }
+
+    fn run_until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        for _ in 0..5000 {
+            if done(self) {
+                return;
+            }
+            self.step();
+        }
+        panic!("{what}");
+    }
+
+    /// Whether one of the first two nodes takes the order to have the group there.
+    fn others_place(&mut self, shard: usize) -> bool {
+        let told: Vec<_> = (0..2).map(|at| self.nodes[at].place(shard)).collect();
+        let all = || told.iter().map(|told| *told.lock().expect("no holder panics"));
+        self.run_until("an order is not answered", |_| all().all(|told| told.is_some()));
+        all().flatten().any(|outcome| outcome.is_ok())
+    }
+}
+
+/// Node 3, which the group prefers, holds a lease of it and is cut off; its directory prefers node 1. The others move the group: to whom they were bound at the old shard they
+/// are bound at the new one, so nobody else leads before that lease is over.
+fn a_voter_that_moves_stays_bound() {
+    let mut cluster = Cluster::started();
+    cluster.run_until("node 3 does not lead", |cluster| cluster.nodes[2].leads());
+    cluster.run_until("the directory has no other leader", |cluster| cluster.others_place(0));
+    let lease = |cluster: &mut Cluster| cluster.nodes[2].host().info(GROUP).expect("it is here").lease;
+    cluster.nodes[2].host().read_index(GROUP, Consistency::Linearizable, 1000 * MS, drop);
+    cluster.run_until("there is no lease", lease);
+    cluster.cut_off = Some(2);
+    assert!(cluster.others_place(1), "a quorum takes the order");
+    cluster.run_until("the others do not move it", |cluster| {
+        cluster.nodes[..2].iter().all(|node| node.moves.shard(GROUP) == 1)
+    });
+    assert!(lease(&mut cluster), "they are quick");
+    cluster.run_until("nobody else leads", |cluster| cluster.nodes[..2].iter_mut().any(Node::leads));
+    assert!(!lease(&mut cluster), "a lease goes on beside another leader");
+}
+
 /// All of them.
 pub(crate) const SCHEDULES: &[Schedule] = schedules! {
     a_group_moves_whole_or_not_at_all shows GroupsMoveEarly,
+    a_voter_that_moves_stays_bound shows MovedVotersAreFree,
 };

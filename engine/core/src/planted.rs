@@ -130,6 +130,8 @@ bugs! {
     GroupsAreNotRecorded,
     /// A group is on its new shard before that has its records durably.
     GroupsMoveEarly,
+    /// A voter that moves to another shard forgets to whom it was bound.
+    MovedVotersAreFree,
     /// A group that is made again under a number has the uid of the one before.
     UidsAreUsedAgain,
     /// A state is saved as if it stood behind a large entry of which only the first parts are there.

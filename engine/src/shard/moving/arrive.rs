@@ -234,6 +234,7 @@ impl Shard {
         let (preferred, prefers) = (maker.config.preferred(id), early_tries(maker.config.prefers(id)));
         let group = Group::new(names, replica, apply, (indexes, gone), machine, checkpoints, machine_next - 1);
         let kind = GroupKind::Configured;
+        let promises_from_ns = if is(Bug::MovedVotersAreFree) { 0 } else { promises_from_ns };
         self.groups[at as usize] = Group { kind, preferred, arrival: number, promises_from_ns, ..group };
         self.prefers[at as usize] = prefers;
         self.by_uid.insert(uid, at);
