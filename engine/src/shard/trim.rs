@@ -125,8 +125,7 @@ impl Shard {
         }
         // Without checkpoints, who lacks entries that a state machine needs gets them from the log or not at all.
         // And what a witness knows as chosen, voters that hold it and do not know it yet may need, while there is room.
-        let has_room = !self.writer.bytes_over_limit() && self.writer.starved().is_none();
-        let tells = group.replica.is_witness() && has_room;
+        let tells = group.replica.is_witness() && !self.writer.bytes_over_limit();
         let asked_for = has_machine && !group.checkpoints.taken && !is(Bug::SegmentsGoUnasked) || tells;
         let settled = if asked_for { group.replica.low() } else { Slot(u64::MAX) };
         let unpinned = group.unpinned(self.checkpoints.policy.hold(self.writer.bytes_live()));

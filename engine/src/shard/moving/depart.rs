@@ -29,7 +29,7 @@ pub(super) struct Departing {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
-    /// Something of it is still on its way to the disk.
+    /// Something of it is still on its way to the disk, or to its machine.
     Settling,
     /// Its checkpoint is being opened for the new shard.
     Exporting,
@@ -42,17 +42,15 @@ enum Stage {
 }
 
 impl Shard {
-    /// A group should be on another shard: it stands still, unless something else is under way.
+    /// A group should be on another shard: it stands still.
     pub(super) fn depart(&mut self, id: GroupId, to: usize) {
         let Some(at) = self.group_at(id) else { return };
         let group = &self.groups[at as usize];
-        let of = &group.checkpoints;
-        let is_busy = of.is_under_way() || self.moves.departing.len() >= MOVES_MAX;
         let may = group.kind == GroupKind::Configured
             && to < self.shard.1
             && to != self.shard.0
             && !group.still
-            && !is_busy
+            && self.moves.departing.len() < MOVES_MAX
             && self.moves.again_ns.get(&id).is_none_or(|again| *again <= self.now_ns);
         if !may || self.stopping || self.suspect || !self.may_vote() || self.writer.starved().is_some() {
             return;
