@@ -386,13 +386,13 @@ fn read_log(
     Ok(recovery.durable_through)
 }
 
-/// The homes of all groups that there are, by uid.
 /// The groups of the configuration that are on another shard than this one: what its log says of them is of an earlier stay.
 fn elsewhere(config: &Config, now: &MetaV6, shard: usize) -> HashSet<u128> {
     let here: HashSet<GroupId> = now.groups_of(config, shard).into_iter().collect();
     (1..=config.groups).filter(|group| !here.contains(group)).map(|group| config.group_uid(group)).collect()
 }
 
+/// The homes of all groups that there are, by uid.
 fn homes_of_groups(config: &Config, recoverer: &Recoverer) -> HashMap<u128, u64> {
     let homes = config.homes();
     let mut by_uid: HashMap<u128, u64> = (1..=config.groups).map(|id| (config.group_uid(id), homes.home(id))).collect();

@@ -665,6 +665,16 @@ impl Shard {
         }
     }
 
+    /// Tells a group that is new here, or has not listened for a while, which peers are connected.
+    fn connect_group(&mut self, at: u32) {
+        for peer in 0..self.peers.len() {
+            if self.peers[peer].connection.is_some() {
+                let member = self.address(at, peer);
+                self.act(at, &[], |r, out| r.connected(member, out));
+            }
+        }
+    }
+
     /// A connection is gone; of a peer or of a client.
     pub(crate) fn disconnected(&mut self, connection: u64) {
         if self.clients.remove(connection) {

@@ -37,12 +37,40 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use synod::{Config, Entries, Event, Handle, Member, Node, Options, ProposeError, new_cluster_id};
+use synod_transport::hello::{Hello, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Role};
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Size of a segment of tests' logs, in MiB: they are zeroed before they are used, and many nodes start.
 pub const SEGMENT_MIB: u64 = 8;
+
+/// The first words of a stranger that dials shard 0 of node 1: a test changes in it what it is about.
+pub fn hello(role: Role, cluster: u128, node: u64) -> Hello {
+    Hello {
+        role,
+        version_min: PROTOCOL_VERSION_MIN,
+        version_max: PROTOCOL_VERSION_MAX,
+        cluster,
+        node,
+        incarnation: 1,
+        boot: 1,
+        target_node: 1,
+        target_incarnation: 0,
+        shard: 0,
+        shard_count: 1,
+        first_shards: 1,
+        phase_2: 0,
+        replacement: false,
+        founder: false,
+        founding: 0,
+        replica: 0,
+        rules: Vec::new(),
+        target_replica: 0,
+        seen_replica: 0,
+        wal_sequence_seen: 0,
+    }
+}
 
 /// A cluster in this process. Its directory goes with it.
 pub struct Cluster {

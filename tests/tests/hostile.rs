@@ -5,9 +5,9 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use synod::Entries;
-use synod_sim::Cluster;
+use synod_sim::{Cluster, hello};
 use synod_transport::frame::{FRAME_HEADER_BYTES, KIND_HELLO, encode_frame};
-use synod_transport::hello::{Hello, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Role};
+use synod_transport::hello::{Hello, Role};
 use synod_transport::net::listen::{DialError, dial};
 
 /// A small xorshift, so that the test is the same every time.
@@ -28,32 +28,6 @@ fn send_and_drain(mut stream: TcpStream, bytes: &[u8]) {
     let _ = stream.write_all(bytes);
     let mut sink = Vec::new();
     let _ = stream.read_to_end(&mut sink);
-}
-
-fn hello(role: Role, cluster: u128, node: u64) -> Hello {
-    Hello {
-        role,
-        version_min: PROTOCOL_VERSION_MIN,
-        version_max: PROTOCOL_VERSION_MAX,
-        cluster,
-        node,
-        incarnation: 1,
-        boot: 1,
-        target_node: 1,
-        target_incarnation: 0,
-        shard: 0,
-        shard_count: 1,
-        first_shards: 1,
-        phase_2: 0,
-        replacement: false,
-        founder: false,
-        founding: 0,
-        replica: 0,
-        rules: Vec::new(),
-        target_replica: 0,
-        seen_replica: 0,
-        wal_sequence_seen: 0,
-    }
 }
 
 #[test]

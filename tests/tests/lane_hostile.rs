@@ -8,7 +8,7 @@ use synod::{Datagrams, Entries};
 use synod_sim::{Cluster, PATIENCE};
 use synod_transport::datagram::{DATAGRAM_BYTES_MAX, Datagram};
 use synod_transport::frame::{Decoder, encode_frame};
-use synod_transport::hello::{Hello, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, Role};
+use synod_transport::hello::{Hello, Role};
 use synod_transport::lane::LaneOffer;
 use synod_transport::net::listen::dial;
 
@@ -21,29 +21,7 @@ const TOKEN: u128 = 1 << 99 | 7;
 
 /// What this test makes of node 2: a directory that came in the place of its own.
 fn hello(cluster: u128, boot: u64) -> Hello {
-    Hello {
-        role: Role::Peer,
-        version_min: PROTOCOL_VERSION_MIN,
-        version_max: PROTOCOL_VERSION_MAX,
-        cluster,
-        node: 2,
-        incarnation: 22,
-        boot,
-        target_node: 1,
-        target_incarnation: 0,
-        shard: 0,
-        shard_count: 1,
-        first_shards: 1,
-        phase_2: 0,
-        replacement: true,
-        founder: false,
-        founding: 0,
-        replica: 77,
-        rules: Vec::new(),
-        target_replica: 0,
-        seen_replica: 0,
-        wal_sequence_seen: 0,
-    }
+    Hello { incarnation: 22, boot, replacement: true, replica: 77, ..synod_sim::hello(Role::Peer, cluster, 2) }
 }
 
 /// A heartbeat that says that its sender takes datagrams.

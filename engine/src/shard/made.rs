@@ -341,12 +341,7 @@ impl Shard {
         self.by_uid.insert(uid, at);
         self.groups.push(group);
         self.prefers.push(prefers);
-        for peer in 0..self.peers.len() {
-            if self.peers[peer].connection.is_some() {
-                let member = self.address(at, peer);
-                self.act(at, &[], |r, out| r.connected(member, out));
-            }
-        }
+        self.connect_group(at);
         if self.started {
             self.arm_timer(at, true);
         }

@@ -230,7 +230,7 @@ impl Shard {
         let taken = machine.as_ref().is_some_and(|machine| machine.takes_checkpoints());
         let mut checkpoints = GroupCheckpoints::new(uid, taken, checkpoint);
         (checkpoints.pins, checkpoints.trimming_paused) = (pins, trimming_paused);
-        let replica = maker.replica(replica, genesis, state);
+        let (name, replica) = (replica.0, maker.replica(replica, genesis, state));
         let (preferred, prefers) = (maker.config.preferred(id), early_tries(maker.config.prefers(id)));
         let group = Group::new(names, replica, apply, (indexes, gone), machine, checkpoints, machine_next - 1);
         let kind = GroupKind::Configured;
@@ -247,13 +247,9 @@ impl Shard {
         }
         tracing::info!(group = id, number, shard = self.shard.0, "a group has come from another shard");
         for peer in 0..self.peers.len() {
-            let name = self.made.maker.name(uid, self.groups[at as usize].names.home).0;
             self.send_name(peer, uid, name);
-            if self.peers[peer].connection.is_some() {
-                let member = self.address(at, peer);
-                self.act(at, &[], |r, out| r.connected(member, out));
-            }
         }
+        self.connect_group(at);
         self.arm_timer(at, true);
         self.feed_machine(at);
         self.tell_event(Event::GroupMoved { group: id, shard: self.shard.0 });

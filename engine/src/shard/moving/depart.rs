@@ -94,10 +94,8 @@ impl Shard {
         for peer in 0..self.peers.len() {
             let member = self.address(at, peer);
             self.groups[at as usize].replica.disconnected(member);
-            if self.peers[peer].connection.is_some() {
-                self.act(at, &[], |r, out| r.connected(member, out));
-            }
         }
+        self.connect_group(at);
         self.arm_timer(at, true);
         self.feed_machine(at);
     }
