@@ -3,17 +3,19 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use synod_core::{Configuration, ReplicaId, Slot};
+use synod_core::{Configuration, Slot};
 use synod_wal::recover::{Expect, RecoverError, Recovery, SegmentSource, recover};
 use synod_wal::writer::{Writer, WriterConfig};
 
 use crate::checkpoint::Kept;
 use crate::checkpoint::store::Store;
 use crate::config::Config;
-use crate::homes::{Names, Placement};
+use crate::directory::Birth;
+use crate::homes::{Homes, Names, Placement};
 use crate::large::Cutting;
 use crate::limits::MIB;
 use crate::machine::StateMachine;
+use crate::meta::MovedGroup;
 use crate::node::MachineFactory;
 use crate::outcome::{GroupId, NodeId};
 use crate::peers::Genesis;
@@ -37,8 +39,10 @@ pub(crate) struct ShardPlace {
     pub(crate) names: Names,
     /// Where all groups of the node are.
     pub(crate) placement: Arc<Placement>,
-    /// Those of the configuration that are here, in order, each with the number of the move that has brought it, 0 for none.
-    pub(crate) groups: Vec<(GroupId, u64)>,
+    /// Those of the configuration that are here, in order.
+    pub(crate) groups: Vec<GroupId>,
+    /// All groups of the node that were moved.
+    pub(crate) moved: Vec<MovedGroup>,
     pub(crate) segment_bytes: u64,
     /// How much memory its values may take.
     pub(crate) memory: Memory,
@@ -52,6 +56,27 @@ pub(crate) struct ShardPlace {
     pub(crate) seen: Arc<Seen>,
     /// Bytes of a checkpoint that a peer is asked for at once.
     pub(crate) pull_bytes: u32,
+}
+
+impl ShardPlace {
+    /// What is noted of a group here, if it was ever moved.
+    fn moved_here(&self, id: GroupId, kind: GroupKind) -> Option<&MovedGroup> {
+        let made = match kind {
+            GroupKind::Configured => Slot::ZERO,
+            GroupKind::Made(slot) => slot,
+            GroupKind::Directory | GroupKind::Gone => return None,
+        };
+        self.moved.iter().find(|moved| (moved.group, moved.made()) == (id, made))
+    }
+
+    /// The groups that were made at run time and are guests here.
+    fn made_guests(&self, homes: Homes) -> impl Iterator<Item = (&MovedGroup, Slot, &Birth)> {
+        let is_guest = move |moved: &&MovedGroup| moved.is_on(self.shard) && homes.shard(moved.group) != self.shard;
+        self.moved.iter().filter(is_guest).filter_map(|moved| {
+            let (slot, birth) = moved.made.as_ref()?;
+            Some((moved, Slot(*slot), birth))
+        })
+    }
 }
 
 /// Why there is no shard; says what to do.
@@ -102,9 +127,10 @@ pub(crate) fn assemble(
     let mut recoverer = Recoverer::default();
     let expect = Expect { shard: place.shard as u32, incarnation: place.log, segment_bytes: place.segment_bytes };
     let homes = config.homes();
-    let ids: Vec<GroupId> = place.groups.iter().map(|(id, _)| *id).collect();
     let name = |uid: u128| {
-        ids.iter()
+        place
+            .groups
+            .iter()
             .find(|id| config.group_uid(**id) == uid)
             .map_or("an unknown group".into(), |id| format!("group {id}"))
     };
@@ -139,10 +165,11 @@ pub(crate) fn assemble(
         let directory = recovered.apply.directory.clone();
         let replica = maker.replica(maker.name(uid, home), genesis, state);
         let is_new = recovered.apply.slot == Slot::ZERO && replica.log().last() == Slot::ZERO;
-        let number = place.groups.iter().find(|(of, _)| *of == id).filter(|_| kind == GroupKind::Configured);
-        let number = number.map_or(0, |(_, number)| *number);
-        // What begins anew with its log did not come from elsewhere.
-        if recovered.arrival != number && !(is_new && maker.name(uid, home) == ReplicaId(place.log)) {
+        let moved = place.moved_here(id, kind);
+        let number = moved.map_or(0, |moved| moved.number);
+        // What has begun anew with its log did not come into that one.
+        let may_lack_it = moved.is_some_and(|moved| moved.anew) && recovered.arrival == 0;
+        if recovered.arrival != number && !may_lack_it {
             return Err(AssembleError::Damaged(format!(
                 "group {id} came from another shard with move {number}, and the log holds move {}: the end of the log is \
                  damaged, or it is an older copy",
@@ -165,9 +192,14 @@ pub(crate) fn assemble(
         prefers.push(config.prefers(id));
         Ok::<_, AssembleError>(directory)
     };
-    for id in ids {
+    for id in place.groups.iter().copied() {
         let names = GroupNames { id, uid: config.group_uid(id), home: homes.home(id) };
         add(&mut recoverer, names, GroupKind::Configured, None)?;
+    }
+    for (moved, slot, birth) in place.made_guests(homes) {
+        let id = moved.group;
+        let names = GroupNames { id, uid: moved.uid(config), home: homes.home(id) };
+        add(&mut recoverer, names, GroupKind::Made(slot), birth.genesis())?;
     }
     let mut directories = HashMap::new();
     for number in homes.directories(place.shard) {
@@ -178,14 +210,17 @@ pub(crate) fn assemble(
             if let Some(reason) = maker.refuses(made.id) {
                 return Err(AssembleError::Refused(reason));
             }
-            let names = GroupNames { id: made.id, uid: maker.uid(number, slot, made.id), home: number };
-            add(&mut recoverer, names, GroupKind::Made(slot), made.genesis())?;
+            // It may be on another shard, or one that had its number before may not be gone from there yet.
+            if place.placement.away(made.id).is_none() {
+                let names = GroupNames { id: made.id, uid: config.uid_of_group(made.id, slot), home: number };
+                add(&mut recoverer, names, GroupKind::Made(slot), made.birth.genesis())?;
+            }
         }
         directories.insert(number, directory);
     }
     for group in &mut groups {
-        if let GroupKind::Made(slot) = group.kind {
-            group.ending = directories[&group.names.home].get(slot).is_some_and(|made| made.ending);
+        if let (GroupKind::Made(slot), Some(directory)) = (group.kind, directories.get(&group.names.home)) {
+            group.ending = directory.get(slot).is_some_and(|made| made.ending);
         }
     }
     // What is left of other groups is of such as were dropped.
@@ -221,6 +256,7 @@ pub(crate) fn assemble(
         shard: (place.shard, config.shards),
         homes,
         placement: Arc::clone(&place.placement),
+        moved: &place.moved,
     });
     for (first_shard, genesis) in &place.founders {
         shard.found(*first_shard, genesis);

@@ -73,8 +73,8 @@ pub(crate) enum StoreOp {
     Export { group: u32, uid: u128, slot: u64 },
     /// Take over a checkpoint of the store of another shard.
     Import { group: u32, uid: u128, from: Exported },
-    /// Make durable that a group is on this shard from now on. Here since it blocks.
-    Switch { group: u32, switch: Box<dyn FnOnce() -> Result<(), String> + Send> },
+    /// Make durable where a group is. Here since it blocks.
+    Note { group: u32, note: Box<dyn FnOnce() -> Result<(), String> + Send> },
     /// Delete a checkpoint.
     Remove { uid: u128, slot: u64 },
 }
@@ -114,7 +114,7 @@ pub(crate) enum StoreDone {
         group: u32,
         result: Result<Kept, String>,
     },
-    Switched {
+    Noted {
         group: u32,
         result: Result<(), String>,
     },
@@ -132,7 +132,7 @@ impl StoreDone {
         match self {
             Self::Written { group, .. } | Self::Begun { group, .. } | Self::Appended { group, .. } => Some(*group),
             Self::Finished { group, .. } | Self::Restored { group, .. } | Self::Exported { group, .. } => Some(*group),
-            Self::Imported { group, .. } | Self::Switched { group, .. } => Some(*group),
+            Self::Imported { group, .. } | Self::Noted { group, .. } => Some(*group),
             Self::Read { .. } => None,
         }
     }
@@ -151,7 +151,7 @@ impl StoreOp {
             Self::Restore { .. } => "restore",
             Self::Export { .. } => "export",
             Self::Import { .. } => "import",
-            Self::Switch { .. } => "switch",
+            Self::Note { .. } => "note",
             Self::Remove { .. } => "remove",
         }
     }

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use synod_core::Quorums;
+use synod_core::planted::{Bug, is};
+use synod_core::{Quorums, Slot};
 
 use crate::homes::Homes;
 use crate::limits::SESSIONS_MAX;
@@ -480,13 +481,32 @@ impl Config {
         self.uid_of(u128::from(slot) << 64 | u128::from(directory))
     }
 
+    /// The uid of a group: of the one that the order in slot `made` of its directory has made, or, if that is 0, of the one
+    /// that was always there.
+    pub(crate) fn uid_of_group(&self, group: GroupId, made: Slot) -> u128 {
+        let slot = if is(Bug::UidsAreUsedAgain) { group } else { made.0 };
+        if made == Slot::ZERO { self.group_uid(group) } else { self.made_uid(self.homes().directory(group), slot) }
+    }
+
     /// Whether a uid is one of [`Config::made_uid`].
     pub(crate) fn is_made_uid(&self, uid: u128) -> bool {
+        self.name_of(uid) >> 64 != 0
+    }
+
+    /// The directory whose order has made the group with this uid, or that itself has it.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn directory_of(&self, uid: u128) -> u64 {
+        let name = self.name_of(uid);
+        if name >> 64 == 0 { u64::MAX - name as u64 } else { name as u64 }
+    }
+
+    /// The name that a uid is made of.
+    fn name_of(&self, uid: u128) -> u128 {
         let cluster = self.cluster_id().expect("validated");
         // Each step doubles the bits that are right, from three on.
         let gather =
             (0..6).fold(SCATTER, |inverse, _| inverse.wrapping_mul(2u128.wrapping_sub(SCATTER.wrapping_mul(inverse))));
-        (uid ^ cluster.rotate_left(64)).wrapping_mul(gather) >> 64 != 0
+        (uid ^ cluster.rotate_left(64)).wrapping_mul(gather)
     }
 
     /// Each name of a cluster's group has a uid of its own.

@@ -1,5 +1,5 @@
-//! The groups of a shard that were made at run time, and which of the others were placed elsewhere: what the log of its
-//! *directory* says.
+//! The groups of a shard that were made at run time, and which groups were placed elsewhere: what the log of its *directory*
+//! says.
 //!
 //! Every shard has one group more than it is asked for, the directory, with a replica on every node like any other. Its
 //! log holds no entries, only orders: that a group is made, that one is to end, that one has ended, that one is placed on
@@ -16,6 +16,7 @@
 
 use std::collections::BTreeMap;
 
+use rkyv::{Archive, Deserialize, Serialize};
 use synod_core::{Configuration, ReplicaId, Slot};
 
 use crate::limits::{GROUPS_MADE_MAX, GROUPS_PLACED_MAX};
@@ -31,6 +32,9 @@ const FORGET: u64 = u64::MAX - 10;
 /// A group is placed: this number, how many shards there are, and which one.
 const PLACE: u64 = 3 << 62;
 const PLACE_LAST: u64 = PLACE | u32::MAX as u64;
+/// The same for one that was made at run time.
+const PLACE_MADE: u64 = PLACE | 1 << 32;
+const PLACE_MADE_LAST: u64 = PLACE_MADE | u32::MAX as u64;
 
 /// What happens to the groups of a shard: a batch of one empty entry whose header says all, as with sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +61,13 @@ pub(crate) enum Order {
     Place {
         /// Its name.
         id: GroupId,
+        /// Where.
+        on: On,
+    },
+    /// The same for a group that was made at run time.
+    PlaceMade {
+        /// The slot of the order that made it.
+        made: Slot,
         /// Where.
         on: On,
     },
@@ -94,6 +105,7 @@ impl Order {
             Self::End { made } => (END, made.0),
             Self::Forget { made } => (FORGET, made.0),
             Self::Place { id, on } => (PLACE | on.pack(), id),
+            Self::PlaceMade { made, on } => (PLACE_MADE | on.pack(), made.0),
         }
     }
 
@@ -107,24 +119,30 @@ impl Order {
             END => Some(Self::End { made: Slot(sequence) }),
             FORGET => Some(Self::Forget { made: Slot(sequence) }),
             PLACE..=PLACE_LAST => Some(Self::Place { id: sequence, on: On::unpack(client - PLACE)? }),
+            PLACE_MADE..=PLACE_MADE_LAST => {
+                Some(Self::PlaceMade { made: Slot(sequence), on: On::unpack(client - PLACE_MADE)? })
+            }
             _ => None,
         }
     }
 }
 
-/// A group that was made at run time.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Made {
-    pub(crate) id: GroupId,
-    /// It is being dropped.
-    pub(crate) ending: bool,
+/// What a group that was made at run time began with.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Birth {
     /// How many voters choose a value at its beginning; 0: a majority.
     pub(crate) phase_2: u16,
     /// Who votes at its beginning, node and replica; none: the shard's founders.
     voters: Vec<(u64, u128)>,
 }
 
-impl Made {
+impl Birth {
+    /// A legal one, always the same.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn specimen() -> Self {
+        Self { phase_2: 2, voters: vec![(1, 5), (2, 8)] }
+    }
+
     /// The configuration that it begins with; `None`: that of the shard's founders.
     pub(crate) fn genesis(&self) -> Option<Configuration> {
         let voters = self.voters.iter().map(|(node, replica)| (*node, ReplicaId(*replica)));
@@ -137,6 +155,27 @@ impl Made {
         // Who gave the order has seen that so many may choose; a majority always may.
         genesis.clone().with_phase_2(phase_2).unwrap_or(genesis)
     }
+}
+
+/// A group that was made at run time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Made {
+    pub(crate) id: GroupId,
+    /// It is being dropped.
+    pub(crate) ending: bool,
+    pub(crate) birth: Birth,
+    /// Whether it was ever placed: by the order in which slot, and where.
+    pub(crate) placed: Option<(Slot, On)>,
+}
+
+/// A group that was placed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PlacedGroup {
+    pub(crate) id: GroupId,
+    /// The slot of the order that made it; 0 when it is one of the configuration.
+    pub(crate) made: Slot,
+    /// Where it should be.
+    pub(crate) on: On,
 }
 
 /// What a directory's log says by now.
@@ -159,7 +198,8 @@ impl Directory {
                     || configuration.is_some_and(|configuration| configuration.clone().with_phase_2(phase_2).is_some());
                 if enough && self.made.len() < GROUPS_MADE_MAX && self.find(id).is_none() {
                     let voters = voters.iter().map(|voter| (voter.node, voter.replica.0)).collect();
-                    self.made.insert(slot, Made { id, ending: false, phase_2, voters });
+                    let birth = Birth { phase_2, voters };
+                    self.made.insert(slot, Made { id, ending: false, birth, placed: None });
                 }
             }
             Order::End { made } => {
@@ -177,22 +217,35 @@ impl Directory {
                     self.placed.insert(id, (slot, on));
                 }
             }
+            Order::PlaceMade { made, on } => {
+                if let Some(made) = self.made.get_mut(&made) {
+                    made.placed = Some((slot, on));
+                }
+            }
         }
     }
 
-    /// Whether a group may be placed.
+    /// Whether a group of the configuration may be placed.
     pub(crate) fn has_room_for(&self, id: GroupId) -> bool {
         self.placed.contains_key(&id) || self.placed.len() < GROUPS_PLACED_MAX
     }
 
     /// The groups that were placed, and where each should be.
-    pub(crate) fn placed(&self) -> impl Iterator<Item = (GroupId, On)> + '_ {
-        self.placed.iter().map(|(id, (_, on))| (*id, *on))
+    pub(crate) fn placed(&self) -> impl Iterator<Item = PlacedGroup> + '_ {
+        let made = |(slot, made): (Slot, &Made)| {
+            made.placed.map(|(_, on)| PlacedGroup { id: made.id, made: slot, on })
+        };
+        let configured = |(id, (_, on)): (&GroupId, &(Slot, On))| PlacedGroup { id: *id, made: Slot::ZERO, on: *on };
+        self.placed.iter().map(configured).chain(self.iter().filter_map(made))
     }
 
-    /// The slot of the last order that has placed a group.
-    pub(crate) fn placed_by(&self, id: GroupId) -> Option<Slot> {
-        self.placed.get(&id).map(|(slot, _)| *slot)
+    /// The slot of the last order that has placed a group: one that was made by this order, or one of the configuration.
+    pub(crate) fn placed_by(&self, id: GroupId, made: Option<Slot>) -> Option<Slot> {
+        let placed = match made {
+            Some(made) => self.get(made)?.placed,
+            None => self.placed.get(&id).copied(),
+        };
+        placed.map(|(slot, _)| slot)
     }
 
     /// How many groups there are.
@@ -218,10 +271,10 @@ impl Directory {
     /// The numbers that stand for it.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
         let group = |(slot, made): (&Slot, &Made)| {
-            let (ending, phase_2) = (u64::from(made.ending), u64::from(made.phase_2));
-            let head = [slot.0, made.id, ending, phase_2, made.voters.len() as u64];
-            let voters: Vec<u64> = made
-                .voters
+            let Made { id, ending, birth: Birth { phase_2, voters }, placed } = made;
+            let (placed_by, on) = placed.map_or((0, 0), |(slot, on)| (slot.0, on.pack()));
+            let head = [slot.0, *id, u64::from(*ending), u64::from(*phase_2), placed_by, on, voters.len() as u64];
+            let voters: Vec<u64> = voters
                 .iter()
                 .flat_map(|(node, replica)| [*node, *replica as u64, (*replica >> 64) as u64])
                 .collect();
@@ -242,7 +295,13 @@ impl Directory {
         let (mut last, mut names) = (Slot::ZERO, std::collections::BTreeSet::new());
         for _ in 0..count {
             let (made, id, ending) = (Slot(numbers.next()?), numbers.next()?, numbers.next()?);
-            let (phase_2, voters) = (u16::try_from(numbers.next()?).ok()?, numbers.next()?);
+            let phase_2 = u16::try_from(numbers.next()?).ok()?;
+            let placed = match (Slot(numbers.next()?), numbers.next()?) {
+                (Slot::ZERO, 0) => None,
+                (ordered, on) if made < ordered && ordered <= slot => Some((ordered, On::unpack(on)?)),
+                _ => return None,
+            };
+            let voters = numbers.next()?;
             let too_many =
                 usize::from(phase_2) > synod_core::replica::VOTERS_MAX || voters > 0 && u64::from(phase_2) > voters;
             if too_many || made <= last || made > slot || ending > 1 || voters > synod_core::replica::VOTERS_MAX as u64
@@ -254,8 +313,8 @@ impl Directory {
                 let (node, low, high) = (numbers.next()?, numbers.next()?, numbers.next()?);
                 of.push((node, u128::from(high) << 64 | u128::from(low)));
             }
-            let group = Made { id, ending: ending == 1, phase_2, voters: of };
-            if !names.insert(id) || group.genesis().is_some_and(|genesis| !genesis.is_legal()) {
+            let group = Made { id, ending: ending == 1, birth: Birth { phase_2, voters: of }, placed };
+            if !names.insert(id) || group.birth.genesis().is_some_and(|genesis| !genesis.is_legal()) {
                 return None;
             }
             directory.made.insert(made, group);
@@ -321,7 +380,7 @@ mod tests {
     fn a_group_begins_with_the_quorums_that_were_ordered() {
         let directory = ordered(&[Order::Make { id: 7, phase_2: 1 }, Order::Make { id: 8, phase_2: 3 }]);
         assert_eq!(names(&directory), [(1, 7)], "two cannot be three");
-        let genesis = directory.get(Slot(1)).unwrap().genesis().unwrap();
+        let genesis = directory.get(Slot(1)).unwrap().birth.genesis().unwrap();
         assert_eq!(genesis.quorums(), synod_core::Quorums { phase_1: 2, phase_2: 1 });
         let most = Order::Make { id: 7, phase_2: synod_core::replica::VOTERS_MAX as u16 };
         let (client, sequence) = most.header();
@@ -339,6 +398,8 @@ mod tests {
             place(5, 2),
             place(4, 0),
             place(5, 1),
+            Order::PlaceMade { made: Slot(1), on: On { shard: 2, shards: 3 } },
+            Order::PlaceMade { made: Slot(3), on: On { shard: 2, shards: 3 } },
         ];
         for order in orders {
             let (client, sequence) = order.header();
@@ -347,18 +408,21 @@ mod tests {
             assert!(!crate::sessions::command::is_session(client), "no client can have it");
         }
         let directory = ordered(&orders);
-        assert_eq!(directory.get(Slot(1)).unwrap().genesis().unwrap().voters, configuration().voters);
-        let placed: Vec<_> = directory.placed().map(|(id, on)| (id, on.shard)).collect();
-        assert_eq!(placed, [(4, 0), (5, 1)], "the last order counts");
-        assert_eq!(directory.placed_by(5), Some(Slot(6)));
+        assert_eq!(directory.get(Slot(1)).unwrap().birth.genesis().unwrap().voters, configuration().voters);
+        let placed: Vec<_> = directory.placed().map(|of| (of.id, of.made.0, of.on.shard)).collect();
+        assert_eq!(placed, [(4, 0, 0), (5, 0, 1), (7, 1, 2)], "the last order counts, of groups that there are");
+        assert_eq!((directory.placed_by(5, None), directory.placed_by(7, Some(Slot(1)))), (Some(Slot(6)), Some(Slot(7))));
         let numbers: Vec<u64> = directory.numbers().collect();
-        assert_eq!(Directory::take(Slot(6), &mut numbers.iter().copied()), Some(directory));
-        assert_eq!(Directory::take(Slot(5), &mut numbers.iter().copied()), None, "placed later than that");
+        assert_eq!(Directory::take(Slot(8), &mut numbers.iter().copied()), Some(directory));
+        assert_eq!(Directory::take(Slot(6), &mut numbers.iter().copied()), None, "placed later than that");
         assert_eq!(Directory::take(Slot(1), &mut numbers.iter().copied()), None, "made later than that");
-        assert_eq!(Directory::take(Slot(6), &mut numbers[..numbers.len() - 1].iter().copied()), None);
+        assert_eq!(Directory::take(Slot(8), &mut numbers[..numbers.len() - 1].iter().copied()), None);
         let last = On { shard: u16::MAX - 1, shards: u16::MAX };
         let (client, sequence) = Order::Place { id: 1, on: last }.header();
         assert_eq!(Order::of(client, sequence), Some(Order::Place { id: 1, on: last }));
+        let made = Order::PlaceMade { made: Slot(9), on: last };
+        let (client, sequence) = made.header();
+        assert_eq!(Order::of(client, sequence), Some(made));
         assert_eq!(Order::of(PLACE | 3 << 16 | 3, 1), None, "there are only three");
     }
 

@@ -20,7 +20,7 @@ use crate::config::{Config, Member};
 use crate::introductions::Introduction;
 use crate::large::PartOf;
 use crate::limits::{WINDOW_BYTES, WINDOW_SLOTS};
-use crate::meta::{MetaV6, decode_meta, encode_meta};
+use crate::meta::{MetaV7, decode_meta, encode_meta};
 use crate::payload::{BatchHeader, Payload, Place};
 use crate::persist::{Summary, record_header};
 use crate::recovery::Recoverer;
@@ -314,7 +314,7 @@ pub fn record_specimens() -> Vec<(RecordHeader, Vec<u8>)> {
 
 /// A legal meta file.
 pub fn meta_specimen() -> Vec<u8> {
-    encode_meta(&MetaV6::specimen())
+    encode_meta(&MetaV7::specimen())
 }
 
 /// Legal files of checkpoints, with more and more data.

@@ -73,12 +73,7 @@ pub enum GroupError {
         /// How many there are.
         shards: usize,
     },
-    /// The group was made at run time: it is where the list of such groups is.
-    #[error(
-        "group {0} was made at run time, and stays on the shard of the list that it is in: only `groups` of the configuration move"
-    )]
-    Bound(GroupId),
-    /// As many groups as may be were moved already.
+    /// As many groups of the configuration as may be were moved already.
     #[error("{GROUPS_PLACED_MAX} groups were moved already, and no more can be: move those")]
     TooManyPlaced,
     /// The shard's memory of dropped groups is used up.

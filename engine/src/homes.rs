@@ -2,8 +2,7 @@
 //!
 //! Every group has a *home*, a number that it keeps for ever; it is on the shard that this number names modulo the node's
 //! number of shards. The home of a group of the configuration is its own number. The groups made at run time have that of
-//! their directory, so that they are always on its shard: there are as many directories as the cluster had shards at
-//! first, and that never changes.
+//! their directory: there are as many directories as the cluster had shards at first, and that never changes.
 //!
 //! A replica keeps its id when its log is copied into the logs of another number of shards. So a log may hold groups that
 //! are different replicas, and *rules* say which: the last one that fits a home counts.
@@ -13,8 +12,9 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
+use synod_core::Slot;
 use synod_transport::hello::ReplicaRule;
 
 use crate::outcome::GroupId;
@@ -58,27 +58,46 @@ impl Homes {
     }
 }
 
+/// A group that is a guest on another shard than its home.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Away {
+    /// The slot of the order that made it; 0 when it is one of the configuration.
+    pub(crate) made: Slot,
+    /// Where it is.
+    pub(crate) shard: usize,
+}
+
 /// Where the groups of a running node are: at home, or as guests on other shards.
 #[derive(Debug)]
 pub(crate) struct Placement {
     homes: Homes,
     /// The groups that are not at home, and where they are.
-    away: RwLock<HashMap<GroupId, usize>>,
+    away: RwLock<HashMap<GroupId, Away>>,
     /// Whether there may be any: whoever looks for a group asks this first.
     is_any_away: AtomicBool,
 }
 
 impl Placement {
     /// All groups are at home, but `away`.
-    pub(crate) fn new(homes: Homes, away: impl IntoIterator<Item = (GroupId, usize)>) -> Self {
-        let away: HashMap<GroupId, usize> = away.into_iter().collect();
+    pub(crate) fn new(homes: Homes, away: impl IntoIterator<Item = (GroupId, Away)>) -> Self {
+        let away: HashMap<GroupId, Away> = away.into_iter().collect();
         Self { homes, is_any_away: AtomicBool::new(!away.is_empty()), away: RwLock::new(away) }
     }
 
     /// The shard that a group is on now.
     pub(crate) fn shard(&self, group: GroupId) -> usize {
-        let away = self.is_any_away.load(Ordering::Acquire).then(|| self.away().get(&group).copied()).flatten();
-        away.unwrap_or_else(|| self.homes.shard(group))
+        self.away(group).map_or_else(|| self.homes.shard(group), |away| away.shard)
+    }
+
+    /// Where the group of this name is, if it is a guest.
+    pub(crate) fn away(&self, group: GroupId) -> Option<Away> {
+        self.is_any_away.load(Ordering::Acquire).then(|| self.guests().get(&group).copied()).flatten()
+    }
+
+    /// The groups made at run time that are guests.
+    pub(crate) fn made_away(&self) -> Vec<(GroupId, Away)> {
+        let made = |(group, away): (&GroupId, &Away)| (away.made > Slot::ZERO).then_some((*group, *away));
+        self.guests().iter().filter_map(made).collect()
     }
 
     /// The shard whose directory says what becomes of a group.
@@ -86,18 +105,33 @@ impl Placement {
         self.homes.shard_of(self.homes.directory(group))
     }
 
-    /// A group is on that shard from now on.
-    pub(crate) fn put(&self, group: GroupId, shard: usize) {
+    /// A group is there from now on.
+    pub(crate) fn put(&self, group: GroupId, there: Away) {
+        self.change(|away| {
+            if there.shard == self.homes.shard(group) {
+                away.remove(&group);
+            } else {
+                away.insert(group, there);
+            }
+        });
+    }
+
+    /// A group that the order in this slot made is no more.
+    pub(crate) fn forget(&self, group: GroupId, made: Slot) {
+        self.change(|away| {
+            if away.get(&group).is_some_and(|away| away.made == made) {
+                away.remove(&group);
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut HashMap<GroupId, Away>)) {
         let mut away = self.away.write().unwrap_or_else(PoisonError::into_inner);
-        if shard == self.homes.shard(group) {
-            away.remove(&group);
-        } else {
-            away.insert(group, shard);
-        }
+        change(&mut away);
         self.is_any_away.store(!away.is_empty(), Ordering::Release);
     }
 
-    fn away(&self) -> std::sync::RwLockReadGuard<'_, HashMap<GroupId, usize>> {
+    fn guests(&self) -> RwLockReadGuard<'_, HashMap<GroupId, Away>> {
         // Whoever held it changed nothing half.
         self.away.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -103,6 +103,8 @@ synod_core::marks!(
         GroupArrived,
         /// A group did not leave for another shard after all.
         GroupStayed,
+        /// What was noted of a moved group that was dropped is gone too.
+        MovedGroupForgotten,
         /// An election waits until another has ended.
         ElectionWaits,
         /// A read is answered by a lease.

@@ -19,18 +19,19 @@ use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Serialize};
 use rustix::fs::{FlockOperation, flock};
 
-use synod_core::ReplicaId;
+use synod_core::{ReplicaId, Slot};
 use synod_transport::hello::ReplicaRule;
 
 use crate::config::Config;
-use crate::homes::{self, Names};
+use crate::directory::Birth;
+use crate::homes::{self, Away, Names};
 use crate::outcome::{GroupId, NodeId};
 use crate::peers;
 use crate::random::random_u128;
 use crate::sealed::{self, Broken};
 
 const MAGIC: [u8; 8] = *b"SYNODMET";
-const FORMAT: u32 = 6;
+const FORMAT: u32 = 7;
 const META: &str = "meta";
 const LOCK: &str = "lock";
 const REPAIRED: &str = "repaired";
@@ -41,7 +42,7 @@ const PAST_LOGS_MAX: usize = 1 << 14;
 
 /// What a directory says of itself.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub(crate) struct MetaV6 {
+pub(crate) struct MetaV7 {
     pub(crate) cluster: u128,
     pub(crate) node: u64,
     pub(crate) incarnation: u128,
@@ -67,15 +68,53 @@ pub(crate) struct MetaV6 {
 }
 
 /// A group that was moved to another shard, or back.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct MovedGroup {
     pub(crate) group: GroupId,
+    /// If it was made at run time: by the order in which slot, and what it began with.
+    pub(crate) made: Option<(u64, Birth)>,
     /// Which move that was, counted from 1. The log that it is in says the same, or is an older one.
     pub(crate) number: u64,
+    /// It has begun anew there since, with an empty log.
+    pub(crate) anew: bool,
     /// Where it is.
     pub(crate) shard: u32,
     /// The replica that it is.
     pub(crate) replica: u128,
+}
+
+impl MovedGroup {
+    /// The slot of the order that made it; 0 when it is one of the configuration.
+    pub(crate) fn made(&self) -> Slot {
+        Slot(self.made.as_ref().map_or(0, |(slot, _)| *slot))
+    }
+
+    pub(crate) fn uid(&self, config: &Config) -> u128 {
+        config.uid_of_group(self.group, self.made())
+    }
+
+    pub(crate) fn is_on(&self, shard: usize) -> bool {
+        self.shard as usize == shard
+    }
+}
+
+/// A list of moved groups, of which each name is in it once.
+pub(crate) fn note_moved(moved: &mut Vec<MovedGroup>, noted: Noted) {
+    match noted {
+        Noted::Moved(new) => {
+            moved.retain(|old| old.group != new.group);
+            moved.push(new);
+        }
+        Noted::Gone { group, made } => moved.retain(|old| (old.group, old.made()) != (group, made)),
+    }
+}
+
+/// What is noted in a node's directory of where its groups are.
+pub(crate) enum Noted {
+    /// One is there from now on.
+    Moved(MovedGroup),
+    /// One that the order in this slot made is no more.
+    Gone { group: GroupId, made: Slot },
 }
 
 /// A shard's log.
@@ -114,7 +153,7 @@ pub(crate) struct PastLog {
     pub(crate) end: u64,
 }
 
-impl MetaV6 {
+impl MetaV7 {
     /// A legal one, always the same.
     #[cfg(feature = "simulation")]
     pub(crate) fn specimen() -> Self {
@@ -134,7 +173,10 @@ impl MetaV6 {
                 PastLog { log: 11, shards: 2, shard: 1, end: 3 },
             ],
             replacement: false,
-            moved: vec![MovedGroup { group: 4, number: 9, shard: 0, replica: 8 }],
+            moved: vec![
+                MovedGroup { group: 4, made: None, number: 9, anew: false, shard: 0, replica: 8 },
+                MovedGroup { group: 6, made: Some((3, Birth::specimen())), number: 1, anew: true, shard: 0, replica: 7 },
+            ],
         }
     }
 
@@ -181,7 +223,7 @@ impl MetaV6 {
         homes::rules_of_shard(&self.all_rules(), (shard, shards))
     }
 
-    /// The replica that a group with this home is.
+    /// The replica that a group of the configuration with this home is.
     pub(crate) fn replica_of(&self, group: GroupId, home: u64) -> u128 {
         self.moved(group).map_or_else(|| homes::named(&self.all_rules(), home), |moved| moved.replica)
     }
@@ -196,14 +238,20 @@ impl MetaV6 {
         past.drain(..past.len().saturating_sub(PAST_LOGS_MAX));
         let logs = (0..shards).map(|_| LogIds::new(draw_replica(self.witness))).collect();
         // The copy brings all groups home.
-        let home = |moved: &MovedGroup| MovedGroup { shard: (moved.group % shards as u64) as u32, ..*moved };
+        let home = |moved: &MovedGroup| MovedGroup { shard: self.home_shard(moved, shards), ..moved.clone() };
         let moved = self.moved.iter().map(home).collect();
         Self { era: self.era + 1, logs, past, moved, ..self.clone() }
     }
 
-    /// What is noted of a group that was moved.
+    /// The shard among so many that a group is at home on.
+    fn home_shard(&self, moved: &MovedGroup, shards: usize) -> u32 {
+        let home = if moved.made.is_some() { moved.group % self.first.len() as u64 } else { moved.group };
+        (home % shards as u64) as u32
+    }
+
+    /// What is noted of a group of the configuration that was moved.
     pub(crate) fn moved(&self, group: GroupId) -> Option<&MovedGroup> {
-        self.moved.iter().find(|moved| moved.group == group)
+        self.moved.iter().find(|moved| moved.group == group && moved.made.is_none())
     }
 
     /// The groups of the configuration that are on a shard, in order.
@@ -211,17 +259,9 @@ impl MetaV6 {
         groups_on(&self.moved, config.groups, (shard, self.logs.len()))
     }
 
-    /// Where the groups are that were moved.
-    pub(crate) fn places(&self, config: &Config) -> impl Iterator<Item = (GroupId, usize)> {
-        let (shards, groups) = (self.logs.len() as u64, config.groups);
-        let away = move |moved: &MovedGroup| u64::from(moved.shard) != moved.group % shards && moved.group <= groups;
-        self.moved.clone().into_iter().filter(away).map(|moved| (moved.group, moved.shard as usize))
-    }
-
-    /// Notes where a group is from now on.
-    fn note_moved(&mut self, new: MovedGroup) {
-        self.moved.retain(|old| old.group != new.group);
-        self.moved.push(new);
+    /// The groups that are not at home, and where they are.
+    pub(crate) fn places(&self, config: &Config) -> Vec<(GroupId, Away)> {
+        places(&self.moved, config)
     }
 
     /// Fails unless the directory at `path` is the one that the configuration means, with so many shards if it matters.
@@ -245,11 +285,21 @@ impl MetaV6 {
     }
 }
 
+/// The groups that are not at home, and where they are.
+pub(crate) fn places(moved: &[MovedGroup], config: &Config) -> Vec<(GroupId, Away)> {
+    let homes = config.homes();
+    let is_known = |moved: &&MovedGroup| moved.made.is_some() == (moved.group > homes.groups);
+    let is_away = |moved: &&MovedGroup| !moved.is_on(homes.shard(moved.group));
+    let place = |moved: &MovedGroup| (moved.group, Away { made: moved.made(), shard: moved.shard as usize });
+    moved.iter().filter(is_known).filter(is_away).map(place).collect()
+}
+
 /// The groups of a configuration with so many of them that are on a shard, in order.
 pub(crate) fn groups_on(moved: &[MovedGroup], groups: u64, (shard, shards): (usize, usize)) -> Vec<GroupId> {
-    let is_moved = |group: &GroupId| moved.iter().any(|moved| moved.group == *group);
+    let of_these = |moved: &&MovedGroup| moved.made.is_none() && moved.group <= groups;
+    let is_moved = |group: &GroupId| moved.iter().filter(of_these).any(|moved| moved.group == *group);
     let at_home = (1..=groups).filter(|group| group % shards as u64 == shard as u64 && !is_moved(group));
-    let here = moved.iter().filter(|moved| moved.shard as usize == shard && moved.group <= groups);
+    let here = moved.iter().filter(of_these).filter(|moved| moved.is_on(shard));
     let mut on: Vec<GroupId> = at_home.chain(here.map(|moved| moved.group)).collect();
     on.sort_unstable();
     on
@@ -388,12 +438,12 @@ pub(crate) struct DirectoryLock {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    meta: Mutex<MetaV6>,
+    meta: Mutex<MetaV7>,
 }
 
 impl Directory {
     /// Makes a new node's directory. `founding`: see [`peers::init`].
-    pub(crate) fn init(path: &Path, meta: &MetaV6, founding: Vec<NodeId>) -> Result<(), DirectoryError> {
+    pub(crate) fn init(path: &Path, meta: &MetaV7, founding: Vec<NodeId>) -> Result<(), DirectoryError> {
         fs::create_dir_all(path).map_err(io_error(path))?;
         if fs::read_dir(path).map_err(io_error(path))?.next().is_some() {
             return Err(DirectoryError::NotEmpty(path.to_owned()));
@@ -498,16 +548,16 @@ impl Directory {
     /// The replicas that the groups of a shard are.
     pub(crate) fn names(&self, config: &Config, shard: usize) -> Names {
         let meta = self.snapshot();
-        let named = meta.moved.iter().filter(|moved| moved.shard as usize == shard);
-        let named = named.map(|moved| (config.group_uid(moved.group), moved.replica));
+        let named = meta.moved.iter().filter(|moved| moved.is_on(shard));
+        let named = named.map(|moved| (moved.uid(config), moved.replica));
         Names::of_shard((shard, meta.logs.len()), meta.logs[shard].log, &self.rules(shard)).with(named)
     }
 
-    /// Makes durable that a group is on another shard from now on. **This is the switch** of a move.
-    pub(crate) fn move_group(&self, moved: MovedGroup) -> Result<(), DirectoryError> {
+    /// Makes durable where a group is. **This is the switch** of a move.
+    pub(crate) fn note_moved(&self, noted: Noted) -> Result<(), DirectoryError> {
         let mut meta = self.meta();
         let mut next = meta.clone();
-        next.note_moved(moved);
+        note_moved(&mut next.moved, noted);
         write_meta(&self.path, &next)?;
         *meta = next;
         Ok(())
@@ -532,12 +582,12 @@ impl Directory {
     }
 
     /// What it says of itself now.
-    pub(crate) fn snapshot(&self) -> MetaV6 {
+    pub(crate) fn snapshot(&self) -> MetaV7 {
         self.meta().clone()
     }
 
     /// The switch to another era, whose logs are durable.
-    pub(crate) fn begin_era(&self, next: &MetaV6) -> Result<(), DirectoryError> {
+    pub(crate) fn begin_era(&self, next: &MetaV7) -> Result<(), DirectoryError> {
         let mut meta = self.meta();
         assert_eq!(meta.era + 1, next.era, "eras follow each other");
         write_meta(&self.path, next)?;
@@ -545,7 +595,7 @@ impl Directory {
         Ok(())
     }
 
-    fn meta(&self) -> MutexGuard<'_, MetaV6> {
+    fn meta(&self) -> MutexGuard<'_, MetaV7> {
         self.meta.lock().expect("no holder panics")
     }
 }
@@ -560,7 +610,7 @@ fn take_lock(path: &Path, file: File) -> Result<DirectoryLock, DirectoryError> {
 pub(crate) fn look_into(
     path: &Path,
     (cluster, node, shards): (u128, Option<u64>, usize),
-) -> Result<(MetaV6, DirectoryLock), DirectoryError> {
+) -> Result<(MetaV7, DirectoryLock), DirectoryError> {
     if !path.join(META).try_exists().map_err(io_error(path))? {
         return Err(DirectoryError::NotInitialised(path.to_owned()));
     }
@@ -603,7 +653,7 @@ fn refuse_repaired(path: &Path) -> Result<(), DirectoryError> {
     }
 }
 
-type RenewalStep = fn(&Path, &mut MetaV6, usize) -> Result<(), DirectoryError>;
+type RenewalStep = fn(&Path, &mut MetaV7, usize) -> Result<(), DirectoryError>;
 
 /// How a log is set aside. Each step is durable before the next, and may be done again; a start after a crash goes on
 /// with the second. The first makes the old log foreign, so that nothing votes with it any more; only behind the last can
@@ -618,9 +668,7 @@ const RENEWAL: [RenewalStep; 4] = [
         next.renewed.push(new);
         // Whose groups are all other replicas now: nobody asks any more what it held.
         // Guests have forgotten their votes as the others have.
-        for moved in next.moved.iter_mut().filter(|moved| moved.shard as usize == shard) {
-            moved.replica = replica;
-        }
+        begin_anew(&mut next.moved, shard, replica);
         next.past.retain(|past| !(past.shards.is_multiple_of(new.shards) && past.shard % new.shards == new.shard));
         write_meta(path, &next)?;
         *meta = next;
@@ -654,6 +702,13 @@ const RENEWAL: [RenewalStep; 4] = [
         Ok(())
     },
 ];
+
+/// All groups on a shard are another replica from now on, which begins with nothing.
+pub(crate) fn begin_anew(moved: &mut [MovedGroup], shard: usize, replica: u128) {
+    for moved in moved.iter_mut().filter(|moved| moved.is_on(shard)) {
+        (moved.replica, moved.anew) = (replica, true);
+    }
+}
 
 /// Where an era's logs are.
 pub(crate) fn era_dir(path: &Path, era: u64) -> PathBuf {
@@ -732,23 +787,23 @@ pub(crate) fn suspect_reason(path: &Path, shard: usize) -> io::Result<Option<Str
     }
 }
 
-fn read_meta(path: &Path) -> Result<MetaV6, DirectoryError> {
+fn read_meta(path: &Path) -> Result<MetaV7, DirectoryError> {
     let file = path.join(META);
     let bytes = sealed::read(&file).map_err(io_error(&file))?;
     decode_meta(&bytes).map_err(|broken| DirectoryError::broken(file, broken))
 }
 
-pub(crate) fn decode_meta(bytes: &[u8]) -> Result<MetaV6, Broken> {
+pub(crate) fn decode_meta(bytes: &[u8]) -> Result<MetaV7, Broken> {
     let archive = sealed::unseal(MAGIC, FORMAT, bytes)?;
-    rkyv::from_bytes::<MetaV6, Failure>(&archive).map_err(|_| Broken::Damaged)
+    rkyv::from_bytes::<MetaV7, Failure>(&archive).map_err(|_| Broken::Damaged)
 }
 
-pub(crate) fn encode_meta(meta: &MetaV6) -> Vec<u8> {
+pub(crate) fn encode_meta(meta: &MetaV7) -> Vec<u8> {
     let archive = rkyv::to_bytes::<Failure>(meta).expect("plain numbers always have an archive");
     sealed::seal(MAGIC, FORMAT, &archive)
 }
 
-pub(crate) fn write_meta(path: &Path, meta: &MetaV6) -> Result<(), DirectoryError> {
+pub(crate) fn write_meta(path: &Path, meta: &MetaV7) -> Result<(), DirectoryError> {
     sealed::replace(path, META, &encode_meta(meta)).map_err(io_error(&path.join(META)))
 }
 

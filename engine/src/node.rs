@@ -27,7 +27,7 @@ use crate::large::LargeBudget;
 use crate::log_store::{CheckedStore, LogStore};
 use crate::machine::{MachineError, StateMachine};
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post, mailbox};
-use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV6};
+use crate::meta::{self, Directory, DirectoryError, DirectoryLock, MetaV7};
 use crate::open_log::Opening;
 use crate::outcome::{GroupId, NodeId};
 use crate::peers::{Me, Met, Owner, Peers, Said};
@@ -208,7 +208,7 @@ impl Node {
         if made == Made::First {
             config.check_founders(&config.nodes())?;
         }
-        let meta = MetaV6::draw(cluster, config.node, shards, (witness, made == Made::Replacement));
+        let meta = MetaV7::draw(cluster, config.node, shards, (witness, made == Made::Replacement));
         rehome::check_rules(&meta, config.shards)?;
         let founding = if made == Made::First { config.nodes() } else { Vec::new() };
         Ok(Directory::init(&config.dir, &meta, founding)?)
@@ -331,8 +331,8 @@ impl Node {
                     let (mut built, disk, spares, store) = build_shard(&shared, shard, options.machines.as_ref())?;
                     built.events = options.events;
                     built.large.budget = large;
-                    built.moves.switch = Some(Arc::new(move |moved| {
-                        shared.directory.move_group(moved).map_err(|error| error.to_string())
+                    built.moves.note = Some(Arc::new(move |noted| {
+                        shared.directory.note_moved(noted).map_err(|error| error.to_string())
                     }));
                     Ok((built, disk, spares, store))
                 }),

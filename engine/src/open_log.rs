@@ -104,13 +104,23 @@ impl Opening<'_> {
             // That it is damaged is known.
             let _ = recover(&mut *segments, expect, visit);
         }
-        let (homes, groups) = (config.homes(), self.directory.snapshot().groups_of(config, shard));
-        let mut groups: Vec<(GroupId, u128, u64, Option<Configuration>)> =
-            groups.iter().map(|id| (*id, config.group_uid(*id), homes.home(*id), None)).collect();
+        let (homes, meta) = (config.homes(), self.directory.snapshot());
+        let mut groups: Vec<(GroupId, u128, u64, Option<Configuration>)> = meta
+            .groups_of(config, shard)
+            .iter()
+            .map(|id| (*id, config.group_uid(*id), homes.home(*id), None))
+            .collect();
+        let away = |id: GroupId| meta.moved.iter().any(|moved| moved.group == id && !moved.is_on(shard));
+        for moved in meta.moved.iter().filter(|moved| moved.is_on(shard)) {
+            let genesis = moved.made.as_ref().map(|(_, birth)| birth.genesis());
+            groups.extend(genesis.map(|genesis| (moved.group, moved.uid(config), homes.home(moved.group), genesis)));
+        }
         for number in homes.directories(shard) {
             let (_, directory, _) = found.finish_up_to_hole(config.directory_uid(number));
-            let made = directory.apply.directory.iter();
-            groups.extend(made.map(|(slot, made)| (made.id, config.made_uid(number, slot.0), number, made.genesis())));
+            let made = directory.apply.directory.iter().filter(|(_, made)| !away(made.id));
+            groups.extend(
+                made.map(|(slot, made)| (made.id, config.made_uid(number, slot.0), number, made.birth.genesis())),
+            );
         }
         let needs = |(_, uid, home, genesis): &(GroupId, u128, u64, Option<Configuration>)| {
             let (recovered, ..) = found.finish_up_to_hole(*uid);
@@ -127,17 +137,10 @@ impl Opening<'_> {
     fn founders(&self, shard: usize) -> Vec<(usize, Genesis)> {
         let (shards, first_shards) = (self.directory.shards(), self.directory.first().len());
         let meta = self.directory.snapshot();
-        let guests = meta.moved.iter().filter(|moved| moved.shard as usize == shard);
+        let guests = meta.moved.iter().filter(|moved| moved.is_on(shard));
         let guests: Vec<usize> = guests.map(|moved| (moved.group % first_shards as u64) as usize).collect();
         let here = |first: &usize| shards != first_shards || *first == shard || guests.contains(first);
         (0..first_shards).filter(here).filter_map(|first| Some((first, self.peers.genesis(first)?))).collect()
-    }
-
-    /// The groups of the configuration that are on a shard, each with the number of the move that has brought it there.
-    fn groups(&self, shard: usize) -> Vec<(GroupId, u64)> {
-        let meta = self.directory.snapshot();
-        let groups = meta.groups_of(self.config, shard).into_iter();
-        groups.map(|group| (group, meta.moved(group).map_or(0, |moved| moved.number))).collect()
     }
 
     fn recover(&self, shard: usize) -> Result<(Shard, Recovery, Store), AssembleError> {
@@ -150,12 +153,14 @@ impl Opening<'_> {
         std::fs::create_dir_all(&log).map_err(failed)?;
         // Recovery does not know the directory's name.
         std::fs::read_dir(&log).map_err(failed)?;
+        let meta = self.directory.snapshot();
         let place = ShardPlace {
             shard,
             log: self.directory.log_id(shard),
             names: self.directory.names(self.config, shard),
             placement: Arc::clone(self.placement),
-            groups: self.groups(shard),
+            groups: meta.groups_of(self.config, shard),
+            moved: meta.moved,
             segment_bytes: self.config.segment_mib * MIB,
             memory: Memory::new(self.config.cache_mib << 20),
             cutting: Cutting::default(),
@@ -192,7 +197,7 @@ mod tests {
     use super::*;
     use crate::apply::ApplyState;
     use crate::config::{DiskBackend, Member};
-    use crate::meta::{DirectoryLock, MetaV6};
+    use crate::meta::{DirectoryLock, MetaV7};
     use crate::peers::Owner;
     use crate::persist::Summary;
     use crate::repair::ShardWriter;
@@ -207,7 +212,7 @@ mod tests {
     fn node(path: &Path) -> Node {
         let members = (1..=3).map(|node| Member { node, address: "127.0.0.1:1".parse().unwrap() });
         let config = Config::new(5, 1, path, members.collect());
-        Directory::init(path, &MetaV6::draw(5, 1, (1, 1, 0), (false, false)), vec![1]).unwrap();
+        Directory::init(path, &MetaV7::draw(5, 1, (1, 1, 0), (false, false)), vec![1]).unwrap();
         let (directory, _lock) = Directory::open(path, 5, 1, (0, false)).unwrap();
         let founders = Some(directory.first());
         let owner = Owner { node: 1, incarnation: directory.incarnation(), founders, shards: 1 };

@@ -30,7 +30,7 @@ use crate::checkpoint::packs::pack_name;
 use crate::config::Config;
 use crate::limits::MIB;
 use crate::log_store::{LogPlace, LogStore};
-use crate::meta::{self, Directory, MetaV6};
+use crate::meta::{self, Directory, MetaV7};
 use crate::new_log::NewLog;
 use crate::outcome::GroupId;
 use crate::peers::Peers;
@@ -54,8 +54,8 @@ pub struct RehomeError {
 struct Rehoming<'a> {
     config: &'a Config,
     directory: &'a Directory,
-    now: MetaV6,
-    next: MetaV6,
+    now: MetaV7,
+    next: MetaV7,
     /// The home of each group that there is, by uid.
     homes: HashMap<u128, u64>,
     /// What counts of the groups with records.
@@ -90,7 +90,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> String + '_ {
 ///
 /// # Errors
 /// When they cannot.
-pub(crate) fn check_rules(meta: &MetaV6, shards: usize) -> Result<(), RehomeError> {
+pub(crate) fn check_rules(meta: &MetaV7, shards: usize) -> Result<(), RehomeError> {
     let most = (0..shards).map(|shard| meta.rules_of(shard, shards).len()).max().unwrap_or(0);
     if most <= REPLICA_RULES_MAX {
         return Ok(());
@@ -204,7 +204,7 @@ impl<'a> Rehoming<'a> {
         place(self.config, logs, shard, log)
     }
 
-    fn forget(&self, logs: &Path, of: &MetaV6) {
+    fn forget(&self, logs: &Path, of: &MetaV7) {
         (0..).zip(&of.logs).for_each(|(shard, ids)| self.logs.forget(&self.place(logs, shard, ids.log)));
     }
 
@@ -386,10 +386,12 @@ fn read_log(
     Ok(recovery.durable_through)
 }
 
-/// The groups of the configuration that are on another shard than this one: what its log says of them is of an earlier stay.
-fn elsewhere(config: &Config, now: &MetaV6, shard: usize) -> HashSet<u128> {
+/// The groups that are on another shard than this one: what its log says of them is of an earlier stay.
+fn elsewhere(config: &Config, now: &MetaV7, shard: usize) -> HashSet<u128> {
     let here: HashSet<GroupId> = now.groups_of(config, shard).into_iter().collect();
-    (1..=config.groups).filter(|group| !here.contains(group)).map(|group| config.group_uid(group)).collect()
+    let configured = (1..=config.groups).filter(|group| !here.contains(group)).map(|group| config.group_uid(group));
+    let made = now.moved.iter().filter(|moved| moved.made.is_some() && !moved.is_on(shard));
+    configured.chain(made.map(|moved| moved.uid(config))).collect()
 }
 
 /// The homes of all groups that there are, by uid.

@@ -33,7 +33,7 @@ use crate::checkpoint::contents::whole_name;
 use crate::checkpoint::format::{Encoder, Head};
 use crate::config::{Config, ConfigError};
 use crate::limits::MIB;
-use crate::meta::{self, DirectoryError, MetaV6};
+use crate::meta::{self, DirectoryError, MetaV7};
 use crate::outcome::{GroupId, NodeId};
 use crate::payload::Payload;
 use crate::peers;
@@ -143,7 +143,7 @@ pub struct Repair {
     plans: Vec<Plan<Payload>>,
     options: RepairOptions,
     /// The new directory, but for its cluster.
-    meta: MetaV6,
+    meta: MetaV7,
 }
 
 type Step = fn(&Repair, &Config, &RepairNote) -> Result<(), RepairError>;
@@ -179,7 +179,7 @@ impl Repair {
             }
             survivors.push(other);
         }
-        let meta = MetaV6::draw(0, config.node, (config.shards, config.shards, config.phase_2), (false, true));
+        let meta = MetaV7::draw(0, config.node, (config.shards, config.shards, config.phase_2), (false, true));
         let (mut plans, mut findings) = (Vec::new(), Vec::new());
         for id in 1..=config.groups {
             let shard = (id % config.shards as u64) as usize;
@@ -386,7 +386,7 @@ impl Repair {
     /// With this file the directory is a node's.
     fn decide(&self, into: &Config, _: &RepairNote) -> Result<(), RepairError> {
         let cluster = into.cluster_id().expect("validated");
-        Ok(meta::write_meta(&into.dir, &MetaV6 { cluster, ..self.meta.clone() })?)
+        Ok(meta::write_meta(&into.dir, &MetaV7 { cluster, ..self.meta.clone() })?)
     }
 
     /// The survivors' directories are not to be started again. What protects the new cluster from them is its id; this only

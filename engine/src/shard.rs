@@ -30,6 +30,7 @@ use crate::large::Cutting;
 use crate::limits::*;
 use crate::mailbox::PeerHello;
 use crate::marks::{Mark, mark};
+use crate::meta::MovedGroup;
 use crate::metrics::{Phases, RecordWeighted, SlotTimes};
 use crate::outcome::{Committed, Epoch, GroupId, Outcome, ProposeError, Rejection};
 use crate::payload::{BatchHeader, Payload, Place};
@@ -117,7 +118,7 @@ const CLOSED_HANDLES_MAX: usize = 4096;
 const ANNOUNCE_AGAIN_BEATS: u32 = 25;
 
 /// What a shard is made of.
-pub(crate) struct Parts {
+pub(crate) struct Parts<'a> {
     /// The other nodes.
     pub(crate) peers: Vec<u64>,
     /// Where it is noted how far the peers' logs were seen.
@@ -148,6 +149,8 @@ pub(crate) struct Parts {
     pub(crate) homes: Homes,
     /// Where all groups of the node are.
     pub(crate) placement: Arc<Placement>,
+    /// What is noted of those that were moved.
+    pub(crate) moved: &'a [MovedGroup],
 }
 
 /// What the driver must know or do besides disk operations and outboxes.
@@ -262,18 +265,17 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts<'_>) -> Self {
         let by_uid = parts.groups.iter().enumerate().map(|(at, g)| (g.names.uid, at as u32)).collect();
         let shards = parts.shard.1 as u64;
         let (mut by_id, mut moves) = (Vec::new(), Moves::default());
-        let configured = |(_, group): &(usize, &Group)| group.kind == GroupKind::Configured;
-        for (at, group) in parts.groups.iter().enumerate().filter(configured) {
+        for (at, group) in parts.groups.iter().enumerate().filter(|(_, group)| group.kind.is_visible()) {
             if parts.homes.shard(group.names.id) != parts.shard.0 {
                 moves.enter(group.names.id, at as u32);
-                continue;
+            } else if group.kind == GroupKind::Configured {
+                by_id.resize((group.names.id / shards) as usize, None);
+                by_id.push(Some(at as u32));
             }
-            by_id.resize((group.names.id / shards) as usize, None);
-            by_id.push(Some(at as u32));
         }
         let pool = BufPool::new(parts.memory.pool_bytes());
         let frame_bytes_max = parts.writer.frame_bytes_max();
@@ -284,7 +286,7 @@ impl Shard {
             introduced: Introduced::nobody(parts.node, &parts.peers),
             by_uid,
             by_id,
-            made: MadeGroups::new(parts.maker, &parts.groups),
+            made: MadeGroups::new(parts.maker, &parts.groups, parts.moved, (parts.homes, parts.shard.0)),
             groups: parts.groups,
             writer: parts.writer,
             index: parts.index,

@@ -28,7 +28,7 @@ use crate::limits::PEER_OUTBOX_BYTES_MAX;
 pub use crate::log_store::failing::FailingStore;
 use crate::mailbox::{Mail, PeerHello};
 use crate::membership::{MembershipChange, MembershipOutcome};
-use crate::meta::{MovedGroup, groups_on};
+use crate::meta::{MovedGroup, Noted, begin_anew, groups_on, note_moved, places};
 use crate::node::MachineFactory;
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::seen::Seen;
@@ -99,6 +99,11 @@ pub struct HeldVotes {
 /// When the configuration is none that a node could start with.
 pub fn directory_uid(config: &Config, shard: usize) -> u128 {
     config.directory_uid(shard as u64)
+}
+
+/// The directory whose order has made the group with this uid, or that itself has it; there is one on each shard.
+pub fn directory_of(config: &Config, uid: u128) -> usize {
+    config.directory_of(uid) as usize
 }
 
 /// What a record says about a vote, if it does.
@@ -236,14 +241,14 @@ impl SimMoves {
     /// The same for a new process, which knows what is durable.
     #[must_use]
     pub fn started(&self, config: &Config) -> Self {
-        let places = self.moved().into_iter().map(|moved| (moved.group, moved.shard as usize));
+        let places = places(&self.moved(), config);
         Self { durable: Arc::clone(&self.durable), placement: Arc::new(Placement::new(config.homes(), places)) }
     }
 
     /// The log of a shard is begun anew, as this replica: all groups on it are that one.
     pub fn renew(&self, shard: usize, replica: u128) {
         let mut moved = self.durable.lock().expect("no holder panics");
-        moved.iter_mut().filter(|moved| moved.shard as usize == shard).for_each(|moved| moved.replica = replica);
+        begin_anew(&mut moved, shard, replica);
     }
 
     /// The shard that a group is on.
@@ -256,14 +261,28 @@ impl SimMoves {
         self.placement.directory_shard(group)
     }
 
+    /// Whether the group with this uid, one of the configuration if `configured` names it, is on a shard.
+    pub fn is_on(&self, config: &Config, uid: u128, configured: Option<GroupId>, shard: usize) -> bool {
+        let home = || {
+            let home = configured.unwrap_or_else(|| config.directory_of(uid));
+            config.homes().shard_of(home)
+        };
+        let moved = self.durable.lock().expect("no holder panics");
+        moved.iter().find(|moved| moved.uid(config) == uid).map_or_else(home, |moved| moved.shard as usize) == shard
+    }
+
+    /// The groups made at run time that are guests on a shard.
+    pub fn guests(&self, shard: usize) -> Vec<GroupId> {
+        let here = self.placement.made_away().into_iter().filter(|(_, away)| away.shard == shard);
+        here.map(|(group, _)| group).collect()
+    }
+
     fn moved(&self) -> Vec<MovedGroup> {
         self.durable.lock().expect("no holder panics").clone()
     }
 
-    fn note(&self, new: MovedGroup) {
-        let mut moved = self.durable.lock().expect("no holder panics");
-        moved.retain(|old| old.group != new.group);
-        moved.push(new);
+    fn note(&self, noted: Noted) {
+        note_moved(&mut self.durable.lock().expect("no holder panics"), noted);
     }
 }
 
@@ -328,14 +347,13 @@ impl SimShard {
         let seen: Arc<Seen> = Arc::default();
         let seen_here = Arc::clone(&seen);
         let moved = moves.moved();
-        let named = moved.iter().filter(|moved| moved.shard as usize == shard);
-        let named = named.map(|moved| (config.group_uid(moved.group), moved.replica));
+        let named = moved.iter().filter(|moved| moved.is_on(shard));
+        let named = named.map(|moved| (moved.uid(config), moved.replica));
         let (log, names) = (replica, Names::all(replica).with(named));
-        let number = |group| moved.iter().find(|moved| moved.group == group).map_or(0, |moved| moved.number);
-        let groups = groups_on(&moved, config.groups, (shard, config.shards));
         let place = ShardPlace {
             placement: Arc::clone(&moves.placement),
-            groups: groups.into_iter().map(|group| (group, number(group))).collect(),
+            groups: groups_on(&moved, config.groups, (shard, config.shards)),
+            moved,
             shard,
             log,
             names,
@@ -352,8 +370,8 @@ impl SimShard {
             AssembleError::Damaged(reason) => NoShard::Damaged(reason),
             AssembleError::Refused(reason) => NoShard::Refused(reason),
         })?;
-        shard.moves.switch = Some(Arc::new(move |moved| {
-            moves.note(moved);
+        shard.moves.note = Some(Arc::new(move |noted| {
+            moves.note(noted);
             Ok(())
         }));
         if tight_memory {

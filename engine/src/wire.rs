@@ -38,7 +38,7 @@ pub(crate) const LANE: u8 = 9;
 pub(crate) const TAKES_DATAGRAMS: u64 = 1;
 
 /// The version of all record layouts.
-pub(crate) const RECORD_VERSION: u16 = 7;
+pub(crate) const RECORD_VERSION: u16 = 8;
 
 /// Record kinds. The first five are found in the log too, and the two behind them only there.
 pub(crate) mod kind {

@@ -173,7 +173,7 @@ fn listeners_hear_of_a_move_and_bad_orders_are_refused() {
         }
     };
     assert_eq!(ask(GROUP, 2), Err(GroupError::NoSuchShard { shard: 2, shards: 2 }));
-    assert_eq!(ask(9, 1), Err(GroupError::Bound(9)));
+    assert_eq!(ask(9, 1), Err(GroupError::UnknownGroup(9)));
     assert_eq!(ask(0, 1), Err(GroupError::BadNumber(0)));
     let handle: Handle = cluster.node(1);
     assert_eq!(handle.shard_of(GROUP), 0);

@@ -13,7 +13,7 @@ use crate::apply::ApplyState;
 
 const MAGIC: [u8; 8] = *b"SYNODCKP";
 /// The version of the layout.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 const HEADER_BYTES: usize = 96;
 /// What a chunk's header takes.
 const CHUNK_HEADER_BYTES: usize = 8;

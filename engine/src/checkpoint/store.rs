@@ -272,7 +272,7 @@ impl Store {
             }
             StoreOp::Export { group, uid, slot } => StoreDone::Exported { group, result: self.export(uid, slot) },
             StoreOp::Import { group, uid, from } => StoreDone::Imported { group, result: self.import(uid, from) },
-            StoreOp::Switch { group, switch } => StoreDone::Switched { group, result: switch() },
+            StoreOp::Note { group, note } => StoreDone::Noted { group, result: note() },
         }
     }
 

@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn meta() -> MetaV6 {
-    MetaV6 {
+fn meta() -> MetaV7 {
+    MetaV7 {
         cluster: 5,
         node: 2,
         incarnation: 9,
@@ -46,8 +46,8 @@ fn a_directory_is_one_nodes() {
 
 #[test]
 fn all_ids_of_a_new_directory_differ() {
-    let (a, b) = (MetaV6::draw(5, 2, (3, 3, 0), (false, false)), MetaV6::draw(5, 2, (3, 3, 0), (false, true)));
-    let ids = |meta: &MetaV6| meta.logs.iter().map(|log| log.log).chain([meta.incarnation]).collect::<Vec<_>>();
+    let (a, b) = (MetaV7::draw(5, 2, (3, 3, 0), (false, false)), MetaV7::draw(5, 2, (3, 3, 0), (false, true)));
+    let ids = |meta: &MetaV7| meta.logs.iter().map(|log| log.log).chain([meta.incarnation]).collect::<Vec<_>>();
     let all: std::collections::BTreeSet<u128> = ids(&a).into_iter().chain(ids(&b)).collect();
     assert_eq!(all.len(), 8);
     assert!(!all.contains(&0));
@@ -56,7 +56,7 @@ fn all_ids_of_a_new_directory_differ() {
 #[test]
 fn a_replacement_founds_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    Directory::init(dir.path(), &MetaV6 { replacement: true, ..meta() }, vec![]).unwrap();
+    Directory::init(dir.path(), &MetaV7 { replacement: true, ..meta() }, vec![]).unwrap();
     let (directory, _lock) = open(dir.path()).unwrap();
     assert!(directory.is_replacement() && !directory.is_founder(0));
 }
@@ -138,7 +138,7 @@ fn every_bit_of_the_meta_file_counts() {
 #[test]
 fn the_head_of_the_meta_file_is_golden() {
     assert_eq!(encode_meta(&meta())[..8], *b"SYNODMET");
-    assert_eq!(encode_meta(&meta())[12..16], [6, 0, 0, 0]);
+    assert_eq!(encode_meta(&meta())[12..16], [7, 0, 0, 0]);
 }
 
 #[test]

@@ -86,7 +86,7 @@ impl Room {
         let members = (1..=3).map(|node| Member { node, address: format!("127.0.0.1:{node}").parse().unwrap() });
         let mut config = Config::new(CLUSTER, 1, dir.path().join("node"), members.collect());
         (config.groups, config.shards, config.segment_mib) = (GROUPS, 2, 4);
-        let meta = MetaV6::draw(CLUSTER, 1, (2, 2, 0), (false, false));
+        let meta = MetaV7::draw(CLUSTER, 1, (2, 2, 0), (false, false));
         Directory::init(&config.dir, &meta, vec![1, 2, 3]).unwrap();
         let room = Self { config, _dir: dir };
         let open = room.open(2);
@@ -472,7 +472,7 @@ fn who_has_not_met_the_others_waits_for_them() {
     let dir = tempfile::tempdir().unwrap();
     let room = Room::without_logs();
     let config = Config { dir: dir.path().join("other"), ..room.config.clone() };
-    Directory::init(&config.dir, &MetaV6::draw(CLUSTER, 1, (2, 2, 0), (false, false)), vec![1, 2, 3]).unwrap();
+    Directory::init(&config.dir, &MetaV7::draw(CLUSTER, 1, (2, 2, 0), (false, false)), vec![1, 2, 3]).unwrap();
     let room = Room { config, _dir: dir };
     let error = room.open(3).rehome(STEPS.len()).unwrap_err().to_string();
     assert!(error.contains("[2, 3] were not met yet: start all nodes with `shards = 2` once"), "{error}");
@@ -488,7 +488,7 @@ fn logs_that_were_never_opened_have_nothing_to_copy() {
 
 #[test]
 fn more_earlier_logs_than_a_handshake_can_name_are_refused() {
-    let meta = MetaV6::draw(CLUSTER, 1, (200, 200, 0), (false, false));
+    let meta = MetaV7::draw(CLUSTER, 1, (200, 200, 0), (false, false));
     check_rules(&meta, 2).unwrap();
     check_rules(&meta, 200).unwrap();
     let error = check_rules(&meta, 1).unwrap_err().to_string();

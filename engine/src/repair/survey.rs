@@ -21,7 +21,7 @@ use crate::checkpoint::files::SystemFiles;
 use crate::checkpoint::store::Store;
 use crate::config::Config;
 use crate::limits::MIB;
-use crate::meta::{self, DirectoryLock, MetaV6};
+use crate::meta::{self, DirectoryLock, MetaV7};
 use crate::outcome::{GroupId, NodeId};
 use crate::payload::Payload;
 use crate::peers::{Owner, Peers};
@@ -32,7 +32,7 @@ use crate::wire::kind;
 /// A survivor: the directory of a node that is stopped, and locked for as long as this lives.
 pub(crate) struct Survivor {
     pub(crate) path: PathBuf,
-    pub(crate) meta: MetaV6,
+    pub(crate) meta: MetaV7,
     pub(crate) shards: Vec<ShardLog>,
     _lock: DirectoryLock,
 }
@@ -106,7 +106,7 @@ impl ShardLog {
     fn read(
         config: &Config,
         path: &Path,
-        meta: &MetaV6,
+        meta: &MetaV7,
         (shard, peers): (usize, &Peers),
         damaged_too: bool,
     ) -> Result<Self, RepairError> {

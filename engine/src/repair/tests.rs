@@ -46,7 +46,7 @@ fn config(dir: &Path, cluster: u128, node: u64, name: &str) -> Config {
 
 /// Makes the directory of a node that has met all others, and takes it. Its replica has its number.
 fn make(config: &Config) -> (Directory, DirectoryLock) {
-    let mut meta = MetaV6::draw(CLUSTER, config.node, (1, 1, 0), (false, false));
+    let mut meta = MetaV7::draw(CLUSTER, config.node, (1, 1, 0), (false, false));
     let me = u128::from(config.node);
     (meta.logs[0].log, meta.first[0]) = (me, me);
     Directory::init(&config.dir, &meta, (1..=5).collect()).unwrap();
@@ -422,7 +422,7 @@ fn what_cannot_be_repaired_is_refused_and_says_why() {
     // No directory, one that was never started, and one whose log is gone.
     let none = Room { config: config(room.dir.path(), CLUSTER, 2, "none"), ..Room::new(&[]) };
     assert!(none.refusal(&RepairOptions::default()).contains("holds no node"));
-    Directory::init(&none.config.dir, &MetaV6::draw(CLUSTER, 2, (1, 1, 0), (false, false)), (1..=5).collect()).unwrap();
+    Directory::init(&none.config.dir, &MetaV7::draw(CLUSTER, 2, (1, 1, 0), (false, false)), (1..=5).collect()).unwrap();
     assert!(none.refusal(&RepairOptions::default()).contains("never started"));
     fs::remove_dir_all(meta::log_dir(&room.config.dir, 0)).unwrap();
     assert!(room.refusal(&RepairOptions::default()).contains("is lost"));

@@ -333,7 +333,7 @@ impl Shard {
         let done = match done {
             StoreDone::Exported { group, result } => return self.on_exported(group, result),
             StoreDone::Imported { group, result } => return self.on_imported(group, result),
-            StoreDone::Switched { group, result } => return self.on_switched(group, result),
+            StoreDone::Noted { group, result } => return self.on_noted(group, result),
             done => done,
         };
         if let Some(group) = done.group()
@@ -365,7 +365,7 @@ impl Shard {
             StoreDone::Appended { group, part, result } => self.on_fetch_appended(group, part, result),
             StoreDone::Finished { group, part, result } => self.on_fetch_finished(group, part, result),
             StoreDone::Restored { group, machine, result } => self.on_restored(group, machine, result),
-            StoreDone::Exported { .. } | StoreDone::Imported { .. } | StoreDone::Switched { .. } => {
+            StoreDone::Exported { .. } | StoreDone::Imported { .. } | StoreDone::Noted { .. } => {
                 unreachable!("they are taken before")
             }
         }
@@ -413,7 +413,7 @@ impl Shard {
                 None
             }
             StoreDone::Read { .. } | StoreDone::Begun { .. } | StoreDone::Appended { .. } => None,
-            StoreDone::Exported { .. } | StoreDone::Imported { .. } | StoreDone::Switched { .. } => None,
+            StoreDone::Exported { .. } | StoreDone::Imported { .. } | StoreDone::Noted { .. } => None,
         };
         if let Some(kept) = kept {
             self.checkpoints.ops.push(StoreOp::Remove { uid, slot: kept.slot().0 });

@@ -81,13 +81,10 @@ impl Shard {
                     let phase_2 = self.made.maker.config.phase_2;
                     genesis.clone().with_phase_2(phase_2).expect("no more than there are members")
                 }
-                GroupKind::Made(slot) => {
-                    let directory = self.made.directory(group.names.home).expect("it is beside its directory");
-                    match self.groups[directory as usize].apply.directory.get(slot) {
-                        Some(made) => made.sized(genesis.clone()),
-                        None => continue,
-                    }
-                }
+                GroupKind::Made(slot) => match self.birth_of(group.names.home, slot) {
+                    Some(birth) => birth.sized(genesis.clone()),
+                    None => continue,
+                },
                 GroupKind::Directory | GroupKind::Gone => genesis.clone(),
             };
             self.act(at, &[], |r, out| r.found(genesis, out));

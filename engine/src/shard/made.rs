@@ -1,12 +1,15 @@
 //! Groups that are made and dropped while the shard runs: what its directories say is carried out here.
 //!
 //! The shard follows each of its directories ([`crate::directory`]): whatever the applied orders, or a state taken over from a peer,
-//! leave different from the groups that are here is made or deleted at the end of the turn.
+//! leave different from the groups that are here is made or deleted at the end of the turn. A group may be a guest on another
+//! shard ([`super::moving`]): that one is told what its directory says, until it has done so.
 //!
 //! Invariants:
 //! - Before the first record of a new group there is a summary of the directory in the log that names it, so a start that
 //!   finds a vote of a group knows that group. Behind the deletion of one there is a summary that names it no more, and
-//!   until that is durable no segment goes: a start finds a group with all its votes, or not at all.
+//!   until that is durable no segment goes: a start finds a group with all its votes, or not at all. What is noted of a guest
+//!   in the node's directory stands for both.
+//! - A new group begins only when whatever had its number before is gone from all shards of the node.
 //! - A group is deleted only when the directory's log says so, and that is ordered only where the group's own last slot is
 //!   known as chosen. Not to know a group proves nothing.
 //! - The directory's log is never taken in twice, so a group that was deleted here never comes back under its uid.
@@ -23,15 +26,17 @@ use super::checkpoints::GroupCheckpoints;
 use super::elections::early_tries;
 use super::events::Event;
 use super::group::{Group, GroupKind, GroupNames, Reply, Run};
+use super::moving::Fate;
 use crate::apply::ApplyState;
 use crate::batch::Entries;
 use crate::config::Config;
-use crate::directory::{Made, On, Order};
+use crate::directory::{Birth, Made, On, Order};
 use crate::groups::{GroupChange, GroupError, GroupOutcome, MadeGroup};
-use crate::homes::Names;
+use crate::homes::{Homes, Names};
 use crate::limits::{GROUP_ORDERS_MAX, GROUPS_DROPPED_MAX, GROUPS_MADE_MAX, WINDOW_BYTES, WINDOW_SLOTS};
 use crate::machine::StateMachine;
 use crate::membership::MembershipError;
+use crate::meta::MovedGroup;
 use crate::node::MachineFactory;
 use crate::outcome::{GroupId, Outcome, Overload, ProposeError, Rejection};
 use crate::payload::Payload;
@@ -60,11 +65,6 @@ pub(crate) struct Maker {
 }
 
 impl Maker {
-    /// The uid of the group that the order in a slot of a directory has made.
-    pub(crate) fn uid(&self, directory: u64, made: Slot, id: GroupId) -> u128 {
-        self.config.made_uid(directory, if is(Bug::UidsAreUsedAgain) { id } else { made.0 })
-    }
-
     /// The replica that a group here is.
     pub(crate) fn name(&self, uid: u128, home: u64) -> ReplicaId {
         ReplicaId(self.names.of_named(uid).unwrap_or_else(|| self.names.of(home)))
@@ -165,12 +165,18 @@ pub(crate) struct MadeGroups {
     /// The places of the directories, by number.
     directories: BTreeMap<u64, u32>,
     by_id: HashMap<GroupId, u32>,
-    /// By directory, and the slot of the order.
+    /// Those at home, by directory, and the slot of the order.
     by_slot: BTreeMap<(u64, Slot), u32>,
+    /// What the guests began with, whose directories are on other shards.
+    guests: BTreeMap<(u64, Slot), Birth>,
+    /// The numbers of the moves that have brought groups home which are not made again yet, since their log was begun anew.
+    noted: BTreeMap<(u64, Slot), (GroupId, u64)>,
     /// The founders of shards that the cluster began with, once they are known.
     founders: BTreeMap<u64, Configuration>,
     /// The directories that may say something else than what is here.
     changed: BTreeSet<u64>,
+    /// Those that could not be followed to the end.
+    unfinished: BTreeSet<u64>,
     /// The frame with the summary that no longer names groups which were deleted; no segment goes before it is durable.
     deleting: Option<u64>,
     /// Those that are to end.
@@ -183,12 +189,21 @@ pub(crate) struct MadeGroups {
 }
 
 impl MadeGroups {
-    pub(crate) fn new(maker: Maker, groups: &[Group]) -> Self {
+    pub(crate) fn new(maker: Maker, groups: &[Group], moved: &[MovedGroup], (homes, shard): (Homes, usize)) -> Self {
+        let made = |moved: &MovedGroup| (homes.directory(moved.group), moved.made());
+        let here = || moved.iter().filter(|moved| moved.is_on(shard));
+        let is_home = |moved: &&MovedGroup| homes.shard(moved.group) == shard;
+        let guests = here().filter(|moved| !is_home(moved));
+        let guests = guests.filter_map(|moved| Some((made(moved), moved.made.as_ref()?.1.clone())));
+        let noted = here().filter(is_home).filter(|moved| moved.made.is_some());
         let mut made = Self {
             maker,
             directories: BTreeMap::new(),
             by_id: HashMap::new(),
             by_slot: BTreeMap::new(),
+            guests: guests.collect(),
+            noted: noted.map(|moved| (made(moved), (moved.group, moved.number))).collect(),
+            unfinished: homes.directories(shard).collect(),
             founders: BTreeMap::new(),
             changed: BTreeSet::new(),
             deleting: None,
@@ -207,14 +222,50 @@ impl MadeGroups {
         match group.kind {
             GroupKind::Directory => drop(self.directories.insert(group.names.home, at)),
             GroupKind::Made(slot) => {
-                self.by_id.insert(group.names.id, at);
-                self.by_slot.insert((group.names.home, slot), at);
+                let made = (group.names.home, slot);
+                if !self.guests.contains_key(&made) {
+                    self.by_id.insert(group.names.id, at);
+                    self.by_slot.insert(made, at);
+                    self.noted.remove(&made);
+                }
                 if group.ending {
-                    self.ending.insert((group.names.home, slot), at);
+                    self.ending.insert(made, at);
                 }
             }
             GroupKind::Configured | GroupKind::Gone => {}
         }
+    }
+
+    /// A group has come from another shard. `birth`: when its directory is not here.
+    pub(super) fn arrive(&mut self, at: u32, group: &Group, birth: Option<Birth>) {
+        if let (GroupKind::Made(slot), Some(birth)) = (group.kind, birth) {
+            self.guests.insert((group.names.home, slot), birth);
+        }
+        self.enter(at, group);
+        self.note_left(group.names.home);
+    }
+
+    /// A group is no longer on this shard.
+    pub(super) fn leave(&mut self, at: u32, (id, made): (GroupId, (u64, Slot))) {
+        self.by_slot.remove(&made);
+        self.guests.remove(&made);
+        self.ending.remove(&made);
+        self.forget_again.remove(&made);
+        if self.by_id.get(&id) == Some(&at) {
+            self.by_id.remove(&id);
+        }
+    }
+
+    /// A group of a directory moves no more: what the directory has said since was not heeded.
+    pub(super) fn note_left(&mut self, directory: u64) {
+        if self.directories.contains_key(&directory) {
+            self.changed.insert(directory);
+        }
+    }
+
+    /// The directories that could not be followed to the end are followed again.
+    pub(super) fn follow_again(&mut self) {
+        self.changed.append(&mut self.unfinished);
     }
 
     /// The place of a directory, if it is on this shard.
@@ -271,6 +322,7 @@ impl Shard {
 
     fn follow_directory(&mut self, number: u64) {
         let place = self.made.directories[&number];
+        let applied = self.groups[place as usize].apply.slot;
         let directory = &self.groups[place as usize].apply.directory;
         let here = &self.made.by_slot;
         let ours = (number, Slot::ZERO)..(number + 1, Slot::ZERO);
@@ -279,11 +331,28 @@ impl Shard {
             .filter(|((_, slot), _)| directory.get(*slot).is_none())
             .map(|(_, at)| *at)
             .collect();
+        let is_guest = |slot: Slot, id: GroupId| self.placement.away(id).is_some_and(|away| away.made == slot);
         let new: Vec<(Slot, Made)> = directory
             .iter()
-            .filter(|(slot, _)| !here.contains_key(&(number, *slot)))
+            .filter(|(slot, made)| !here.contains_key(&(number, *slot)) && !is_guest(*slot, made.id))
             .map(|(slot, made)| (slot, made.clone()))
             .collect();
+        // What is on its way is heeded when it has arrived, and a name that is still in use elsewhere is waited for.
+        let busy = |id: GroupId| self.moves.is_moving(id) || self.placement.away(id).is_some();
+        let all = gone.len() + new.len();
+        let gone: Vec<u32> =
+            gone.into_iter().filter(|at| !self.moves.is_moving(self.groups[*at as usize].names.id)).collect();
+        let new: Vec<(Slot, Made)> = new.into_iter().filter(|(_, made)| !busy(made.id)).collect();
+        if gone.len() + new.len() < all {
+            self.made.unfinished.insert(number);
+        }
+        let over = |((_, slot), _): &(&(u64, Slot), &(GroupId, u64))| *slot <= applied && directory.get(*slot).is_none();
+        let over: Vec<((u64, Slot), (GroupId, u64))> =
+            self.made.noted.range(ours.clone()).filter(over).map(|(made, noted)| (*made, *noted)).collect();
+        for (made, (id, _)) in over {
+            self.made.noted.remove(&made);
+            self.forget_move(place, id, made.1);
+        }
         // A machine deletes what it keeps before the log forgets the group; after a crash it is told again.
         for at in &gone {
             if let Some(machine) = &mut self.groups[*at as usize].machine {
@@ -301,14 +370,8 @@ impl Shard {
         new.into_iter().for_each(|(slot, made)| self.make_group(number, slot, &made));
         let directory = &self.groups[place as usize].apply.directory;
         let ends = |((_, slot), _): &(&(u64, Slot), &u32)| directory.get(*slot).is_some_and(|made| made.ending);
-        let ending: Vec<((u64, Slot), u32)> =
-            self.made.by_slot.range(ours).filter(ends).map(|(made, at)| (*made, *at)).collect();
-        for (made, at) in ending {
-            self.made.ending.insert(made, at);
-            if !std::mem::replace(&mut self.groups[at as usize].ending, true) {
-                self.reject_open(at, Rejection::GroupDropped);
-            }
-        }
+        let ending: Vec<u32> = self.made.by_slot.range(ours).filter(ends).map(|(_, at)| *at).collect();
+        ending.into_iter().for_each(|at| self.end_group(at));
     }
 
     fn make_group(&mut self, directory: u64, slot: Slot, made: &Made) {
@@ -317,7 +380,7 @@ impl Shard {
             self.fatal = Some(reason);
             return;
         }
-        let (id, uid) = (made.id, maker.uid(directory, slot, made.id));
+        let (id, uid) = (made.id, maker.config.uid_of_group(made.id, slot));
         let machine = match maker.new_machine(id) {
             Ok(machine) => machine,
             Err(reason) => {
@@ -325,8 +388,8 @@ impl Shard {
                 return;
             }
         };
-        let founders = || self.made.founders.get(&directory).cloned().map(|founders| made.sized(founders));
-        let genesis = made.genesis().or_else(founders);
+        let founders = || self.made.founders.get(&directory).cloned().map(|founders| made.birth.sized(founders));
+        let genesis = made.birth.genesis().or_else(founders);
         let replica = maker.replica(maker.name(uid, directory), genesis, Recovered::default());
         let taken = machine.as_ref().is_some_and(|machine| machine.takes_checkpoints());
         let checkpoints = GroupCheckpoints::new(uid, taken, None);
@@ -334,6 +397,7 @@ impl Shard {
         let names = GroupNames { id, uid, home: directory };
         let mut group = Group::new(names, replica, ApplyState::default(), log, machine, checkpoints, 0);
         (group.kind, group.preferred) = (GroupKind::Made(slot), maker.config.preferred(id));
+        group.arrival = self.made.noted.get(&(directory, slot)).map_or(0, |(_, number)| *number);
         let prefers = early_tries(maker.config.prefers(id));
         tracing::info!(group = id, uid = format!("{uid:032x}"), "a group is made");
         let at = self.groups.len() as u32;
@@ -357,17 +421,52 @@ impl Shard {
         let GroupNames { id, uid, home } = group.names;
         tracing::info!(group = id, uid = format!("{uid:032x}"), "a group is dropped");
         group.ending = true;
+        let arrival = group.arrival;
         let change = MembershipError::Rejected(Rejection::UnknownGroup);
         self.retire(at, TransferError::UnknownGroup(id), change, &ReadError::UnknownGroup(id));
-        self.made.by_slot.remove(&(home, slot));
-        self.made.ending.remove(&(home, slot));
-        self.made.forget_again.remove(&(home, slot));
-        if self.made.by_id.get(&id) == Some(&at) {
-            self.made.by_id.remove(&id);
-        }
+        self.made.leave(at, (id, (home, slot)));
         self.made.dropped += 1;
+        if arrival > 0 {
+            self.forget_move(at, id, slot);
+        }
         if let Some(listener) = &self.events {
             listener(&Event::GroupDropped { group: id });
+        }
+    }
+
+    /// What a group began with that the order in this slot has made, if that is known here.
+    pub(super) fn birth_of(&self, directory: u64, made: Slot) -> Option<&Birth> {
+        match self.made.directory(directory) {
+            Some(place) => self.groups[place as usize].apply.directory.get(made).map(|made| &made.birth),
+            None => self.made.guests.get(&(directory, made)),
+        }
+    }
+
+    /// The shard of its directory says what becomes of a guest. It says so again, so what cannot be heeded now is not.
+    pub(super) fn heed(&mut self, id: GroupId, made: Slot, fate: Fate) {
+        let Some(at) = self.group_at(id).filter(|at| self.groups[*at as usize].kind == GroupKind::Made(made)) else {
+            return;
+        };
+        match fate {
+            _ if self.moves.is_moving(id) => {}
+            Fate::Ends => self.end_group(at),
+            Fate::Gone => {
+                // As at home: before what is noted of it goes.
+                if let Some(machine) = &mut self.groups[at as usize].machine {
+                    machine.dropped();
+                }
+                self.delete_group(at);
+                self.moves.leave(id);
+            }
+        }
+    }
+
+    fn end_group(&mut self, at: u32) {
+        let group = &mut self.groups[at as usize];
+        let GroupKind::Made(slot) = group.kind else { unreachable!("only these end") };
+        self.made.ending.insert((group.names.home, slot), at);
+        if !std::mem::replace(&mut group.ending, true) {
+            self.reject_open(at, Rejection::GroupDropped);
         }
     }
 
@@ -411,7 +510,7 @@ impl Shard {
         for ((directory, slot), at) in places {
             let replica = &self.groups[at as usize].replica;
             if replica.configuration().is_end() {
-                self.forget_group(directory, slot);
+                self.tell_end((directory, slot), at);
             } else if replica.epoch().is_some() {
                 let end = replica.configuration().end();
                 self.act(at, &[], |r, out| {
@@ -421,12 +520,18 @@ impl Shard {
         }
     }
 
+    /// The last slot of a group is chosen: the shard of its directory is told, from time to time.
+    fn tell_end(&mut self, made: (u64, Slot), at: u32) {
+        if self.made.forget_again.get(&made).is_none_or(|due_ns| *due_ns <= self.now_ns) {
+            self.made.forget_again.insert(made, self.now_ns + FORGET_AGAIN_NS);
+            self.send_end(self.groups[at as usize].names.id, made.1);
+        }
+    }
+
     /// The last slot of a group is chosen: the directory's leader orders that it is forgotten.
-    fn forget_group(&mut self, number: u64, made: Slot) {
-        let directory = self.made.directories[&number];
-        let due = self.made.forget_again.get(&(number, made)).is_none_or(|due_ns| *due_ns <= self.now_ns);
-        if due && self.epoch_of(directory).is_some() {
-            self.made.forget_again.insert((number, made), self.now_ns + FORGET_AGAIN_NS);
+    pub(super) fn forget_group(&mut self, id: GroupId, made: Slot) {
+        let directory = self.made.directory(self.homes.directory(id)).expect("it was sent to the directory's shard");
+        if self.epoch_of(directory).is_some() {
             // If it is refused, or lost with the leadership, it is ordered again.
             let _ = self.propose_order(directory, Order::Forget { made }, |_| ());
         }
@@ -474,7 +579,6 @@ impl Shard {
         let configured = id <= self.made.maker.config.groups;
         match change {
             GroupChange::Create(..) | GroupChange::Drop(_) if configured => return Err(GroupError::Configured(id)),
-            GroupChange::Place(..) if !configured => return Err(GroupError::Bound(id)),
             GroupChange::Place(_, shard) if shard >= self.shard.1 => {
                 return Err(GroupError::NoSuchShard { shard, shards: self.shard.1 });
             }
@@ -495,10 +599,15 @@ impl Shard {
         let (voters, may_choose) = (configuration.voters.len(), |phase_2| configuration.resize(phase_2).is_some());
         let (order, made) = match (change, found) {
             (GroupChange::Place(..), _) if busy => return Err(GroupError::Busy),
-            (GroupChange::Place(..), _) if !list.has_room_for(id) => return Err(GroupError::TooManyPlaced),
-            (GroupChange::Place(_, shard), _) => {
+            (GroupChange::Place(..), None) if !configured => return Err(GroupError::UnknownGroup(id)),
+            (GroupChange::Place(..), Some((_, true))) => return Err(GroupError::Ending),
+            (GroupChange::Place(..), None) if !list.has_room_for(id) => return Err(GroupError::TooManyPlaced),
+            (GroupChange::Place(_, shard), made) => {
                 let on = On { shard: shard as u16, shards: self.shard.1 as u16 };
-                (Order::Place { id, on }, None)
+                match made {
+                    Some((made, _)) => (Order::PlaceMade { made, on }, Some(made)),
+                    None => (Order::Place { id, on }, None),
+                }
             }
             (GroupChange::Create(..), Some(_)) => return Err(GroupError::Exists(id)),
             (GroupChange::Drop(_), None) if !busy => return Err(GroupError::UnknownGroup(id)),
@@ -532,19 +641,21 @@ impl Shard {
     fn outcome_of_order(&self, order: &PendingOrder) -> Option<GroupOutcome> {
         let late = self.now_ns >= order.until_ns || self.stopping;
         let directory = &self.groups[order.directory as usize];
-        let (list, number) = (&directory.apply.directory, directory.names.home);
+        let list = &directory.apply.directory;
         let id = order.change.group();
         let told = *order.told.lock().expect("no holder panics");
-        let named = |made: Slot, ending| MadeGroup { group: id, uid: self.made.maker.uid(number, made, id), ending };
+        let named = |made: Slot, ending| {
+            let uid = self.made.maker.config.uid_of_group(id, made);
+            MadeGroup { group: id, uid, ending }
+        };
         match (told, order.made) {
             (Some(Err(ProposeError::Rejected(rejection))), _) => Some(Err(rejection.into())),
             (Some(Err(ProposeError::Superseded)), _) => Some(Err(GroupError::Superseded)),
             (Some(Err(_)), _) => Some(Err(GroupError::Unknown)),
-            (Some(Ok(at)), _) if matches!(order.change, GroupChange::Place(..)) => {
-                let uid = self.made.maker.config.group_uid(id);
-                let placed = list.placed_by(id).is_some_and(|slot| slot.0 >= at.slot);
-                let placed = placed.then_some(MadeGroup { group: id, uid, ending: false });
-                Some(placed.ok_or(GroupError::TooManyPlaced))
+            (Some(Ok(at)), made) if matches!(order.change, GroupChange::Place(..)) => {
+                let placed = list.placed_by(id, made).is_some_and(|slot| slot.0 >= at.slot);
+                let refused = if made.is_some() { GroupError::UnknownGroup(id) } else { GroupError::TooManyPlaced };
+                Some(placed.then(|| named(made.unwrap_or(Slot::ZERO), false)).ok_or(refused))
             }
             (Some(Ok(at)), None) if list.get(Slot(at.slot)).is_some() => Some(Ok(named(Slot(at.slot), false))),
             (Some(Ok(_)), None) if list.find(id).is_some() => Some(Err(GroupError::Exists(id))),
@@ -566,14 +677,13 @@ impl Shard {
 
     /// The groups of this shard that were made at run time, as this node knows them.
     pub(crate) fn made_groups(&self) -> Vec<MadeGroup> {
-        let of = |(number, at): (&u64, &u32)| {
-            let (number, list) = (*number, &self.groups[*at as usize].apply.directory);
-            list.iter().map(move |(slot, made)| MadeGroup {
+        let of = |at: &u32| {
+            self.groups[*at as usize].apply.directory.iter().map(|(slot, made)| MadeGroup {
                 group: made.id,
-                uid: self.made.maker.uid(number, slot, made.id),
+                uid: self.made.maker.config.uid_of_group(made.id, slot),
                 ending: made.ending,
             })
         };
-        self.made.directories.iter().flat_map(of).collect()
+        self.made.directories.values().flat_map(of).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! Groups of the configuration that move between the shards of a running node.
+//! Groups that move between the shards of a running node.
 //!
 //! A directory's log says which shard a group should be on ([`crate::directory`]), the same for all nodes; each node follows
 //! by itself, and again whenever the two differ. The group is moved in steps, by messages between the two shards:
@@ -11,6 +11,10 @@
 //!    the group is. **This is the switch.** Before it a start finds the group where it was, and what was copied is ignored;
 //!    behind it a start finds it at its new shard, and what the old log has is ignored.
 //! 4. The old shard gives its state machine away, and the group goes on, as the replica that it was.
+//!
+//! A group that was made at run time ends as its directory says, wherever it is: the directory's shard tells the one that has
+//! it, again and again, and hears from there that the group's last slot is chosen. When such a group was moved and is gone,
+//! so is what the node's directory says of it.
 //!
 //! Shards of two nodes only meet in equal pairs, so for a moment the nodes that have moved a group and those that have not
 //! are away for each other. What a guest is called is told over each connection (`NAMED`), since it is not what the
@@ -25,17 +29,21 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use synod_core::{Configuration, ReplicaId};
+use synod_core::{Configuration, ReplicaId, Slot};
 use synod_wal::record::RecordHeader;
 
 use super::group::GroupKind;
 use super::reads::ReadError;
 use super::trim::Pin;
 use super::{Notice, Shard};
+use crate::apply::ApplyState;
+use crate::checkpoint::StoreOp;
 use crate::checkpoint::hand_over::Exported;
 use crate::client::protocol::{Request, SHARDS};
+use crate::directory::{Birth, PlacedGroup};
 use crate::machine::StateMachine;
-use crate::meta::MovedGroup;
+use crate::marks::{Mark, mark};
+use crate::meta::Noted;
 use crate::outcome::{GroupId, Rejection};
 use crate::persist::Summary;
 use crate::wire;
@@ -59,8 +67,8 @@ const STUCK_NS: u64 = 10_000_000_000;
 /// Guests of which a peer may say what they are called.
 const NAMED_MAX: usize = 1 << 16;
 
-/// Makes it durable that a group is on another shard from now on.
-pub(crate) type Switch = Arc<dyn Fn(MovedGroup) -> Result<(), String> + Send + Sync>;
+/// Makes it durable where a group is, or that it is no more.
+pub(crate) type Note = Arc<dyn Fn(Noted) -> Result<(), String> + Send + Sync>;
 
 /// A message between two shards of a node about a group that moves.
 pub(crate) struct Pass {
@@ -83,6 +91,8 @@ impl std::fmt::Debug for Pass {
             Passing::Luggage(_) => "luggage",
             Passing::GiveUp { .. } => "give up",
             Passing::GivenUp { .. } => "given up",
+            Passing::Fate { .. } => "fate",
+            Passing::Ended { .. } => "ended",
         };
         write!(f, "move {} of group {}: {what}", self.number, self.group)
     }
@@ -90,8 +100,8 @@ impl std::fmt::Debug for Pass {
 
 /// What two shards tell each other of a group that moves.
 pub(crate) enum Passing {
-    /// It should be on that shard. To the one that has it.
-    Order { to: usize },
+    /// It should be on that shard. To the one that has it. `made`: the slot of the order that made it, or 0.
+    Order { made: Slot, to: usize },
     /// It stands still, and this is what it is.
     Begin(Box<Baggage>),
     /// What came is durable.
@@ -106,12 +116,27 @@ pub(crate) enum Passing {
     GiveUp { reason: String },
     /// The group does not come: it is where it was.
     GivenUp { reason: String },
+    /// What its directory says of a guest that was made at run time.
+    Fate { made: Slot, fate: Fate },
+    /// The last slot of such a guest is chosen. To the shard of its directory.
+    Ended { made: Slot },
+}
+
+/// What becomes of a group that was made at run time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fate {
+    /// It is being dropped.
+    Ends,
+    /// It is no more.
+    Gone,
 }
 
 /// A group that stands still.
 pub(crate) struct Baggage {
     uid: u128,
     home: u64,
+    /// If it was made at run time: by the order in which slot, and what it began with.
+    made: Option<(Slot, Birth)>,
     replica: ReplicaId,
     /// The founders of the shard that it began on.
     founders: Option<Configuration>,
@@ -126,6 +151,8 @@ pub(crate) struct Luggage {
     machine_next: u64,
     pins: BTreeMap<String, Pin>,
     trimming_paused: bool,
+    /// It is being dropped.
+    ending: bool,
     /// Until then it must make no promise.
     promises_from_ns: u64,
 }
@@ -140,13 +167,39 @@ pub(crate) struct Moves {
     look_due_ns: u64,
     /// When a group that could not leave may try again.
     again_ns: BTreeMap<GroupId, u64>,
-    pub(crate) switch: Option<Switch>,
+    /// Groups that are gone, and which the node's directory still names.
+    forgetting: Vec<Forgetting>,
+    pub(crate) note: Option<Note>,
+}
+
+/// A group that is gone, and what is noted of it should be too.
+struct Forgetting {
+    /// Where the answer is awaited.
+    at: u32,
+    group: GroupId,
+    made: Slot,
+    asked: bool,
 }
 
 impl Moves {
     /// A guest has this place.
     pub(super) fn enter(&mut self, group: GroupId, at: u32) {
         self.guests.insert(group, at);
+    }
+
+    /// A guest is none any more.
+    pub(super) fn leave(&mut self, group: GroupId) {
+        self.guests.remove(&group);
+    }
+
+    /// Whether a group is on its way from here, or to here.
+    pub(super) fn is_moving(&self, group: GroupId) -> bool {
+        self.departing.contains_key(&group) || self.arriving.contains_key(&group)
+    }
+
+    /// Whether something is still noted of groups that are gone.
+    pub(super) fn is_forgetting(&self) -> bool {
+        !self.forgetting.is_empty()
     }
 
     /// The place of a guest.
@@ -166,20 +219,36 @@ impl Moves {
 }
 
 impl Shard {
-    /// Has groups moved that are not where the directories of this shard say. Called on ticks.
+    /// Has groups moved that are not where the directories of this shard say, and guests told what these say of them. Called
+    /// on ticks.
     pub(super) fn follow_placements(&mut self) {
         if self.now_ns < self.moves.look_due_ns || !self.started || self.stopping {
             return;
         }
         self.moves.look_due_ns = self.now_ns + LOOK_NS;
+        self.made.follow_again();
+        self.forget_moves();
         let mut orders = Vec::new();
         for group in self.groups.iter().filter(|group| group.kind == GroupKind::Directory) {
-            for (id, on) in group.apply.directory.placed() {
+            for PlacedGroup { id, made, on } in group.apply.directory.placed() {
                 let to = on.among(self.shard.1).unwrap_or_else(|| self.homes.shard(id));
                 let now = self.placement.shard(id);
-                if now != to && id <= self.homes.groups {
-                    orders.push((now, self.pass(id, 0, Passing::Order { to })));
+                let is_known = (made == Slot::ZERO) == (id <= self.homes.groups);
+                if now != to && is_known {
+                    orders.push((now, self.pass(id, 0, Passing::Order { made, to })));
                 }
+            }
+        }
+        for (id, away) in self.placement.made_away() {
+            let Some(place) = self.made.directory(self.homes.directory(id)) else { continue };
+            let ApplyState { slot, directory, .. } = &self.groups[place as usize].apply;
+            let fate = match directory.get(away.made) {
+                Some(made) => made.ending.then_some(Fate::Ends),
+                // A directory that lost its log says nothing of what it has not learned again.
+                None => (away.made <= *slot).then_some(Fate::Gone),
+            };
+            if let Some(fate) = fate {
+                orders.push((away.shard, self.pass(id, 0, Passing::Fate { made: away.made, fate })));
             }
         }
         for (to, order) in orders {
@@ -187,10 +256,45 @@ impl Shard {
         }
     }
 
+    /// A group that was moved at some time is gone: what is noted of it should be too.
+    pub(super) fn forget_move(&mut self, at: u32, group: GroupId, made: Slot) {
+        self.moves.forgetting.push(Forgetting { at, group, made, asked: false });
+        self.forget_moves();
+    }
+
+    fn forget_moves(&mut self) {
+        for of in self.moves.forgetting.iter_mut().filter(|of| !of.asked) {
+            of.asked = true;
+            let (note, group, made) = (Arc::clone(self.moves.note.as_ref().expect("the driver has set it")), of.group, of.made);
+            let note = Box::new(move || note(Noted::Gone { group, made }));
+            self.checkpoints.ops.push(StoreOp::Note { group: of.at, note });
+        }
+    }
+
+    /// What is noted of a group that is gone is gone too, or that has failed.
+    fn on_forgotten(&mut self, at: u32, result: Result<(), String>) {
+        let Some(place) = self.moves.forgetting.iter().position(|of| of.at == at && of.asked) else { return };
+        if let Err(reason) = result {
+            let group = self.moves.forgetting[place].group;
+            tracing::error!(group, reason, "it cannot be noted that a group is gone: this is tried again");
+            self.moves.forgetting[place].asked = false;
+            return;
+        }
+        let Forgetting { group, made, .. } = self.moves.forgetting.remove(place);
+        mark(Mark::MovedGroupForgotten);
+        self.placement.forget(group, made);
+    }
+
+    /// The last slot of a group that was made at run time is chosen.
+    pub(super) fn send_end(&mut self, group: GroupId, made: Slot) {
+        let (to, pass) = (self.placement.directory_shard(group), self.pass(group, 0, Passing::Ended { made }));
+        self.send_pass(to, pass);
+    }
+
     /// Why a group that is not here takes nothing: it may be about to.
     pub(super) fn not_here(&self, id: GroupId) -> Rejection {
-        if self.moves.arriving.contains_key(&id) || self.placement.shard(id) != self.shard.0 && id <= self.homes.groups
-        {
+        let is_elsewhere = self.placement.shard(id) != self.shard.0;
+        if self.moves.arriving.contains_key(&id) || is_elsewhere && (id <= self.homes.groups || self.placement.away(id).is_some()) {
             Rejection::NotLeader { leader: None }
         } else {
             Rejection::UnknownGroup
@@ -236,7 +340,7 @@ impl Shard {
     pub(crate) fn on_pass(&mut self, pass: Pass) {
         let Pass { group, number, from, what } = pass;
         match what {
-            Passing::Order { to } => self.depart(group, to),
+            Passing::Order { made, to } => self.depart((group, made), to),
             Passing::Begin(baggage) => self.begin_arrival(group, number, from, *baggage),
             Passing::More => self.send_more(group, number),
             Passing::Records { records, last } => self.take_records(group, number, records, last),
@@ -244,6 +348,8 @@ impl Shard {
             Passing::Luggage(luggage) => self.settle(group, number, *luggage),
             Passing::GiveUp { reason } => self.turn_away(group, number, &reason),
             Passing::GivenUp { reason } => self.stay(group, number, &reason),
+            Passing::Fate { made, fate } => self.heed(group, made, fate),
+            Passing::Ended { made } => self.forget_group(group, made),
         }
     }
 

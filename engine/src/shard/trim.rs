@@ -76,6 +76,8 @@ impl Shard {
         !self.made.is_deleting()
             // What moves is read from the log, or is not of a group yet.
             && !self.moves.is_any()
+            // Until nothing is noted of a group that is gone, a start looks for it.
+            && !self.moves.is_forgetting()
             && !newer.is_empty()
             && (0..self.groups.len()).all(|at| self.keeps(at, generation, &slots, &newer).is_none())
     }

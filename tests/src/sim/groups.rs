@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use synod::simulation::{DIRECTORIES, SimShard, directory_uid};
+use synod::simulation::{DIRECTORIES, SimShard, directory_of, directory_uid};
 use synod::{Entries, GroupError, GroupId, GroupOutcome, Outcome, ProposeError, Rejection};
 
 use super::plan::{MS, S};
@@ -18,7 +18,7 @@ const PATIENCE_NS: u64 = 10 * S;
 /// Names of groups by their uids begin here.
 const NAMES: GroupId = 1 << 40;
 /// Numbers that groups are made with, behind those of the plan.
-const NUMBERS: usize = 4;
+pub(super) const NUMBERS: usize = 4;
 
 /// What became of an order: the group, and whether it was to be made.
 type Told = (GroupId, bool, GroupOutcome);
@@ -42,12 +42,12 @@ pub(super) struct Groups {
 
 impl World {
     /// The name of a group by its uid, for who judges votes: that of the plan, or one that it gets now.
-    pub(super) fn name_of(&mut self, uid: u128, shard: usize) -> GroupId {
-        let shards = self.plan.shards as u64;
-        let next = (NAMES + self.uids.len() as u64) * shards + shard as u64;
+    pub(super) fn name_of(&mut self, uid: u128) -> GroupId {
         if let Some(name) = self.uids.get(&uid) {
             return *name;
         }
+        let (shards, shard) = (self.plan.shards as u64, directory_of(&self.nodes[0].config, uid));
+        let next = (NAMES + self.uids.len() as u64) * shards + shard as u64;
         self.uids.insert(uid, next);
         if uid != directory_uid(&self.nodes[0].config, shard) {
             self.begin_group(next);
@@ -64,7 +64,6 @@ impl World {
     pub(super) fn change_groups(&mut self) -> Result<(), String> {
         self.take_group_outcomes()?;
         let group = self.plan.groups + 1 + self.dice.below(NUMBERS) as GroupId;
-        let shard = group as usize % self.plan.shards;
         let (step, node) = (self.dice.below(4), self.dice.below(self.plan.nodes));
         if self.nodes[node].paused {
             return Ok(());
@@ -82,7 +81,7 @@ impl World {
             (_, Some(_)) => {
                 for node in 0..self.plan.nodes {
                     if !self.nodes[node].paused {
-                        self.append(node, group, shard);
+                        self.append(node, group);
                     }
                 }
             }
@@ -91,7 +90,7 @@ impl World {
     }
 
     fn order(&mut self, asked: usize, group: GroupId, create: bool) {
-        let shard = group as usize % self.plan.shards;
+        let shard = self.nodes[asked].moves.directory_shard(group);
         // Whoever is asked first names the leader; an operator asks all.
         let nodes = self.plan.nodes;
         for node in (0..nodes).map(|at| (asked + at) % nodes) {
@@ -107,7 +106,8 @@ impl World {
         }
     }
 
-    fn append(&mut self, node: usize, group: GroupId, shard: usize) {
+    fn append(&mut self, node: usize, group: GroupId) {
+        let shard = self.shard_of(node, group);
         let Some(uid) = self.shard(node, group).and_then(|sim| sim.uid(group)) else { return };
         self.groups.payloads += 1;
         let (payload, late) = (self.groups.payloads, self.groups.dropped.contains(&uid));
@@ -177,12 +177,16 @@ impl World {
 
     /// Compares what the groups that are not of the plan have recovered with the votes that were durable.
     pub(super) fn made_groups_restarted(&mut self, node: usize, shard: usize, sim: &SimShard) -> Result<(), String> {
-        let groups = sim.made_groups().into_iter().map(|made| made.group).chain([DIRECTORIES]);
+        let moves = &self.nodes[node].moves;
+        // What is listed here may be elsewhere, and what is here may be listed elsewhere.
+        let listed = sim.made_groups().into_iter().map(|made| made.group);
+        let here = listed.filter(|group| moves.shard(*group) == shard);
+        let groups: Vec<GroupId> = here.chain(moves.guests(shard)).chain([DIRECTORIES]).collect();
         for group in groups {
             let (Some(uid), Some(held)) = (sim.uid(group), sim.held(group)) else {
                 return Err(format!("node {}: group {group} is listed and not there", node + 1));
             };
-            let name = self.name_of(uid, shard);
+            let name = self.name_of(uid);
             self.observer.restarted(node, name, held.promised, held.chosen, &held.values)?;
         }
         Ok(())
@@ -215,13 +219,18 @@ impl World {
                 return Err(format!("{made:?} was dropped, and is there"));
             }
             for group in lists[0].iter().map(|made| made.group).chain([DIRECTORIES]) {
-                let infos: Vec<_> = sims.iter().filter_map(|sim| sim.info(group)).collect();
+                let nodes = 0..self.plan.nodes;
+                let hosts: Vec<&SimShard> = match group {
+                    DIRECTORIES => sims.clone(),
+                    _ => nodes.filter_map(|node| self.shard(node, group)).collect(),
+                };
+                let infos: Vec<_> = hosts.iter().filter_map(|sim| sim.info(group)).collect();
                 let same = infos.iter().all(|info| {
                     (info.applied_slot, info.chain, info.next_index)
                         == (infos[0].applied_slot, infos[0].chain, infos[0].next_index)
                         && info.votes
                 });
-                let uid = sims[0].uid(group).expect("it is listed");
+                let Some(uid) = hosts[0].uid(group) else { return Err(format!("group {group} is on no shard")) };
                 let committed = self.groups.committed.range((uid, 0)..=(uid, u64::MAX)).next_back();
                 let whole = committed.is_none_or(|((_, index), _)| *index < infos[0].next_index);
                 if infos.len() < sims.len() || !same || !whole {

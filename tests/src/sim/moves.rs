@@ -3,6 +3,7 @@
 use synod::GroupId;
 use synod::simulation::SimShard;
 
+use super::groups::NUMBERS;
 use super::plan::{S, US};
 use super::world::{Event, World};
 
@@ -12,7 +13,8 @@ const PATIENCE_NS: u64 = 10 * S;
 impl World {
     /// Any group should be on any shard. Whoever leads its directory takes the order.
     pub(super) fn place_a_group(&mut self) {
-        let group = 1 + self.dice.below(self.plan.groups as usize) as GroupId;
+        let made = if self.plan.groups_ns > 0 { NUMBERS } else { 0 };
+        let group = 1 + self.dice.below(self.plan.groups as usize + made) as GroupId;
         let to = self.dice.below(self.plan.shards);
         self.mark("group placed");
         for node in 0..self.plan.nodes {
@@ -49,7 +51,7 @@ impl World {
     pub(super) fn places_agree(&self) -> Result<(), String> {
         let nodes = || (0..self.plan.nodes).filter(|node| !self.nodes[*node].given_up);
         let places = |group: GroupId| nodes().map(move |node| self.shard_of(node, group)).collect::<Vec<_>>();
-        let apart = (1..=self.plan.groups).find(|group| places(*group).windows(2).any(|pair| pair[0] != pair[1]));
+        let apart = (1..=self.plan.groups + NUMBERS as GroupId).find(|group| places(*group).windows(2).any(|pair| pair[0] != pair[1]));
         match apart {
             Some(group) => Err(format!("group {group} is on different shards: {:?}", places(group))),
             None => Ok(()),

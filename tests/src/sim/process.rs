@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use synod::GroupId;
-use synod::simulation::{NoShard, SimMoves, SimShard, SimStore, SimStoreOp, configuration_of, configurations, votes};
+use synod::simulation::{NoShard, SimShard, SimStore, SimStoreOp, configuration_of, configurations, votes};
 use synod_core::planted::{Bug, is};
 use synod_wal::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use synod_wal::{DiskDone, DiskOp, Expect, Verdict, WriteData, recover};
@@ -239,16 +239,14 @@ impl World {
             })
             .map_err(|error| format!("node {}: {error}", node + 1))?;
         }
-        let (uids, moves, groups) = (&self.uids, &self.nodes[node].moves, self.plan.groups);
-        let is_here = |uid: &u128| uids.get(uid).is_none_or(|group| is_of(moves, *group, shard, groups));
-        proposed.retain(|configuration| is_here(&configuration.uid));
-        late.retain(|(uid, _)| is_here(uid));
+        proposed.retain(|configuration| self.is_on(node, configuration.uid, shard));
+        late.retain(|(uid, _)| self.is_on(node, *uid, shard));
         for configuration in &proposed {
-            let group = self.name_of(configuration.uid, shard);
+            let group = self.name_of(configuration.uid);
             self.observer.configuration(group, configuration)?;
         }
         for (uid, vote) in late {
-            let group = self.name_of(uid, shard);
+            let group = self.name_of(uid);
             self.observer.voted(node, group, vote)?;
         }
         self.made_groups_restarted(node, shard, sim)?;
@@ -308,22 +306,21 @@ impl World {
     // ---- disks ----
 
     pub(super) fn submit(&mut self, node: usize, shard: usize, op: DiskOp) -> Result<(), String> {
-        let state = &mut self.nodes[node];
-        if let (DiskOp::Write { generation, data: data @ WriteData::Frame(_), .. }, Some(process)) =
-            (&op, &mut state.process)
+        if let (DiskOp::Write { generation, data: data @ WriteData::Frame(_), .. }, true) =
+            (&op, self.nodes[node].process.is_some())
         {
             let header = FrameHeader::decode(data.bytes(), *generation).expect("it is sealed");
             let records = &data.bytes()[FRAME_HEADER_BYTES..];
             // While a log lies about what it held, nothing that goes into it is a vote.
-            let judged = state.logs[shard].spoilt.is_none();
+            let judged = self.nodes[node].logs[shard].spoilt.is_none();
             // And what a group brings with it from another shard was said there.
-            let (uids, moves) = (&self.uids, &state.moves);
-            let is_here = |uid: &u128| uids.get(uid).is_none_or(|group| is_of(moves, *group, shard, self.plan.groups));
-            let votes = votes(records).filter(|(uid, _)| judged && is_here(uid)).collect();
+            let is_here = |uid: u128| judged && self.is_on(node, uid, shard);
+            let votes = votes(records).filter(|(uid, _)| is_here(*uid)).collect();
+            let proposed: Vec<_> = configurations(records).filter(|of| is_here(of.uid)).collect();
+            let process = self.nodes[node].process.as_mut().expect("it was just there");
             process.votes[shard].push_back((header.sequence, votes));
-            let proposed: Vec<_> = configurations(records).filter(|of| judged && is_here(&of.uid)).collect();
             for proposed in proposed {
-                let group = self.name_of(proposed.uid, shard);
+                let group = self.name_of(proposed.uid);
                 self.observer.configuration(group, &proposed)?;
             }
         }
@@ -496,14 +493,9 @@ impl World {
             }
             let (_, votes) = process.votes[shard].pop_front().expect("it is the front");
             for (uid, vote) in votes {
-                let group = self.name_of(uid, shard);
+                let group = self.name_of(uid);
                 self.observer.voted(node, group, vote)?;
             }
         }
     }
-}
-
-/// Whether what is said of a group in a shard's log counts: not of one of the plan's that is on another shard.
-fn is_of(moves: &SimMoves, group: GroupId, shard: usize, groups: u64) -> bool {
-    group > groups || moves.shard(group) == shard
 }

@@ -407,7 +407,14 @@ impl World {
 
     /// The shard of a node that a group is on.
     pub(super) fn shard_of(&self, node: usize, group: GroupId) -> usize {
-        if group <= self.plan.groups { self.nodes[node].moves.shard(group) } else { group as usize % self.plan.shards }
+        self.nodes[node].moves.shard(group)
+    }
+
+    /// Whether the group with this uid is on that shard of a node, as far as that is durable.
+    pub(super) fn is_on(&self, node: usize, uid: u128, shard: usize) -> bool {
+        let configured = self.uids.get(&uid).copied().filter(|name| *name <= self.plan.groups);
+        let Node { config, moves, .. } = &self.nodes[node];
+        moves.is_on(config, uid, configured, shard)
     }
 
     pub(super) fn shard(&self, node: usize, group: GroupId) -> Option<&SimShard> {

@@ -8,7 +8,9 @@ use synod_wal::record::RecordHeader;
 use super::{Baggage, Luggage, Passing};
 use crate::checkpoint::{Kept, StoreOp};
 use crate::marks::{Mark, mark};
-use crate::meta::MovedGroup;
+use crate::directory::Birth;
+use crate::homes::Away;
+use crate::meta::{MovedGroup, Noted};
 use crate::outcome::GroupId;
 use crate::payload::Payload;
 use crate::persist::{Summary, arrival_header};
@@ -29,6 +31,8 @@ pub(super) struct Arriving {
     from: usize,
     number: u64,
     names: GroupNames,
+    /// If it was made at run time: by the order in which slot, and what it began with.
+    made: Option<(Slot, Birth)>,
     replica: ReplicaId,
     founders: Option<Configuration>,
     /// What it was where it came from.
@@ -72,7 +76,7 @@ impl Shard {
             let pass = self.pass(id, number, Passing::GivenUp { reason });
             return self.send_pass(from, pass);
         }
-        let Baggage { uid, home, replica, founders, votes, checkpoint } = baggage;
+        let Baggage { uid, home, made, replica, founders, votes, checkpoint } = baggage;
         let (names, votes) = (GroupNames { id, uid, home }, Summary { arrival: number, ..votes });
         let at = self.add_husk(names.clone());
         self.index.remove(uid);
@@ -86,6 +90,7 @@ impl Shard {
             from,
             number,
             names,
+            made,
             replica,
             founders,
             votes,
@@ -151,11 +156,12 @@ impl Shard {
         let Some(found) = whole else {
             return self.turn_away(id, number, "what was copied is not the same group: this is a bug");
         };
-        let moved = MovedGroup { group: id, number, shard: self.shard.0 as u32, replica };
+        let made = arriving.made.as_ref().map(|(slot, birth)| (slot.0, birth.clone()));
+        let moved = MovedGroup { group: id, made, number, anew: false, shard: self.shard.0 as u32, replica };
         arriving.stage = Stage::Switching(Box::new(found));
-        let switch = std::sync::Arc::clone(self.moves.switch.as_ref().expect("the driver has set it"));
-        let switch = Box::new(move || switch(moved));
-        self.checkpoints.ops.push(StoreOp::Switch { group: arriving.at, switch });
+        let note = std::sync::Arc::clone(self.moves.note.as_ref().expect("the driver has set it"));
+        let note = Box::new(move || note(Noted::Moved(moved)));
+        self.checkpoints.ops.push(StoreOp::Note { group: arriving.at, note });
     }
 
     fn arriving_at(&mut self, at: u32) -> Option<(GroupId, &mut Arriving)> {
@@ -177,9 +183,10 @@ impl Shard {
     }
 
     /// The node's directory says that the group is here, or nobody knows what it says.
-    pub(in crate::shard) fn on_switched(&mut self, at: u32, result: Result<(), String>) {
-        let Some((id, arriving)) = self.arriving_at(at) else { return };
+    pub(in crate::shard) fn on_noted(&mut self, at: u32, result: Result<(), String>) {
+        let Some((id, arriving)) = self.arriving_at(at) else { return self.on_forgotten(at, result) };
         let (from, number) = (arriving.from, arriving.number);
+        let made = arriving.made.as_ref().map_or(Slot::ZERO, |(slot, _)| *slot);
         if let Err(reason) = result {
             self.fatal = Some(format!(
                 "it cannot be noted that group {id} is on shard {} from now on ({reason}): the next start looks where it is",
@@ -187,7 +194,7 @@ impl Shard {
             ));
             return;
         }
-        self.placement.put(id, self.shard.0);
+        self.placement.put(id, Away { made, shard: self.shard.0 });
         let pass = self.pass(id, number, Passing::Switched);
         self.send_pass(from, pass);
     }
@@ -215,17 +222,20 @@ impl Shard {
         if self.moves.arriving.get(&id).is_none_or(|arriving| arriving.number != number) {
             return;
         }
-        let Arriving { at, names, replica, founders, checkpoint, stage, .. } =
+        let Arriving { at, names, made, replica, founders, checkpoint, stage, .. } =
             self.moves.arriving.remove(&id).expect("it is there");
         let Stage::Switching(found) = stage else { unreachable!("luggage follows the switch") };
         mark(Mark::GroupArrived);
         let (state, RecoveredGroup { apply, indexes, gone, .. }) = *found;
-        let Luggage { machine, machine_next, pins, trimming_paused, promises_from_ns } = luggage;
+        let Luggage { machine, machine_next, pins, trimming_paused, ending, promises_from_ns } = luggage;
         if let Some(founders) = &founders {
             self.made.found(self.homes.directory(id) as usize, founders);
         }
         let (uid, maker) = (names.uid, &mut self.made.maker);
-        let genesis = founders.and_then(|founders| founders.with_phase_2(maker.config.phase_2));
+        let genesis = match &made {
+            Some((_, birth)) => birth.genesis().or(founders.map(|founders| birth.sized(founders))),
+            None => founders.and_then(|founders| founders.with_phase_2(maker.config.phase_2)),
+        };
         maker.names.name(uid, replica.0);
         let taken = machine.as_ref().is_some_and(|machine| machine.takes_checkpoints());
         let mut checkpoints = GroupCheckpoints::new(uid, taken, checkpoint);
@@ -233,17 +243,21 @@ impl Shard {
         let (name, replica) = (replica.0, maker.replica(replica, genesis, state));
         let (preferred, prefers) = (maker.config.preferred(id), early_tries(maker.config.prefers(id)));
         let group = Group::new(names, replica, apply, (indexes, gone), machine, checkpoints, machine_next - 1);
-        let kind = GroupKind::Configured;
+        let kind = made.as_ref().map_or(GroupKind::Configured, |(slot, _)| GroupKind::Made(*slot));
         let promises_from_ns = if is(Bug::MovedVotersAreFree) { 0 } else { promises_from_ns };
-        self.groups[at as usize] = Group { kind, preferred, arrival: number, promises_from_ns, ..group };
+        self.groups[at as usize] = Group { kind, preferred, arrival: number, ending, promises_from_ns, ..group };
         self.prefers[at as usize] = prefers;
         self.by_uid.insert(uid, at);
-        if self.homes.shard(id) == self.shard.0 {
+        let is_home = self.homes.shard(id) == self.shard.0;
+        if !is_home {
+            self.moves.enter(id, at);
+        }
+        if let Some((_, birth)) = made {
+            self.made.arrive(at, &self.groups[at as usize], Some(birth).filter(|_| !is_home));
+        } else if is_home {
             let place = (id / self.shard.1 as u64) as usize;
             self.by_id.resize(self.by_id.len().max(place + 1), None);
             self.by_id[place] = Some(at);
-        } else {
-            self.moves.enter(id, at);
         }
         tracing::info!(group = id, number, shard = self.shard.0, "a group has come from another shard");
         for peer in 0..self.peers.len() {

@@ -43,10 +43,11 @@ enum Stage {
 
 impl Shard {
     /// A group should be on another shard: it stands still.
-    pub(super) fn depart(&mut self, id: GroupId, to: usize) {
+    pub(super) fn depart(&mut self, (id, made): (GroupId, Slot), to: usize) {
         let Some(at) = self.group_at(id) else { return };
         let group = &self.groups[at as usize];
-        let may = group.kind == GroupKind::Configured
+        let kind = if made == Slot::ZERO { GroupKind::Configured } else { GroupKind::Made(made) };
+        let may = group.kind == kind
             && to < self.shard.1
             && to != self.shard.0
             && !group.still
@@ -98,6 +99,7 @@ impl Shard {
         self.connect_group(at);
         self.arm_timer(at, true);
         self.feed_machine(at);
+        self.made.note_left(self.homes.directory(id));
     }
 
     fn take_departing(&mut self, id: GroupId, number: u64) -> Option<Departing> {
@@ -165,10 +167,20 @@ impl Shard {
         let at = self.moves.departing[&id].at;
         let group = &self.groups[at as usize];
         let GroupNames { uid, home, .. } = group.names;
+        let made = match group.kind {
+            GroupKind::Made(slot) => match self.birth_of(home, slot) {
+                Some(birth) => Some((slot, birth.clone())),
+                None => {
+                    let number = self.moves.departing[&id].number;
+                    return self.stay(id, number, "it is no more");
+                }
+            },
+            _ => None,
+        };
         let founders = self.made.founders_of(self.homes.directory(id)).cloned();
         let replica = self.made.maker.name(uid, home);
         let next = group.gone.next();
-        let baggage = Baggage { uid, home, replica, founders, votes: group.votes(), checkpoint };
+        let baggage = Baggage { uid, home, made, replica, founders, votes: group.votes(), checkpoint };
         self.set_stage(id, Stage::Waiting { next, runs: 0 });
         self.send_to_new_shard(id, Passing::Begin(Box::new(baggage)));
     }
@@ -237,11 +249,13 @@ impl Shard {
         let promises_from_ns = self.bound_until(at);
         let group = &mut self.groups[at as usize];
         let (uid, next_index) = (group.names.uid, group.apply.next_index);
+        let (kind, home) = (group.kind, group.names.home);
         let luggage = Luggage {
             machine: group.machine.take(),
             machine_next: group.machine_next,
             pins: std::mem::take(&mut group.checkpoints.pins),
             trimming_paused: group.checkpoints.trimming_paused,
+            ending: group.ending,
             promises_from_ns,
         };
         // Whoever waits for more entries asks again, and is sent to where the group is.
@@ -251,10 +265,12 @@ impl Shard {
         }
         self.retire(at, TransferError::Busy, MembershipError::Unknown, &ReadError::Moving);
         let place = (id / self.shard.1 as u64) as usize;
-        match self.by_id.get_mut(place).filter(|of| **of == Some(at)) {
-            Some(place) => *place = None,
-            None => drop(self.moves.guests.remove(&id)),
+        match (kind, self.by_id.get_mut(place).filter(|of| **of == Some(at))) {
+            (GroupKind::Made(slot), _) => self.made.leave(at, (id, (home, slot))),
+            (_, Some(place)) => *place = None,
+            _ => {}
         }
+        self.moves.leave(id);
         self.made.maker.names.forget(uid);
         self.moves.again_ns.remove(&id);
         let pass = self.pass(id, number, Passing::Luggage(Box::new(luggage)));
