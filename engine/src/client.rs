@@ -5,7 +5,7 @@
 
 pub mod protocol;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -384,6 +384,7 @@ impl Client {
         let start = Instant::now();
         let mut last = String::from("no node was asked");
         let (mut turn, mut unknown) = (0, false);
+        let mut without = BTreeSet::new();
         // A large entry takes its time, also at a node that does all it can.
         let mib = if let Request::Append { entries, .. } = request { entries.bytes.len() >> 20 } else { 0 };
         let patience = Duration::from_secs(5 + mib as u64);
@@ -412,8 +413,14 @@ impl Client {
                         self.leaders.remove(&group);
                     }
                 }
+                // One that was just made is not everywhere yet.
                 Ok(ReplyV1::Rejected { rejection: RejectionV1::UnknownGroup, .. }) => {
-                    return Err(ClientError::Unknown(format!("group {group}")));
+                    without.insert(node);
+                    if 2 * without.len() > self.cluster.members.len() {
+                        return Err(ClientError::Unknown(format!("group {group}")));
+                    }
+                    last = format!("node {node} knows no such group");
+                    self.leaders.remove(&group);
                 }
                 Ok(ReplyV1::Rejected { rejection: RejectionV1::TooLarge, .. }) => {
                     return Err(ClientError::Failed(TOO_LARGE.into()));

@@ -232,9 +232,7 @@ impl Directory {
 
     /// The groups that were placed, and where each should be.
     pub(crate) fn placed(&self) -> impl Iterator<Item = PlacedGroup> + '_ {
-        let made = |(slot, made): (Slot, &Made)| {
-            made.placed.map(|(_, on)| PlacedGroup { id: made.id, made: slot, on })
-        };
+        let made = |(slot, made): (Slot, &Made)| made.placed.map(|(_, on)| PlacedGroup { id: made.id, made: slot, on });
         let configured = |(id, (_, on)): (&GroupId, &(Slot, On))| PlacedGroup { id: *id, made: Slot::ZERO, on: *on };
         self.placed.iter().map(configured).chain(self.iter().filter_map(made))
     }
@@ -274,10 +272,8 @@ impl Directory {
             let Made { id, ending, birth: Birth { phase_2, voters }, placed } = made;
             let (placed_by, on) = placed.map_or((0, 0), |(slot, on)| (slot.0, on.pack()));
             let head = [slot.0, *id, u64::from(*ending), u64::from(*phase_2), placed_by, on, voters.len() as u64];
-            let voters: Vec<u64> = voters
-                .iter()
-                .flat_map(|(node, replica)| [*node, *replica as u64, (*replica >> 64) as u64])
-                .collect();
+            let voters: Vec<u64> =
+                voters.iter().flat_map(|(node, replica)| [*node, *replica as u64, (*replica >> 64) as u64]).collect();
             head.into_iter().chain(voters)
         };
         let placed = self.placed.iter().flat_map(|(id, (slot, on))| [*id, slot.0, on.pack()]);
@@ -411,7 +407,10 @@ mod tests {
         assert_eq!(directory.get(Slot(1)).unwrap().birth.genesis().unwrap().voters, configuration().voters);
         let placed: Vec<_> = directory.placed().map(|of| (of.id, of.made.0, of.on.shard)).collect();
         assert_eq!(placed, [(4, 0, 0), (5, 0, 1), (7, 1, 2)], "the last order counts, of groups that there are");
-        assert_eq!((directory.placed_by(5, None), directory.placed_by(7, Some(Slot(1)))), (Some(Slot(6)), Some(Slot(7))));
+        assert_eq!(
+            (directory.placed_by(5, None), directory.placed_by(7, Some(Slot(1)))),
+            (Some(Slot(6)), Some(Slot(7)))
+        );
         let numbers: Vec<u64> = directory.numbers().collect();
         assert_eq!(Directory::take(Slot(8), &mut numbers.iter().copied()), Some(directory));
         assert_eq!(Directory::take(Slot(6), &mut numbers.iter().copied()), None, "placed later than that");

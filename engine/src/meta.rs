@@ -175,7 +175,14 @@ impl MetaV7 {
             replacement: false,
             moved: vec![
                 MovedGroup { group: 4, made: None, number: 9, anew: false, shard: 0, replica: 8 },
-                MovedGroup { group: 6, made: Some((3, Birth::specimen())), number: 1, anew: true, shard: 0, replica: 7 },
+                MovedGroup {
+                    group: 6,
+                    made: Some((3, Birth::specimen())),
+                    number: 1,
+                    anew: true,
+                    shard: 0,
+                    replica: 7,
+                },
             ],
         }
     }

@@ -3,24 +3,31 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use synod::{Entries, Event, GroupError, Handle};
+use synod::{Entries, Event, GroupError, GroupOutcome, Handle, MadeGroup};
 use synod_sim::sums::Sums;
 use synod_sim::{Cluster, PATIENCE};
 
 const GROUP: u64 = 2;
 
-/// Has the group placed, whoever leads its directory.
-fn place(cluster: &Cluster, shard: usize) {
+/// Has an order carried out, whoever leads the directory.
+fn order(cluster: &Cluster, order: impl Fn(&Handle) -> GroupOutcome) -> MadeGroup {
     let end = Instant::now() + PATIENCE;
     loop {
-        for node in cluster.nodes.iter().flatten() {
-            if node.handle().place_group(GROUP, shard, PATIENCE).wait().is_ok() {
-                return;
-            }
+        if let Some(made) = cluster.nodes.iter().flatten().find_map(|node| order(&node.handle()).ok()) {
+            return made;
         }
         assert!(Instant::now() < end, "nobody leads the directory");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Has the group placed.
+fn place(cluster: &Cluster, shard: usize) {
+    place_group(cluster, GROUP, shard);
+}
+
+fn place_group(cluster: &Cluster, group: u64, shard: usize) {
+    order(cluster, |node| node.place_group(group, shard, PATIENCE).wait());
 }
 
 fn wait(what: &str, mut holds: impl FnMut() -> bool) {
@@ -32,10 +39,14 @@ fn wait(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn wait_placed(cluster: &Cluster, nodes: &[u64], shard: usize) {
+    wait_group_placed(cluster, GROUP, nodes, shard);
+}
+
+fn wait_group_placed(cluster: &Cluster, group: u64, nodes: &[u64], shard: usize) {
     wait("the group is not where it should be", || {
         nodes.iter().all(|node| {
             let handle = cluster.node(*node);
-            handle.shard_of(GROUP) == shard && handle.info(GROUP).is_some()
+            handle.shard_of(group) == shard && handle.info(group).is_some()
         })
     });
 }
@@ -48,8 +59,12 @@ fn start() -> Cluster {
 }
 
 fn commit(cluster: &Cluster, sequence: u64) {
+    commit_in(cluster, GROUP, sequence);
+}
+
+fn commit_in(cluster: &Cluster, group: u64, sequence: u64) {
     let entry = sequence.to_le_bytes().repeat(500);
-    cluster.commit(GROUP, 1, sequence, &Entries::one(&entry).expect("it is small"));
+    cluster.commit(group, 1, sequence, &Entries::one(&entry).expect("it is small"));
 }
 
 /// What a node has of the group, from the first entry on.
@@ -153,6 +168,75 @@ fn a_state_machine_moves_with_its_group_and_who_was_away_follows() {
         let count = write(&cluster, 1);
         converge(count, &[1, 2, 3]);
     }
+}
+
+/// A group made at run time moves as any other, ends where it is, and leaves its number to another, which begins at home.
+#[test]
+fn a_group_made_at_run_time_moves_and_ends_where_it_is() {
+    const MADE: u64 = 9;
+    let mut cluster = start();
+    let log = |cluster: &Cluster, node, up_to| cluster.log(node, MADE, up_to);
+    let first = order(&cluster, |node| node.create_group(MADE, PATIENCE).wait());
+    wait_group_placed(&cluster, MADE, &[1, 2, 3], 1);
+    let mut sequence = 0;
+    let mut write = |cluster: &Cluster, entries: u64| {
+        for _ in 0..entries {
+            sequence += 1;
+            commit_in(cluster, MADE, sequence);
+        }
+        sequence
+    };
+    write(&cluster, 100);
+    place_group(&cluster, MADE, 0);
+    wait_group_placed(&cluster, MADE, &[1, 2, 3], 0);
+    write(&cluster, 20);
+    // It is a guest behind a restart, and goes home while one is away, which follows.
+    for node in 1..=3 {
+        cluster.stop_node(node);
+        cluster.start_node(node);
+        assert_eq!(cluster.node(node).shard_of(MADE), 0);
+        write(&cluster, 1);
+    }
+    cluster.stop_node(3);
+    place_group(&cluster, MADE, 1);
+    wait_group_placed(&cluster, MADE, &[1, 2], 1);
+    write(&cluster, 10);
+    cluster.start_node(3);
+    wait_group_placed(&cluster, MADE, &[3], 1);
+    place_group(&cluster, MADE, 0);
+    wait_group_placed(&cluster, MADE, &[1, 2, 3], 0);
+    let count = write(&cluster, 1);
+    let logs: Vec<_> = (1..=3).map(|node| log(&cluster, node, count)).collect();
+    assert!(logs[0].len() as u64 == count && logs.iter().all(|log| *log == logs[0]), "all nodes have the same");
+    // Another number of shards brings it home, and back again it is placed as before.
+    for (shards, at) in [(3, 1), (2, 0)] {
+        (1..=3).for_each(|node| cluster.stop_node(node));
+        cluster.configs.iter_mut().for_each(|config| (config.shards, config.first_shards) = (shards, Some(2)));
+        (1..=3).for_each(|node| cluster.start_node(node));
+        wait_group_placed(&cluster, MADE, &[1, 2, 3], at);
+        let count = write(&cluster, 1);
+        assert_eq!(log(&cluster, 1, count).len() as u64, count);
+    }
+    // It ends as a guest, also on a node that was away, and what comes after it is another group.
+    cluster.stop_node(3);
+    let gone = |cluster: &Cluster, nodes: &[u64]| {
+        wait("the group is still there", || nodes.iter().all(|node| cluster.node(*node).info(MADE).is_none()));
+    };
+    let ended = order(&cluster, |node| node.drop_group(MADE, PATIENCE).wait());
+    assert_eq!(ended.uid, first.uid);
+    gone(&cluster, &[1, 2]);
+    let second = order(&cluster, |node| node.create_group(MADE, PATIENCE).wait());
+    assert_ne!(second.uid, first.uid);
+    wait_group_placed(&cluster, MADE, &[1, 2], 1);
+    cluster.start_node(3);
+    wait_group_placed(&cluster, MADE, &[3], 1);
+    for node in 1..=3 {
+        cluster.stop_node(node);
+        cluster.start_node(node);
+        wait_group_placed(&cluster, MADE, &[node], 1);
+    }
+    wait("nothing is committed", || (1..=3).any(|node| cluster.node(node).propose(MADE, b"new").wait().is_ok()));
+    assert!((1..=3).all(|node| log(&cluster, node, 1) == [b"new"]), "nothing is left of the one before");
 }
 
 #[test]

@@ -224,8 +224,9 @@ impl<P: Payload> Replica<P> {
         match message {
             Message::LearnRequest { from: slot } => {
                 self.note_progress(from, slot, out);
-                // A witness tells which values are chosen, to who may hold them.
-                let serves = !self.is_witness() || self.has_vote_of(from);
+                // A witness tells which values are chosen, to who may hold them. At the end nobody has a vote any more, and
+                // it may be the only one who knows of it.
+                let serves = !self.is_witness() || self.has_vote_of(from) || self.configuration.is_end();
                 if serves && slot > Slot::ZERO && slot <= self.log().chosen() {
                     out.push(Action::ServeLearn { to: from, from: slot });
                 }

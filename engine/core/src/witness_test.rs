@@ -119,6 +119,29 @@ fn a_promise_of_another_brings_the_payload() {
     assert_eq!(w.batches(2), [value]);
 }
 
+/// The last slot is chosen by the leader and the witness, and the leader is gone before the other hears of it: under that
+/// configuration nobody has a vote.
+#[test]
+fn a_witness_that_alone_knows_the_end_tells_of_it() {
+    let mut w = two_and_a_witness();
+    w.elect(1, &ALL);
+    w.settle(&ALL);
+    let end = w.node(1).replica.configuration().end();
+    w.act(1, |r, out| assert!(r.reconfigure(end, out)));
+    w.settle_from(1, 2);
+    w.net.clear();
+    disconnect(&mut w, 1, 2);
+    w.act(1, |r, out| {
+        r.heartbeat(false, out);
+    });
+    w.settle(&[1, 3]);
+    let ended = |w: &mut World, node: u16| w.node(node).replica.configuration().is_end();
+    assert_eq!([1, 2, 3].map(|node| ended(&mut w, node)), [true, false, true]);
+    w.net.clear();
+    assert!(!w.tries(2, &[2, 3]), "there is nothing to lead any more");
+    assert!(ended(&mut w, 2));
+}
+
 /// The leader has told the witness what is chosen, and is gone before the other hears of it.
 #[test]
 fn a_witness_tells_what_is_chosen_to_who_holds_it() {

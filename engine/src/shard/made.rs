@@ -346,25 +346,26 @@ impl Shard {
         if gone.len() + new.len() < all {
             self.made.unfinished.insert(number);
         }
-        let over = |((_, slot), _): &(&(u64, Slot), &(GroupId, u64))| *slot <= applied && directory.get(*slot).is_none();
+        let over =
+            |((_, slot), _): &(&(u64, Slot), &(GroupId, u64))| *slot <= applied && directory.get(*slot).is_none();
         let over: Vec<((u64, Slot), (GroupId, u64))> =
             self.made.noted.range(ours.clone()).filter(over).map(|(made, noted)| (*made, *noted)).collect();
-        for (made, (id, _)) in over {
-            self.made.noted.remove(&made);
-            self.forget_move(place, id, made.1);
-        }
         // A machine deletes what it keeps before the log forgets the group; after a crash it is told again.
         for at in &gone {
             if let Some(machine) = &mut self.groups[*at as usize].machine {
                 machine.dropped();
             }
         }
-        if (!gone.is_empty() || !new.is_empty()) && !is(Bug::GroupsAreNotRecorded) {
+        if (!gone.is_empty() || !new.is_empty() || !over.is_empty()) && !is(Bug::GroupsAreNotRecorded) {
             let (header, body) = self.groups[place as usize].summary();
             let (filling, _) = self.frames.push(&header, &[&body]);
-            if !gone.is_empty() {
+            if !gone.is_empty() || !over.is_empty() {
                 self.made.deleting = Some(filling.id);
             }
+        }
+        for (made, (id, _)) in over {
+            self.made.noted.remove(&made);
+            self.forget_move(place, id, made.1, self.made.deleting);
         }
         gone.into_iter().for_each(|at| self.delete_group(at));
         new.into_iter().for_each(|(slot, made)| self.make_group(number, slot, &made));
@@ -427,7 +428,7 @@ impl Shard {
         self.made.leave(at, (id, (home, slot)));
         self.made.dropped += 1;
         if arrival > 0 {
-            self.forget_move(at, id, slot);
+            self.forget_move(at, id, slot, self.made.deleting);
         }
         if let Some(listener) = &self.events {
             listener(&Event::GroupDropped { group: id });

@@ -26,7 +26,7 @@
 //!   A log that lacks the one that the node's directory names is damaged.
 //! - To whom a voter was bound at its old shard it stays bound for as long, at the new one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use synod_core::{Configuration, ReplicaId, Slot};
@@ -41,6 +41,7 @@ use crate::checkpoint::StoreOp;
 use crate::checkpoint::hand_over::Exported;
 use crate::client::protocol::{Request, SHARDS};
 use crate::directory::{Birth, PlacedGroup};
+use crate::homes::Away;
 use crate::machine::StateMachine;
 use crate::marks::{Mark, mark};
 use crate::meta::Noted;
@@ -169,6 +170,8 @@ pub(crate) struct Moves {
     again_ns: BTreeMap<GroupId, u64>,
     /// Groups that are gone, and which the node's directory still names.
     forgetting: Vec<Forgetting>,
+    /// Guests elsewhere that a directory here no longer names, and the frame of the log that says so.
+    unnamed: BTreeMap<(u64, Slot), u64>,
     pub(crate) note: Option<Note>,
 }
 
@@ -178,6 +181,8 @@ struct Forgetting {
     at: u32,
     group: GroupId,
     made: Slot,
+    /// Not before this frame of the log is durable.
+    after: u64,
     asked: bool,
 }
 
@@ -239,16 +244,12 @@ impl Shard {
                 }
             }
         }
-        for (id, away) in self.placement.made_away() {
-            let Some(place) = self.made.directory(self.homes.directory(id)) else { continue };
-            let ApplyState { slot, directory, .. } = &self.groups[place as usize].apply;
-            let fate = match directory.get(away.made) {
-                Some(made) => made.ending.then_some(Fate::Ends),
-                // A directory that lost its log says nothing of what it has not learned again.
-                None => (away.made <= *slot).then_some(Fate::Gone),
-            };
-            if let Some(fate) = fate {
-                orders.push((away.shard, self.pass(id, 0, Passing::Fate { made: away.made, fate })));
+        let away = self.placement.made_away();
+        let names: HashSet<(u64, Slot)> = away.iter().map(|(id, of)| (self.homes.directory(*id), of.made)).collect();
+        self.moves.unnamed.retain(|made, _| names.contains(made));
+        for (id, Away { made, shard }) in away {
+            if let Some(fate) = self.fate(id, made) {
+                orders.push((shard, self.pass(id, 0, Passing::Fate { made, fate })));
             }
         }
         for (to, order) in orders {
@@ -256,16 +257,43 @@ impl Shard {
         }
     }
 
-    /// A group that was moved at some time is gone: what is noted of it should be too.
-    pub(super) fn forget_move(&mut self, at: u32, group: GroupId, made: Slot) {
-        self.moves.forgetting.push(Forgetting { at, group, made, asked: false });
-        self.forget_moves();
+    /// What a directory of this shard says of a guest elsewhere.
+    fn fate(&mut self, id: GroupId, made: Slot) -> Option<Fate> {
+        let number = self.homes.directory(id);
+        let place = self.made.directory(number)?;
+        let group = &self.groups[place as usize];
+        let ApplyState { slot, directory, .. } = &group.apply;
+        if let Some(made) = directory.get(made) {
+            return made.ending.then_some(Fate::Ends);
+        }
+        // A directory that lost its log says nothing of what it has not learned again.
+        if made > *slot {
+            return None;
+        }
+        // Were it gone there before a start finds so here, the start would look for it at home.
+        let frame = self.moves.unnamed.get(&(number, made)).copied().unwrap_or_else(|| {
+            let (header, body) = group.summary();
+            self.frames.push(&header, &[&body]).0.id
+        });
+        self.moves.unnamed.insert((number, made), frame);
+        self.frames.waits(frame).is_none().then_some(Fate::Gone)
+    }
+
+    /// A group that was moved at some time is gone: what is noted of it should be too, once the frame `after` is durable,
+    /// which says so.
+    pub(super) fn forget_move(&mut self, at: u32, group: GroupId, made: Slot, after: Option<u64>) {
+        self.moves.forgetting.push(Forgetting { at, group, made, after: after.unwrap_or(0), asked: false });
+        self.moves.look_soon();
     }
 
     fn forget_moves(&mut self) {
         for of in self.moves.forgetting.iter_mut().filter(|of| !of.asked) {
+            if self.frames.waits(of.after).is_some() {
+                continue;
+            }
             of.asked = true;
-            let (note, group, made) = (Arc::clone(self.moves.note.as_ref().expect("the driver has set it")), of.group, of.made);
+            let (note, group, made) =
+                (Arc::clone(self.moves.note.as_ref().expect("the driver has set it")), of.group, of.made);
             let note = Box::new(move || note(Noted::Gone { group, made }));
             self.checkpoints.ops.push(StoreOp::Note { group: of.at, note });
         }
@@ -294,7 +322,9 @@ impl Shard {
     /// Why a group that is not here takes nothing: it may be about to.
     pub(super) fn not_here(&self, id: GroupId) -> Rejection {
         let is_elsewhere = self.placement.shard(id) != self.shard.0;
-        if self.moves.arriving.contains_key(&id) || is_elsewhere && (id <= self.homes.groups || self.placement.away(id).is_some()) {
+        if self.moves.arriving.contains_key(&id)
+            || is_elsewhere && (id <= self.homes.groups || self.placement.away(id).is_some())
+        {
             Rejection::NotLeader { leader: None }
         } else {
             Rejection::UnknownGroup

@@ -213,7 +213,11 @@ impl World {
             let Some(sims) = sims else { return Err("a node does not run".into()) };
             let lists: Vec<_> = sims.iter().map(|sim| sim.made_groups()).collect();
             if lists.iter().any(|list| *list != lists[0] || list.iter().any(|made| made.ending)) {
-                return Err(format!("the nodes do not agree which groups of shard {shard} there are: {lists:?}"));
+                let ending = lists.iter().flatten().find(|made| made.ending).map(|made| made.group);
+                let states = ending.map_or_else(String::new, |group| self.describe(group));
+                return Err(format!(
+                    "the nodes do not agree which groups of shard {shard} there are: {lists:?} {states}"
+                ));
             }
             if let Some(made) = lists[0].iter().find(|made| self.groups.dropped.contains(&made.uid)) {
                 return Err(format!("{made:?} was dropped, and is there"));

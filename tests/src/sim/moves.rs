@@ -51,7 +51,8 @@ impl World {
     pub(super) fn places_agree(&self) -> Result<(), String> {
         let nodes = || (0..self.plan.nodes).filter(|node| !self.nodes[*node].given_up);
         let places = |group: GroupId| nodes().map(move |node| self.shard_of(node, group)).collect::<Vec<_>>();
-        let apart = (1..=self.plan.groups + NUMBERS as GroupId).find(|group| places(*group).windows(2).any(|pair| pair[0] != pair[1]));
+        let apart = (1..=self.plan.groups + NUMBERS as GroupId)
+            .find(|group| places(*group).windows(2).any(|pair| pair[0] != pair[1]));
         match apart {
             Some(group) => Err(format!("group {group} is on different shards: {:?}", places(group))),
             None => Ok(()),

@@ -374,7 +374,7 @@ impl World {
         self.shard(node, group).and_then(|shard| shard.configuration(group)).is_some_and(|(_, votes)| votes)
     }
 
-    fn describe(&self, group: GroupId) -> String {
+    pub(super) fn describe(&self, group: GroupId) -> String {
         let node = |at: usize| match self.shard(at, group).and_then(|shard| shard.info(group)) {
             Some(info) => format!(
                 "node {}{}: {:?} leader {} epoch {} chosen {} applied {} next index {} chain {:x} {}",

@@ -7,9 +7,9 @@ use synod_wal::record::RecordHeader;
 
 use super::{Baggage, Luggage, Passing};
 use crate::checkpoint::{Kept, StoreOp};
-use crate::marks::{Mark, mark};
 use crate::directory::Birth;
 use crate::homes::Away;
+use crate::marks::{Mark, mark};
 use crate::meta::{MovedGroup, Noted};
 use crate::outcome::GroupId;
 use crate::payload::Payload;
