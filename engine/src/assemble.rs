@@ -11,6 +11,7 @@ use crate::checkpoint::Kept;
 use crate::checkpoint::store::Store;
 use crate::config::Config;
 use crate::directory::Birth;
+use crate::groups::directory_group;
 use crate::homes::{Homes, Names, Placement};
 use crate::large::Cutting;
 use crate::limits::MIB;
@@ -189,7 +190,7 @@ pub(crate) fn assemble(
         let group = Group::new(names, replica, recovered.apply, log, machine, checkpoints, restored);
         let preferred = if kind.is_visible() { config.preferred(id) } else { 0 };
         groups.push(Group { kind, preferred, arrival: number, ..group });
-        prefers.push(config.prefers(id));
+        prefers.push(config.prefers(if kind == GroupKind::Directory { home } else { id }));
         Ok::<_, AssembleError>(directory)
     };
     for id in place.groups.iter().copied() {
@@ -203,8 +204,7 @@ pub(crate) fn assemble(
     }
     let mut directories = HashMap::new();
     for number in homes.directories(place.shard) {
-        // Only a log's lines and the preference know a directory's number.
-        let names = GroupNames { id: number, uid: config.directory_uid(number), home: number };
+        let names = GroupNames { id: directory_group(number), uid: config.directory_uid(number), home: number };
         let directory = add(&mut recoverer, names, GroupKind::Directory, None)?;
         for (slot, made) in directory.iter() {
             if let Some(reason) = maker.refuses(made.id) {

@@ -16,6 +16,7 @@ use synod_transport::net::listen::dial;
 
 use crate::batch::Entries;
 use crate::config::{Cluster, Member};
+use crate::groups::directory_number;
 use crate::introductions::Introduction;
 use crate::limits::{APPEND_PART_BYTES_MAX, ENTRY_BYTES_MAX, LARGE_ENTRY_BYTES_MAX};
 use crate::membership::{Membership, MembershipChange};
@@ -706,7 +707,18 @@ impl Client {
         Ok(info)
     }
 
-    /// The node that leads a group and takes proposals, and what it says of the group.
+    /// What a node knows of its groups, or of a directory.
+    fn infos(&mut self, node: NodeId, of: GroupId, timeout: Duration) -> Result<Vec<GroupInfoV1>, ClientError> {
+        if directory_number(of).is_none() {
+            return self.info(node, timeout).map(|info| info.groups);
+        }
+        match self.call(node, &Request::Info { group: of }, timeout)? {
+            ReplyV1::Info { groups, .. } => Ok(groups),
+            reply => Err(ClientError::Failed(format!("node {node} answered {reply:?}"))),
+        }
+    }
+
+    /// The node that leads a group, or a directory, and takes proposals, and what it says of the group.
     ///
     /// # Errors
     /// When none does in time.
@@ -716,13 +728,17 @@ impl Client {
         let mut missed = 0;
         while start.elapsed() < self.timeout {
             for member in self.cluster.members.clone() {
-                match self.info(member.node, Duration::from_secs(2)) {
-                    Ok(info) => {
-                        let Some(found) = info.groups.into_iter().find(|g| g.group == group) else {
+                match self.infos(member.node, group, Duration::from_secs(2)) {
+                    Ok(groups) => {
+                        let Some(found) = groups.into_iter().find(|g| g.group == group) else {
                             // It may just have been on its way from one shard to another.
                             missed += 1;
                             if missed > self.cluster.members.len() {
-                                return Err(ClientError::Unknown(format!("group {group}")));
+                                let name = match directory_number(group) {
+                                    Some(number) => format!("directory {number}"),
+                                    None => format!("group {group}"),
+                                };
+                                return Err(ClientError::Unknown(name));
                             }
                             continue;
                         };

@@ -3,6 +3,32 @@
 use crate::limits::{GROUPS_MADE_MAX, GROUPS_PLACED_MAX};
 use crate::outcome::{GroupId, Rejection};
 
+/// Groups have numbers below this; from here on they are names of directories.
+pub(crate) const DIRECTORIES: GroupId = 1 << 62;
+const DIRECTORIES_END: GroupId = DIRECTORIES + (1 << 16);
+
+/// The name of a directory: of the group whose log says which groups were made at run time, and where groups were placed. There
+/// are as many as the cluster had shards at first, counted from 0, and group G is named by number G modulo how many there are.
+///
+/// A directory is a group like any other, but only who votes in it can be asked and changed, by [`Handle::info`],
+/// [`Handle::membership`] and [`Handle::change_membership`]: a node that is to go for good is taken out of all of them.
+///
+/// [`Handle::info`]: crate::Handle::info
+/// [`Handle::membership`]: crate::Handle::membership
+/// [`Handle::change_membership`]: crate::Handle::change_membership
+///
+/// # Panics
+/// When no cluster has so many.
+pub const fn directory_group(number: u64) -> GroupId {
+    assert!(number < DIRECTORIES_END - DIRECTORIES, "a node has fewer shards");
+    DIRECTORIES + number
+}
+
+/// The number of the directory that has this name.
+pub(crate) fn directory_number(group: GroupId) -> Option<u64> {
+    (DIRECTORIES..DIRECTORIES_END).contains(&group).then(|| group - DIRECTORIES)
+}
+
 /// A group that was made at run time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MadeGroup {

@@ -223,7 +223,8 @@ impl Handle {
         }
     }
 
-    /// What this node knows of a group; `None` when it has no such group or is stopping.
+    /// What this node knows of a group, or of a directory ([`directory_group`](crate::directory_group)); `None` when it has no
+    /// such group or is stopping.
     pub fn info(&self, group: GroupId) -> Option<GroupInfoV1> {
         let (completer, pending) = pending(None);
         let mail = Mail::Info { group, reply: Box::new(|info| completer.complete(info)) };
@@ -231,7 +232,8 @@ impl Handle {
         pending.wait()
     }
 
-    /// Who votes in a group, as this node knows it; `None` when it has no such group or is stopping.
+    /// Who votes in a group, or in a directory ([`directory_group`](crate::directory_group)), as this node knows it; `None` when
+    /// it has no such group or is stopping.
     pub fn membership(&self, group: GroupId) -> Option<Membership> {
         let (completer, pending) = pending(None);
         let mail = Mail::Membership { group, reply: Box::new(|membership| completer.complete(membership)) };
@@ -239,7 +241,8 @@ impl Handle {
         pending.wait()
     }
 
-    /// Changes who votes in a group that this node leads, if its voters are still those of `version`. A node that is added
+    /// Changes who votes in a group, or in a directory ([`directory_group`](crate::directory_group)), that this node leads, if
+    /// its voters are still those of `version`. A node that is added
     /// must have caught up first; that, and the change, may take so long in all.
     pub fn change_membership(
         &self,

@@ -17,6 +17,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use synod_core::Slot;
 use synod_transport::hello::ReplicaRule;
 
+use crate::groups::directory_number;
 use crate::outcome::GroupId;
 
 /// Which group is on which shard.
@@ -33,7 +34,11 @@ pub(crate) struct Homes {
 impl Homes {
     /// The home of a group.
     pub(crate) fn home(&self, group: GroupId) -> u64 {
-        if group <= self.groups { group } else { group % self.first_shards }
+        match directory_number(group) {
+            Some(directory) => directory,
+            None if group <= self.groups => group,
+            None => group % self.first_shards,
+        }
     }
 
     /// The directory whose log says what becomes of a group.

@@ -93,7 +93,7 @@ pub use synod_transport::net::transport;
 pub use batch::{Batch, Entries};
 pub use clock::now_ns;
 pub use config::{Cluster, Config, ConfigError, DiskBackend, Member, Sync};
-pub use groups::{GroupError, GroupOutcome, MadeGroup};
+pub use groups::{GroupError, GroupOutcome, MadeGroup, directory_group};
 pub use handle::{Handle, Pending, Proposer, Session, Subscription};
 pub use introductions::{IntroduceError, IntroduceOutcome, Introduction};
 pub use machine::{Checkpoint, CommittedBatch, MachineError, StateMachine};

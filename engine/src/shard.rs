@@ -24,6 +24,7 @@ use crate::apply::Effect;
 use crate::batch::Entries;
 use crate::client::protocol::Request;
 use crate::configuration;
+use crate::groups::directory_number;
 use crate::homes::{Homes, Placement};
 use crate::introductions::Introduction;
 use crate::large::Cutting;
@@ -370,6 +371,11 @@ impl Shard {
         let shards = self.shard.1 as u64;
         let place = usize::try_from(id / shards).ok().and_then(|place| self.by_id.get(place).copied().flatten());
         place.or_else(|| self.made.place(id))
+    }
+
+    /// The place of a group, or of a directory: for who asks or changes who votes.
+    pub(crate) fn electorate_at(&self, id: GroupId) -> Option<u32> {
+        directory_number(id).map_or_else(|| self.group_at(id), |number| self.made.directory(number))
     }
 
     fn now_us(&self) -> u64 {

@@ -73,14 +73,14 @@ struct List {
 pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     match &args.action {
         Action::Create(Create { target, phase_2 }) => {
-            show(&[target.client_of_any_group()?.create_group(target.group, *phase_2)?]);
+            show(&[target.client()?.create_group(target.group, *phase_2)?]);
         }
         Action::Drop(target) => {
-            let MadeGroupV1 { group, uid, .. } = target.client_of_any_group()?.drop_group(target.group)?;
+            let MadeGroupV1 { group, uid, .. } = target.client()?.drop_group(target.group)?;
             say(format_args!("group {group}, uid {uid:032x}, is dropped\n"));
         }
         Action::Move(Move { target, to_shard }) => {
-            let MadeGroupV1 { group, .. } = target.client_of_any_group()?.place_group(target.group, *to_shard)?;
+            let MadeGroupV1 { group, .. } = target.client()?.place_group(target.group, *to_shard)?;
             say(format_args!("group {group} goes to shard {to_shard} on every node\n"));
         }
         Action::List(list) => show(&made_groups(&list.cluster.read()?)?),

@@ -4,7 +4,7 @@ use synod::{Membership, MembershipChange, NodeId};
 
 use crate::error::ToolError;
 use crate::introduce;
-use crate::target::Target;
+use crate::target::VotersOf;
 use crate::terminal::say;
 
 const EXAMPLES: &str = "\
@@ -14,6 +14,7 @@ Examples:
   synod member add    --cluster demo/cluster.toml --group 1 --node 3
   synod member add    --cluster demo/cluster.toml --group 1 --node 4 --witness
   synod member quorum --cluster demo/cluster.toml --group 1 --phase-2 2
+  synod member remove --cluster demo/cluster.toml --directory 0 --node 3
 
 A node that joins, while the others run:
   synod init --join      --config node-4.toml
@@ -32,6 +33,11 @@ Every node of the cluster has a replica of every group. A voter decides what is 
 only gets it. A node that is added must have caught up first. One that is removed may be switched
 off as soon as the command says that it is done. If a change fails with the voters' version, somebody
 else was faster: look again.
+
+The list of groups that are made and moved while the cluster runs has voters of its own: that is a
+directory, and there are as many as the cluster had shards at first, counted from 0. To take a node out
+for good, take its vote away in every group and in every directory; else nobody can make, drop or
+move groups any more once too many of them are gone.
 
 By default a majority of the voters elects a leader (phase 1), and a majority chooses an entry
 (phase 2). `quorum` has phase 2 take fewer or more, at least 1: phase 1 then takes all voters but one
@@ -57,7 +63,7 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Action {
     /// Show who votes
-    Show(Target),
+    Show(VotersOf),
     /// Tell the running nodes of one that joins them, or that has moved
     Introduce(introduce::Args),
     /// Give a node's replica a vote
@@ -99,7 +105,7 @@ struct Quorum {
 #[derive(clap::Args)]
 struct At {
     #[command(flatten)]
-    target: Target,
+    of: VotersOf,
     /// Only if the voters are still those of this version; by default those that are found now
     #[arg(long)]
     version: Option<u64>,
@@ -107,9 +113,9 @@ struct At {
 
 pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     match &args.action {
-        Action::Show(target) => {
-            show(&target.client()?.membership(target.group)?);
-            introduce::show(&target.cluster()?);
+        Action::Show(of) => {
+            show(&of.client()?.membership(of.group())?);
+            introduce::show(&of.cluster()?);
         }
         Action::Introduce(args) => introduce::run(args)?,
         Action::Add(Add { change, witness: false }) => change.carry_out(MembershipChange::Add(change.node))?,
@@ -122,19 +128,19 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
 
 impl Change {
     fn carry_out(&self, change: MembershipChange) -> Result<(), ToolError> {
-        introduce::check_member(&self.at.target.cluster()?, self.node)?;
+        introduce::check_member(&self.at.of.cluster()?, self.node)?;
         self.at.carry_out(change)
     }
 }
 
 impl At {
     fn carry_out(&self, change: MembershipChange) -> Result<(), ToolError> {
-        let mut client = self.target.client()?;
+        let (mut client, group) = (self.of.client()?, self.of.group());
         let version = match self.version {
             Some(version) => version,
-            None => client.membership(self.target.group)?.version,
+            None => client.membership(group)?.version,
         };
-        show(&client.change_membership(self.target.group, version, change)?);
+        show(&client.change_membership(group, version, change)?);
         Ok(())
     }
 }

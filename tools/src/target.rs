@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use synod::client::protocol::MadeGroupV1;
 use synod::client::{Client, ClientError};
-use synod::{Cluster, GroupId, NodeId};
+use synod::{Cluster, GroupId, NodeId, directory_group};
 
 use crate::error::ToolError;
 
@@ -41,15 +41,55 @@ impl Target {
         self.cluster.read()
     }
 
-    /// A client for a group that the cluster has.
+    /// A client, whether there is such a group or not.
     pub(crate) fn client(&self) -> Result<Client, ToolError> {
-        check_group(&self.cluster()?, self.group)?;
-        self.client_of_any_group()
+        let mut client = Client::new(self.cluster()?);
+        client.set_timeout(Duration::from_secs(u64::from(self.timeout)));
+        Ok(client)
+    }
+}
+
+/// A group or a directory of the cluster, and how long what is asked about it may take.
+#[derive(clap::Args)]
+pub(crate) struct VotersOf {
+    #[command(flatten)]
+    cluster: ClusterFile,
+    #[command(flatten)]
+    whose: Whose,
+    /// Seconds that it may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    timeout: u32,
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Whose {
+    /// The group
+    #[arg(long)]
+    group: Option<GroupId>,
+    /// The directory, counted from 0: the list of groups that are made and moved while the cluster runs
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(..1024))]
+    directory: Option<u64>,
+}
+
+impl VotersOf {
+    pub(crate) fn cluster(&self) -> Result<Cluster, ToolError> {
+        self.cluster.read()
     }
 
-    /// A client, whether there is such a group or not.
-    pub(crate) fn client_of_any_group(&self) -> Result<Client, ToolError> {
-        let mut client = Client::new(self.cluster()?);
+    /// The group, or the directory's name.
+    pub(crate) fn group(&self) -> GroupId {
+        let directory = self.whose.directory.map(directory_group);
+        self.whose.group.or(directory).expect("one of them must be given")
+    }
+
+    /// A client, for a group that the cluster has.
+    pub(crate) fn client(&self) -> Result<Client, ToolError> {
+        let cluster = self.cluster()?;
+        if let Some(group) = self.whose.group {
+            check_group(&cluster, group)?;
+        }
+        let mut client = Client::new(cluster);
         client.set_timeout(Duration::from_secs(u64::from(self.timeout)));
         Ok(client)
     }

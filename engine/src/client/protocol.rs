@@ -94,7 +94,7 @@ pub enum Request {
         /// Wait so long for the first one.
         wait_ms: u32,
     },
-    /// What a shard knows of its groups.
+    /// What a shard knows of its groups, or of a directory that is asked for by its name.
     Info {
         /// Any group of the shard, or [`SHARDS`] and its number.
         group: GroupId,

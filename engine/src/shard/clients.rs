@@ -15,7 +15,7 @@ use super::trim_orders::TrimReply;
 use super::{Notice, Shard};
 use crate::batch::Entries;
 use crate::client::protocol::{ReplyV1, Request, rejected};
-use crate::groups::GroupChange;
+use crate::groups::{GroupChange, directory_number};
 use crate::large::LargePermit;
 use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, CLIENTS_MAX, ENTRY_BYTES_MAX, LARGE_ENTRY_BYTES_MAX, READ_BYTES_MAX};
 use crate::outcome::{GroupId, Outcome, ProposeError, Rejection};
@@ -200,7 +200,7 @@ impl Shard {
                 self.read(group, ReadRequest { from_index, bytes_max, wait_until_ns, whole: false, reply });
             }
             Request::Membership { group } => {
-                let reply = match self.group_at(group) {
+                let reply = match self.electorate_at(group) {
                     Some(at) => self.membership(at).into(),
                     None => rejected(self.not_here(group)),
                 };
@@ -249,8 +249,9 @@ impl Shard {
                 let reply = self.made_groups().into();
                 self.reply(connection, request, &reply);
             }
-            Request::Info { .. } => {
-                let reply = self.info();
+            Request::Info { group } => {
+                let directory = directory_number(group).and_then(|number| self.made.directory(number));
+                let reply = directory.map_or_else(|| self.info(), |at| self.info_of(&[at]));
                 self.reply(connection, request, &reply);
             }
         }
@@ -259,7 +260,11 @@ impl Shard {
     /// What this shard knows of its groups.
     pub(crate) fn info(&self) -> ReplyV1 {
         let places = (0..self.groups.len() as u32).filter(|at| self.groups[*at as usize].kind.is_visible());
-        let groups = places.map(|at| self.group_info(at)).collect();
+        self.info_of(&places.collect::<Vec<_>>())
+    }
+
+    fn info_of(&self, places: &[u32]) -> ReplyV1 {
+        let groups = places.iter().map(|at| self.group_info(*at)).collect();
         ReplyV1::Info { node: self.node, process: std::process::id(), shards: self.shard.1 as u32, groups }
     }
 

@@ -116,7 +116,7 @@ impl GroupKind {
 /// The part of a group that does not change.
 #[derive(Clone, Debug)]
 pub(crate) struct GroupNames {
-    /// Its number; a directory's is that of no group that users see.
+    /// Its number, or a directory's name.
     pub(crate) id: GroupId,
     pub(crate) uid: u128,
     /// What places it on a shard: see [`crate::homes`].

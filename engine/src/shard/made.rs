@@ -31,7 +31,7 @@ use crate::apply::ApplyState;
 use crate::batch::Entries;
 use crate::config::Config;
 use crate::directory::{Birth, Made, On, Order};
-use crate::groups::{GroupChange, GroupError, GroupOutcome, MadeGroup};
+use crate::groups::{DIRECTORIES, GroupChange, GroupError, GroupOutcome, MadeGroup};
 use crate::homes::{Homes, Names};
 use crate::limits::{GROUP_ORDERS_MAX, GROUPS_DROPPED_MAX, GROUPS_MADE_MAX, WINDOW_BYTES, WINDOW_SLOTS};
 use crate::machine::StateMachine;
@@ -43,8 +43,6 @@ use crate::payload::Payload;
 use crate::shard::reads::ReadError;
 use crate::shard::transfer::TransferError;
 
-/// Groups have numbers below this.
-const GROUP_ID_END: GroupId = 1 << 62;
 /// So often a directory's leader orders again that a group is forgotten.
 const FORGET_AGAIN_NS: u64 = 500_000_000;
 
@@ -574,7 +572,7 @@ impl Shard {
         if self.stopping {
             return Err(Rejection::Stopping.into());
         }
-        if id == 0 || id >= GROUP_ID_END {
+        if id == 0 || id >= DIRECTORIES {
             return Err(GroupError::BadNumber(id));
         }
         let configured = id <= self.made.maker.config.groups;

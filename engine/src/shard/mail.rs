@@ -60,10 +60,10 @@ impl Shard {
             }
             Mail::Transfer { group, to, timeout_ns, reply } => self.transfer(group, to, timeout_ns, reply),
             Mail::Resign { group, reply } => reply(self.resign(group)),
-            Mail::Info { group, reply } => reply(self.group_at(group).map(|at| self.group_info(at))),
+            Mail::Info { group, reply } => reply(self.electorate_at(group).map(|at| self.group_info(at))),
             Mail::InfoAll { reply } => reply(self.info()),
             Mail::Epoch { group, reply } => reply(self.group_at(group).and_then(|at| self.epoch_of(at))),
-            Mail::Membership { group, reply } => reply(self.group_at(group).map(|at| self.membership(at))),
+            Mail::Membership { group, reply } => reply(self.electorate_at(group).map(|at| self.membership(at))),
             Mail::ChangeMembership { group, version, change, wait_ms, reply } => {
                 self.change_membership(group, version, change, self.now_ns + wait_ms * 1_000_000, reply);
             }

@@ -63,7 +63,7 @@ impl Shard {
         until_ns: u64,
         reply: MembershipReply,
     ) {
-        let checked = match self.group_at(id) {
+        let checked = match self.electorate_at(id) {
             None => Err(self.not_here(id).into()),
             Some(at) => self.check_change(at, version, change).map(|()| at),
         };

@@ -53,6 +53,38 @@ fn votes_are_taken_away_and_given_back() {
     wrong(&["remove", "--node", left, "--group", "1"], &["too few voters"]);
 }
 
+/// A node that is to go for good is taken out of the directory as well. The two that are left make groups, and after one of
+/// them is gone nobody does.
+#[test]
+fn a_directory_changes_its_voters_as_a_group_does() {
+    let mut cluster = TestCluster::start(3, 2, 2);
+    cluster.wait_leaders();
+    let file = cluster.cluster_file();
+    let file = arg(&file).to_owned();
+    let member = |action: &str, rest: &[&str]| {
+        let args: Vec<&str> =
+            ["member", action, "--cluster", &file, "--directory", "1"].iter().chain(rest).copied().collect();
+        String::from_utf8(run(&args).success()).unwrap()
+    };
+    let create = |group: &str| run(&["group", "create", "--cluster", &file, "--group", group, "--timeout", "3"]);
+    assert_eq!(member("show", &[]), "version 0, voters 1, 2, 3, learners none, quorum 2 of 3, a majority\n");
+    assert_eq!(member("remove", &["--node", "3"]), "version 1, voters 1, 2, learners 3, quorum 2 of 2, a majority\n");
+    create("5").success();
+    cluster.kill(3);
+    create("7").success();
+    cluster.kill(2);
+    let refused = create("9");
+    assert!(!refused.status.success(), "one of two voters makes no groups");
+    cluster.serve(2);
+    cluster.serve(3);
+    assert_eq!(member("add", &["--node", "3"]), "version 2, voters 1, 2, 3, learners none, quorum 2 of 3, a majority\n");
+    check(&["member", "show", "--cluster", &file, "--directory", "2"], &["no directory 2"]);
+    for wrong in [&["--directory", "1024"][..], &["--directory", "1", "--group", "1"], &[]] {
+        let refused = run(&[&["member", "show", "--cluster", &file][..], wrong].concat());
+        assert_eq!(refused.status.code(), Some(2), "{wrong:?}: {}", refused.stderr);
+    }
+}
+
 #[test]
 fn the_size_of_a_quorum_is_changed() {
     let mut cluster = TestCluster::start(3, 1, 1);
