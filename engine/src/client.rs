@@ -16,7 +16,7 @@ use synod_transport::net::listen::dial;
 
 use crate::batch::Entries;
 use crate::config::{Cluster, Member};
-use crate::groups::directory_number;
+use crate::groups::{directory_number, name_of};
 use crate::introductions::Introduction;
 use crate::limits::{APPEND_PART_BYTES_MAX, ENTRY_BYTES_MAX, LARGE_ENTRY_BYTES_MAX};
 use crate::membership::{Membership, MembershipChange};
@@ -734,11 +734,7 @@ impl Client {
                             // It may just have been on its way from one shard to another.
                             missed += 1;
                             if missed > self.cluster.members.len() {
-                                let name = match directory_number(group) {
-                                    Some(number) => format!("directory {number}"),
-                                    None => format!("group {group}"),
-                                };
-                                return Err(ClientError::Unknown(name));
+                                return Err(ClientError::Unknown(name_of(group)));
                             }
                             continue;
                         };

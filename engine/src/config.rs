@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use synod_core::planted::{Bug, is};
 use synod_core::{Quorums, Slot};
 
+use crate::groups::directory_number;
 use crate::homes::Homes;
 use crate::limits::SESSIONS_MAX;
 use crate::outcome::{GroupId, NodeId};
@@ -450,12 +451,6 @@ impl Config {
         })
     }
 
-    /// The groups of a shard that are always there.
-    pub(crate) fn groups_of(&self, shard: usize) -> impl Iterator<Item = GroupId> {
-        let shards = self.shards as u64;
-        (1..=self.groups).filter(move |id| id % shards == shard as u64)
-    }
-
     /// A group's uid: made of the cluster's id, so the same everywhere and nowhere else.
     pub(crate) fn group_uid(&self, group: GroupId) -> u128 {
         self.uid_of(u128::from(group))
@@ -482,10 +477,14 @@ impl Config {
     }
 
     /// The uid of a group: of the one that the order in slot `made` of its directory has made, or, if that is 0, of the one
-    /// that was always there.
+    /// that was always there, or of a directory.
     pub(crate) fn uid_of_group(&self, group: GroupId, made: Slot) -> u128 {
         let slot = if is(Bug::UidsAreUsedAgain) { group } else { made.0 };
-        if made == Slot::ZERO { self.group_uid(group) } else { self.made_uid(self.homes().directory(group), slot) }
+        match directory_number(group) {
+            Some(number) => self.directory_uid(number),
+            None if made == Slot::ZERO => self.group_uid(group),
+            None => self.made_uid(self.homes().directory(group), slot),
+        }
     }
 
     /// Whether a uid is one of [`Config::made_uid`].

@@ -29,6 +29,14 @@ pub(crate) fn directory_number(group: GroupId) -> Option<u64> {
     (DIRECTORIES..DIRECTORIES_END).contains(&group).then(|| group - DIRECTORIES)
 }
 
+/// What a group, or a directory, is called in texts.
+pub(crate) fn name_of(group: GroupId) -> String {
+    match directory_number(group) {
+        Some(number) => format!("directory {number}"),
+        None => format!("group {group}"),
+    }
+}
+
 /// A group that was made at run time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MadeGroup {

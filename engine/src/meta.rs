@@ -230,7 +230,7 @@ impl MetaV7 {
         homes::rules_of_shard(&self.all_rules(), (shard, shards))
     }
 
-    /// The replica that a group of the configuration with this home is.
+    /// The replica that a group of the configuration, or a directory, with this home is.
     pub(crate) fn replica_of(&self, group: GroupId, home: u64) -> u128 {
         self.moved(group).map_or_else(|| homes::named(&self.all_rules(), home), |moved| moved.replica)
     }

@@ -32,6 +32,7 @@ use crate::apply::{ApplyState, Effect};
 use crate::checkpoint::contents::whole_name;
 use crate::checkpoint::format::{Encoder, Head};
 use crate::config::{Config, ConfigError};
+use crate::groups::{directory_group, directory_number, name_of};
 use crate::limits::MIB;
 use crate::meta::{self, DirectoryError, MetaV7};
 use crate::outcome::{GroupId, NodeId};
@@ -41,7 +42,7 @@ use crate::sealed;
 pub(crate) use copy::ShardWriter;
 use plan::{Evidence, Plan, plan};
 use record::quoted;
-use survey::Survivor;
+use survey::{Subject, Survivor};
 
 /// Says that a directory is being made by a repair, and of which one.
 const UNFINISHED: &str = "repairing";
@@ -96,8 +97,10 @@ pub struct RepairNote {
 /// What the survivors have of a group, and what a repair makes of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupFinding {
-    /// The group.
+    /// The group, or a directory: see [`directory_group`](crate::directory_group).
     pub group: GroupId,
+    /// It was being dropped, and that goes on: nothing of it is to be kept.
+    pub ending: bool,
     /// The version of the configuration that governed.
     pub version: u64,
     /// The nodes that voted.
@@ -134,13 +137,20 @@ pub struct GroupFinding {
     pub new_ballot: String,
 }
 
+impl GroupFinding {
+    /// `group 3`, or `directory 0`.
+    pub fn name(&self) -> String {
+        name_of(self.group)
+    }
+}
+
 /// What can be repaired, with the survivors' directories in hand.
 pub struct Repair {
     config: Config,
     survivors: Vec<Survivor>,
     findings: Vec<GroupFinding>,
-    /// By group number, from 1 on.
-    plans: Vec<Plan<Payload>>,
+    /// All groups, as in `findings`, and what becomes of each.
+    groups: Vec<(Subject, Plan<Payload>)>,
     options: RepairOptions,
     /// The new directory, but for its cluster.
     meta: MetaV7,
@@ -179,18 +189,34 @@ impl Repair {
             }
             survivors.push(other);
         }
-        let meta = MetaV7::draw(0, config.node, (config.shards, config.shards, config.phase_2), (false, true));
-        let (mut plans, mut findings) = (Vec::new(), Vec::new());
-        for id in 1..=config.groups {
-            let shard = (id % config.shards as u64) as usize;
-            let evidence: Vec<Evidence<Payload>> =
-                survivors.iter().map(|of| of.log_of(id).group(id).evidence.clone()).collect();
-            let plan = plan(&evidence, config.node, ReplicaId(meta.logs[shard].log));
-            let base = &survivors[plan.base];
-            findings.push(finding(id, base.meta.node, &evidence, &base.log_of(id).group(id).apply, &plan));
-            plans.push(plan);
+        let first_shards = survivors[0].meta.first.len();
+        if let Some(other) = survivors.iter().find(|of| of.meta.first.len() != first_shards) {
+            return Err(RepairError::Refused(format!(
+                "{} says that the cluster began with another number of shards than {} does",
+                other.path.display(),
+                survivors[0].path.display()
+            )));
         }
-        Ok(Self { config: config.clone(), survivors, findings, plans, options: options.clone(), meta })
+        let config = Config { first_shards: Some(first_shards), ..config.clone() };
+        let meta = MetaV7::draw(0, config.node, (config.shards, first_shards, config.phase_2), (false, true));
+        // The directories say which groups were made at run time.
+        let directories: Vec<Subject> =
+            (0..first_shards as u64).map(|number| Subject::of(directory_group(number))).collect();
+        let mut made = Vec::new();
+        for directory in &directories {
+            let (_, _, after) = plan_group(&survivors, &config, &meta, directory);
+            made.extend(Subject::all_of(&after.directory));
+        }
+        for survivor in &mut survivors {
+            made.iter().for_each(|made| survivor.meet(&config, made));
+        }
+        let (mut groups, mut findings) = (Vec::new(), Vec::new());
+        for subject in (1..=config.groups).map(Subject::of).chain(made).chain(directories) {
+            let (plan, finding, _) = plan_group(&survivors, &config, &meta, &subject);
+            findings.push(finding);
+            groups.push((subject, plan));
+        }
+        Ok(Self { config, survivors, findings, groups, options: options.clone(), meta })
     }
 
     /// What there is of each group, in order.
@@ -206,16 +232,17 @@ impl Repair {
 
     /// Why this is not to be repaired, if so.
     pub fn obstacle(&self) -> Option<String> {
-        if self.findings.iter().all(|finding| finding.quorum) {
+        // What is being dropped need not be whole.
+        let kept = || self.findings.iter().filter(|finding| !finding.ending);
+        if kept().all(|finding| finding.quorum) {
             return Some(
                 "in every group these replicas are a quorum of the voters: nothing is lost, so start them again".into(),
             );
         }
-        let without: Vec<String> =
-            self.findings.iter().filter(|of| !of.votes).map(|of| of.group.to_string()).take(9).collect();
+        let without: Vec<String> = kept().filter(|of| !of.votes).map(|of| name_of(of.group)).take(9).collect();
         (!without.is_empty() && !self.options.without_vote_too).then(|| {
             format!(
-                "node {} has no vote in group {}: a voter's directory knows more; where none is left, \
+                "node {} has no vote in {}: a voter's directory knows more; where none is left, \
                  `without_vote_too` takes this one",
                 self.config.node,
                 without.join(", ")
@@ -255,12 +282,8 @@ impl Repair {
         same("node", old.node, into.node)?;
         same("groups", old.groups, into.groups)?;
         same("shards", old.shards as u64, into.shards as u64)?;
-        if into.first_shards.is_some_and(|first| first != into.shards) {
-            return Err(ConfigError::Invalid(
-                "the repaired node begins a new cluster: leave `first_shards` out of its configuration".into(),
-            )
-            .into());
-        }
+        // The groups made at run time are named by as many directories as there were.
+        same("first_shards", old.first_shards() as u64, into.first_shards() as u64)?;
         if old.cluster_id() == into.cluster_id() {
             return Err(ConfigError::Invalid(format!(
                 "the repaired node needs a `cluster` of its own, not {}: else lost nodes that come back would mix their \
@@ -327,14 +350,20 @@ impl Repair {
             fs::create_dir(&dir).map_err(at(&dir))?;
             let log = self.meta.logs[shard].log;
             let mut writer = ShardWriter::create(&dir, shard, log, into.segment_mib * MIB)?;
-            for id in into.groups_of(shard) {
-                let plan = &self.plans[id as usize - 1];
-                let source = self.survivors[plan.base].log_of(id);
-                writer.copy(id, into.group_uid(id), source, plan)?;
+            for (subject, plan) in self.groups_on(shard, into) {
+                let old = subject.uid(&self.config);
+                let source = self.survivors[plan.base].log_of(old);
+                writer.copy((subject.id, subject.uid(into)), source.group(old), source, plan)?;
             }
             writer.finish()?;
         }
         Ok(())
+    }
+
+    /// The groups that are at home on a shard.
+    fn groups_on(&self, shard: usize, into: &Config) -> impl Iterator<Item = &(Subject, Plan<Payload>)> {
+        let homes = into.homes();
+        self.groups.iter().filter(move |(subject, _)| homes.shard(subject.id) == shard)
     }
 
     /// Copies the checkpoints under the groups' new names.
@@ -344,11 +373,12 @@ impl Repair {
             let dir = meta::log_dir(&into.dir, shard).join("checkpoints");
             fs::create_dir(&dir).map_err(at(&dir))?;
             let mut stores = BTreeMap::new();
-            for id in into.groups_of(shard) {
-                let number = self.plans[id as usize - 1].base;
+            for (subject, plan) in self.groups_on(shard, into) {
+                let number = plan.base;
                 let base = &self.survivors[number];
-                let (source, uid) = (base.log_of(id), into.group_uid(id));
-                let found = source.group(id);
+                let (old, uid) = (subject.uid(&self.config), subject.uid(into));
+                let source = base.log_of(old);
+                let found = source.group(old);
                 for slot in &found.checkpoints {
                     let store = match stores.entry(number) {
                         Entry::Occupied(open) => open.into_mut(),
@@ -428,11 +458,14 @@ impl Repair {
         ));
         let group = |of: &GroupFinding| {
             let voters: Vec<String> = of.voters.iter().map(NodeId::to_string).collect();
+            let (kind, number) = match directory_number(of.group) {
+                Some(number) => ("directory", number),
+                None => ("group", of.group),
+            };
             format!(
-                "{{\"group\":{},\"before\":{{\"version\":{},\"voters\":[{}],\"chosen\":{},\"index\":{},\"accepted\":{},\
+                "{{\"{kind}\":{number},\"before\":{{\"version\":{},\"voters\":[{}],\"chosen\":{},\"index\":{},\"accepted\":{},\
                  \"promised\":{}}},\"after\":{{\"version\":{},\"voters\":[{}],\"ballot\":{},\"from\":{},\"kept\":{},\
                  \"kept_entries\":{},\"dropped\":{},\"lost\":{}}}}}",
-                of.group,
                 of.version,
                 voters.join(","),
                 of.chosen,
@@ -463,13 +496,28 @@ fn real(path: &Path) -> PathBuf {
     })
 }
 
+/// What becomes of a group, what is told of it, and what its slots did in the end.
+fn plan_group(
+    survivors: &[Survivor],
+    config: &Config,
+    meta: &MetaV7,
+    subject: &Subject,
+) -> (Plan<Payload>, GroupFinding, ApplyState) {
+    let (uid, home) = (subject.uid(config), subject.home(config));
+    let evidence: Vec<Evidence<Payload>> = survivors.iter().map(|of| of.group(uid).evidence.clone()).collect();
+    let plan = plan(&evidence, config.node, ReplicaId(meta.replica_of(subject.id, home)));
+    let base = &survivors[plan.base];
+    let (finding, after) = finding(subject, base.meta.node, &evidence, &base.group(uid).apply, &plan);
+    (plan, finding, after)
+}
+
 fn finding(
-    group: GroupId,
+    subject: &Subject,
     from: NodeId,
     evidence: &[Evidence<Payload>],
     apply: &ApplyState,
     plan: &Plan<Payload>,
-) -> GroupFinding {
+) -> (GroupFinding, ApplyState) {
     let base = &evidence[plan.base];
     let mut after = apply.clone();
     let mut kept_entries = 0;
@@ -479,8 +527,9 @@ fn finding(
             kept_entries += after.next_index - before;
         }
     }
-    GroupFinding {
-        group,
+    let finding = GroupFinding {
+        group: subject.id,
+        ending: subject.ending,
         version: plan.before.version,
         voters: plan.before.voters.iter().map(|voter| voter.node).collect(),
         votes: plan.voted,
@@ -498,7 +547,8 @@ fn finding(
         lost: plan.lost,
         new_version: plan.forced.version,
         new_ballot: plan.ballot.to_string(),
-    }
+    };
+    (finding, after)
 }
 
 /// Says what a directory that came out of a repair must not keep to itself.

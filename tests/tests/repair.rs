@@ -3,13 +3,19 @@
 use std::time::{Duration, Instant};
 
 use synod::repair::{Repair, RepairNote, RepairOptions};
-use synod::{Config, Entries, Handle, MembershipChange, Node, Options, new_cluster_id};
+use synod::{
+    Config, Entries, GroupId, GroupOutcome, Handle, MembershipChange, Node, Options, directory_group, new_cluster_id,
+};
 use synod_sim::{Cluster, PATIENCE, free_addresses};
 
 /// Proposes at a node until it is committed.
 fn commit(node: &Handle, entry: &str) {
+    commit_in(node, 1, entry);
+}
+
+fn commit_in(node: &Handle, group: GroupId, entry: &str) {
     let end = Instant::now() + PATIENCE;
-    while let Err(error) = node.propose(1, entry.as_bytes()).wait() {
+    while let Err(error) = node.propose(group, entry.as_bytes()).wait() {
         assert!(Instant::now() < end, "{entry}: {error}");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -17,11 +23,15 @@ fn commit(node: &Handle, entry: &str) {
 
 /// The entries of a node's log up to an index.
 fn log(node: &Handle, up_to: u64) -> Vec<String> {
-    let mut tail = node.subscribe(1, 1);
+    log_of(node, 1, up_to)
+}
+
+fn log_of(node: &Handle, group: GroupId, up_to: u64) -> Vec<String> {
+    let mut tail = node.subscribe(group, 1);
     let mut log = Vec::new();
     let end = Instant::now() + PATIENCE;
     while tail.next_index() <= up_to {
-        assert!(Instant::now() < end, "{log:?}: {:?}", node.info(1));
+        assert!(Instant::now() < end, "{log:?}: {:?}", node.info(group));
         let entries = tail.next(Duration::from_millis(200)).expect("the log is readable");
         log.extend(entries.entries.iter().map(|entry| String::from_utf8_lossy(entry).into_owned()));
     }
@@ -39,10 +49,14 @@ fn renewed(old: &Config, cluster: u128) -> Config {
 }
 
 fn add_vote(leader: &Handle, node: u64) {
+    add_vote_in(leader, 1, node);
+}
+
+fn add_vote_in(leader: &Handle, group: GroupId, node: u64) {
     let end = Instant::now() + PATIENCE;
     loop {
-        let version = leader.membership(1).expect("it runs").version;
-        match leader.change_membership(1, version, MembershipChange::Add(node), PATIENCE).wait() {
+        let version = leader.membership(group).expect("it runs").version;
+        match leader.change_membership(group, version, MembershipChange::Add(node), PATIENCE).wait() {
             Ok(_) => return,
             Err(error) => assert!(Instant::now() < end, "node {node}: {error}"),
         }
@@ -144,4 +158,71 @@ fn a_repaired_node_gets_others_beside_it_and_may_then_be_away() {
     for node in &others {
         assert_eq!(log(&node.handle(), 22), expected);
     }
+}
+
+/// What was made at run time goes on as well, and more can be made: a repair is of the directories, too. A group that was
+/// being dropped is dropped.
+#[test]
+fn groups_made_at_run_time_are_repaired_and_more_can_be_made() {
+    const MADE: GroupId = 5;
+    let mut cluster = Cluster::start(3, |config| {
+        (config.shards, config.groups, config.pin) = (2, 2, Some(false));
+    });
+    let order = |nodes: &[Handle], order: &dyn Fn(&Handle) -> GroupOutcome| {
+        let end = Instant::now() + PATIENCE;
+        while !nodes.iter().any(|node| order(node).is_ok()) {
+            assert!(Instant::now() < end, "nobody takes the order");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let all: Vec<Handle> = (1..=3).map(|node| cluster.node(node)).collect();
+    for group in [MADE, 7] {
+        order(&all, &|node| node.create_group(group, PATIENCE).wait());
+    }
+    order(&all, &|node| node.place_group(MADE, 0, PATIENCE).wait());
+    let wait = |what: &str, holds: &dyn Fn() -> bool| {
+        let end = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(Instant::now() < end, "{what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    wait("it does not move", &|| all.iter().all(|node| node.shard_of(MADE) == 0 && node.info(MADE).is_some()));
+    cluster.commit(MADE, 1, 1, &Entries::one(b"made").unwrap());
+    wait("node 2 lacks it", &|| all[1].info(MADE).is_some_and(|info| info.next_index == 2));
+    // Without the others it cannot end.
+    cluster.stop_node(1);
+    cluster.stop_node(3);
+    let left = [cluster.node(2)];
+    let _ = left[0].drop_group(7, Duration::from_millis(100)).wait();
+    cluster.stop_node(2);
+
+    let new: Vec<Config> = cluster.configs.iter().map(|old| renewed(old, new_cluster_id())).collect();
+    let new: Vec<Config> =
+        new.iter().map(|config| Config { cluster: new[0].cluster.clone(), ..config.clone() }).collect();
+    repair(&cluster.configs[1], &new[1]);
+    let second = start(&new[1]);
+    let handle = second.handle();
+    commit_in(&handle, MADE, "repaired");
+    assert_eq!(log_of(&handle, MADE, 2), ["made", "repaired"]);
+    wait("it is not where it was placed", &|| handle.shard_of(MADE) == 0 && handle.info(MADE).is_some());
+    order(&[handle.clone()], &|node| node.create_group(9, PATIENCE).wait());
+    // Whether the order to drop it was given in time or not.
+    wait("it is not dropped", &|| {
+        let _ = handle.drop_group(7, PATIENCE).wait();
+        handle.made_groups().is_ok_and(|groups| groups.iter().map(|made| made.group).eq([MADE, 9]))
+    });
+    // A node that comes in has them all, and may vote.
+    Node::init_replacement(&new[2]).unwrap();
+    let third = start(&new[2]);
+    let other = third.handle();
+    for group in [MADE, 9, directory_group(1)] {
+        wait("it does not lead", &|| handle.info(group).is_some_and(|info| info.epoch > 0));
+        add_vote_in(&handle, group, 3);
+        assert_eq!(handle.membership(group).unwrap().voters, [2, 3]);
+    }
+    assert_eq!(log_of(&other, MADE, 2), ["made", "repaired"]);
+    assert!(other.info(7).is_none());
+    order(&[handle.clone(), other.clone()], &|node| node.create_group(11, PATIENCE).wait());
+    wait("it is not everywhere", &|| other.info(11).is_some());
 }

@@ -29,12 +29,14 @@ directories as they were last, do that, and nothing else.
      synod init --replace --config new-1.toml
      synod serve --config new-1.toml
      synod member add --cluster new-cluster.toml --group 1 --node 1
+     synod member add --cluster new-cluster.toml --directory 0 --node 1
 
 Never start the lost nodes again, should they be found: two of them are a quorum of the old cluster,
 and would go on with a history of their own. They and the new cluster refuse each other, so the two
 never mix, but clients with the old cluster file would not notice. Give all clients the new one.
 
-A repair takes all groups of the node into the new cluster. Where only some have lost their quorum and
+A repair takes all groups of the node into the new cluster, also those that were made at run time, and
+the directories that name them, which need votes as the groups do. Where only some have lost their quorum and
 the others are served elsewhere, think twice: those become copies that go their own way.
 
 What is kept: all that this node knows as chosen, and behind it all that it has accepted, which may
@@ -75,9 +77,6 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     let config = read(&args.config)?;
-    if let Some(group) = args.group {
-        crate::target::check_group(&config.cluster(), group)?;
-    }
     let into = args.into.as_deref().map(read).transpose()?;
     let options = RepairOptions {
         with: args.with.clone(),
@@ -85,6 +84,9 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
         without_vote_too: args.without_vote_too,
     };
     let repair = Repair::examine(&config, &options)?;
+    if let Some(group) = args.group.filter(|group| repair.findings().iter().all(|finding| finding.group != *group)) {
+        return Err(ToolError::Failed(format!("{} has no group {group}", config.dir.display())));
+    }
     repair.warnings().iter().for_each(|warning| say(format_args!("WARNING: {warning}\n")));
     let shown = repair.findings().iter().filter(|finding| args.group.is_none_or(|group| finding.group == group));
     shown.for_each(|finding| say(Described { node: config.node, finding }));
@@ -188,7 +190,8 @@ impl std::fmt::Display for Described<'_> {
         let of = self.finding;
         let voters: Vec<String> = of.voters.iter().map(NodeId::to_string).collect();
         let voters = if voters.is_empty() { "unknown".into() } else { voters.join(", ") };
-        writeln!(f, "group {}: version {}, voters {voters}", of.group, of.version)?;
+        let dropped = if of.ending { ", is being dropped" } else { "" };
+        writeln!(f, "{}: version {}, voters {voters}{dropped}", of.name(), of.version)?;
         if !of.votes {
             writeln!(f, "  node {} has no vote in it", self.node)?;
         }

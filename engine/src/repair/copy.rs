@@ -12,9 +12,10 @@ use synod_wal::record::RecordHeader;
 
 use super::RepairError;
 use super::plan::Plan;
-use super::survey::{RecordReader, ShardLog};
+use super::survey::{FoundGroup, RecordReader, ShardLog};
 use crate::apply::ApplyState;
 use crate::configuration;
+use crate::groups::name_of;
 use crate::new_log::NewLog;
 use crate::outcome::GroupId;
 use crate::payload::{Payload, Place};
@@ -89,16 +90,15 @@ impl ShardWriter {
     /// Writes a group under its new uid: from `source` what is chosen there, and then what the plan adds.
     pub(crate) fn copy(
         &mut self,
-        id: GroupId,
-        uid: u128,
+        (id, uid): (GroupId, u128),
+        found: &FoundGroup,
         source: &ShardLog,
         plan: &Plan<Payload>,
     ) -> Result<ApplyState, RepairError> {
-        let found = source.group(id);
         let mut reader = RecordReader::new(&source.dir);
         self.groups.push(Written { uid, promised: Ballot::ZERO, state: ApplyState::default() });
         let lacks = |slot: Slot| {
-            RepairError::Refused(format!("{}: slot {slot} of group {id} is missing", source.dir.display()))
+            RepairError::Refused(format!("{}: slot {slot} of {} is missing", source.dir.display(), name_of(id)))
         };
         let mut value_of = |slot: u64| {
             let place = source.index.get(found.uid, slot).ok_or_else(|| lacks(Slot(slot)))?;
@@ -133,8 +133,9 @@ impl ShardWriter {
         }
         if self.group().state != found.apply {
             return Err(RepairError::Refused(format!(
-                "{}: what the slots of group {id} did, read one by one, is not what they did at recovery",
-                source.dir.display()
+                "{}: what the slots of {} did, read one by one, is not what they did at recovery",
+                source.dir.display(),
+                name_of(id)
             )));
         }
         for value in &plan.kept {

@@ -1,12 +1,12 @@
 //! What a stopped node's directory holds. Nothing in it is changed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use synod_core::{Configuration, ReplicaId, Slot};
+use synod_core::{Ballot, Configuration, ReplicaId, Slot};
 use synod_wal::disk::FileSource;
 use synod_wal::index::Index;
 use synod_wal::ops::RecordPlace;
@@ -20,6 +20,8 @@ use crate::apply::ApplyState;
 use crate::checkpoint::files::SystemFiles;
 use crate::checkpoint::store::Store;
 use crate::config::Config;
+use crate::directory::{Birth, Directory, Made};
+use crate::groups::{directory_group, directory_number, name_of};
 use crate::limits::MIB;
 use crate::meta::{self, DirectoryLock, MetaV7};
 use crate::outcome::{GroupId, NodeId};
@@ -45,8 +47,54 @@ pub(crate) struct ShardLog {
     /// Where the tail was cut, if it was.
     pub(crate) torn: Option<String>,
     pub(crate) index: Index,
-    /// In the order of their numbers.
-    pub(crate) groups: Vec<(GroupId, FoundGroup)>,
+    /// By uid.
+    pub(crate) groups: BTreeMap<u128, FoundGroup>,
+    /// The founders of the shards that the cluster began with, as far as they are known.
+    founders: Vec<Configuration>,
+}
+
+/// A group of the old cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Subject {
+    /// Its number, or a directory's name.
+    pub(crate) id: GroupId,
+    /// If it was made at run time: by the order in which slot, and what it began with.
+    pub(crate) made: Option<(Slot, Birth)>,
+    /// It is being dropped.
+    pub(crate) ending: bool,
+}
+
+impl Subject {
+    pub(crate) fn of(id: GroupId) -> Self {
+        Self { id, made: None, ending: false }
+    }
+
+    fn made(slot: Slot, made: &Made) -> Self {
+        Self { id: made.id, made: Some((slot, made.birth.clone())), ending: made.ending }
+    }
+
+    /// The groups that a directory names.
+    pub(crate) fn all_of(directory: &Directory) -> impl Iterator<Item = Self> {
+        directory.iter().map(|(slot, made)| Self::made(slot, made))
+    }
+
+    /// Its uid, in the cluster that `config` is of.
+    pub(crate) fn uid(&self, config: &Config) -> u128 {
+        config.uid_of_group(self.id, self.made.as_ref().map_or(Slot::ZERO, |(slot, _)| *slot))
+    }
+
+    pub(crate) fn home(&self, config: &Config) -> u64 {
+        config.homes().home(self.id)
+    }
+
+    /// The configuration that it began with; without voters nobody chooses.
+    fn genesis(&self, founders: &Configuration, phase_2: u16) -> Configuration {
+        match &self.made {
+            Some((_, birth)) => birth.genesis().unwrap_or_else(|| birth.sized(founders.clone())),
+            None if directory_number(self.id).is_some() => founders.clone(),
+            None => founders.clone().with_phase_2(phase_2).unwrap_or_else(|| founders.clone()),
+        }
+    }
 }
 
 /// A group in a shard's log.
@@ -95,10 +143,26 @@ impl Survivor {
         Ok(Self { path: path.to_owned(), meta, shards, _lock: lock })
     }
 
-    /// The log that a group of the configuration is in.
-    pub(crate) fn log_of(&self, id: GroupId) -> &ShardLog {
-        let has = |log: &&ShardLog| log.groups.iter().any(|(of, _)| *of == id);
-        self.shards.iter().find(has).expect("each group is in one of them")
+    /// The log that a group is in.
+    pub(crate) fn log_of(&self, uid: u128) -> &ShardLog {
+        self.shards.iter().find(|log| log.groups.contains_key(&uid)).expect("each group is in one of them")
+    }
+
+    /// What there is of a group.
+    pub(crate) fn group(&self, uid: u128) -> &FoundGroup {
+        self.log_of(uid).group(uid)
+    }
+
+    /// A group that others know: if it is not here yet, nothing of it is.
+    pub(crate) fn meet(&mut self, config: &Config, subject: &Subject) {
+        let (uid, home) = (subject.uid(config), subject.home(config));
+        if self.shards.iter().all(|log| !log.groups.contains_key(&uid)) {
+            let shard = &mut self.shards[config.homes().shard_of(home)];
+            let genesis = subject.genesis(&shard.founders[(home % self.meta.first.len() as u64) as usize], 0);
+            let replica = ReplicaId(self.meta.replica_of(subject.id, home));
+            let nothing = FoundGroup::nothing(uid, replica, genesis, shard.damage.is_none());
+            shard.groups.insert(uid, nothing);
+        }
     }
 }
 
@@ -118,8 +182,6 @@ impl ShardLog {
         let mut damage =
             meta::suspect_reason(logs, shard).map_err(at)?.map(|reason| format!("{}: {reason}", dir.display()));
         let mut checkpoints = look_at_checkpoints(&dir, meta.cluster)?;
-        let uids: Vec<(GroupId, u128)> =
-            meta.groups_of(config, shard).into_iter().map(|id| (id, config.group_uid(id))).collect();
         let mut recoverer = Recoverer::default();
         let mut bases: HashMap<u128, ApplyState> = HashMap::new();
         let mut arriving = HashSet::new();
@@ -163,24 +225,30 @@ impl ShardLog {
                 dir.display()
             )));
         }
-        let mut groups = Vec::new();
-        for (id, uid) in uids {
+        let founders = |first: usize| {
+            let mut founders = peers.genesis(first).unwrap_or_default();
+            founders.sort_unstable();
+            let voters = founders.into_iter().map(|(node, replica)| (node, ReplicaId(replica)));
+            Configuration::genesis(voters)
+        };
+        let founders: Vec<Configuration> = (0..meta.first.len()).map(founders).collect();
+        let mut groups = BTreeMap::new();
+        let mut left = subjects(config, meta, shard);
+        while let Some(subject) = left.pop_front() {
+            let (id, uid, home) = (subject.id, subject.uid(config), subject.home(config));
             let (recovered, found, hole) = recoverer.finish_up_to_hole(uid);
             if let Some(slot) = hole {
-                damage.get_or_insert(format!("{}: slot {slot} of group {id} is missing", dir.display()));
+                damage.get_or_insert(format!("{}: slot {slot} of {} is missing", dir.display(), name_of(id)));
             }
-            let home = config.homes().home(id);
-            let genesis = || {
-                let mut founders = peers.genesis((home % meta.first.len() as u64) as usize).unwrap_or_default();
-                founders.sort_unstable();
-                let voters = founders.into_iter().map(|(node, replica)| (node, ReplicaId(replica)));
-                let genesis = Configuration::genesis(voters);
-                // Without voters nobody chooses.
-                genesis.clone().with_phase_2(meta.phase_2).unwrap_or(genesis)
-            };
+            let genesis = || subject.genesis(&founders[(home % meta.first.len() as u64) as usize], meta.phase_2);
+            let noted = |uid: u128| meta.moved.iter().find(|moved| moved.uid(config) == uid);
+            let made = Subject::all_of(&found.apply.directory);
+            left.extend(made.filter(|made| noted(made.uid(config)).is_none_or(|moved| moved.is_on(shard))));
+            let moved = noted(uid);
+            let replica = moved.map_or_else(|| meta.replica_of(id, home), |moved| moved.replica);
             let told = found.told().max(recovered.chosen);
             let evidence = Evidence {
-                replica: ReplicaId(meta.replica_of(id, home)),
+                replica: ReplicaId(replica),
                 sound: true,
                 promised: recovered.promised,
                 configuration: recovered.configuration.unwrap_or_else(genesis),
@@ -194,20 +262,19 @@ impl ShardLog {
             let readable = came.map(|(slot, index)| (*slot, found.indexes.slots(*slot), *index)).collect();
             let mut group = FoundGroup { uid, evidence, base, readable, apply: found.apply, checkpoints: Vec::new() };
             group.find_checkpoints(&mut checkpoints);
-            groups.push((id, group));
+            groups.insert(uid, group);
         }
         if let Some(damage) = &damage {
             if !damaged_too {
                 return Err(RepairError::Damaged(damage.clone()));
             }
-            groups.iter_mut().for_each(|(_, group)| group.evidence.sound = false);
+            groups.values_mut().for_each(|group| group.evidence.sound = false);
         }
-        Ok(Self { dir, damage, torn, index: recoverer.index, groups })
+        Ok(Self { dir, damage, torn, index: recoverer.index, groups, founders })
     }
 
-    pub(crate) fn group(&self, id: GroupId) -> &FoundGroup {
-        let at = self.groups.binary_search_by_key(&id, |(id, _)| *id).expect("all groups of a shard were looked at");
-        &self.groups[at].1
+    pub(crate) fn group(&self, uid: u128) -> &FoundGroup {
+        &self.groups[&uid]
     }
 
     /// The checkpoints beside it.
@@ -216,7 +283,36 @@ impl ShardLog {
     }
 }
 
+/// The groups that are in a shard's log, but for those that its directories name.
+fn subjects(config: &Config, meta: &MetaV7, shard: usize) -> VecDeque<Subject> {
+    let homes = config.homes();
+    let directories = homes.directories(shard).map(|number| Subject::of(directory_group(number)));
+    let configured = meta.groups_of(config, shard).into_iter().map(Subject::of);
+    let guests = meta.moved.iter().filter(|moved| moved.is_on(shard) && homes.shard(moved.group) != shard);
+    let guests = guests.filter_map(|moved| {
+        let (slot, birth) = moved.made.clone()?;
+        Some(Subject { made: Some((Slot(slot), birth)), ..Subject::of(moved.group) })
+    });
+    directories.chain(configured).chain(guests).collect()
+}
+
 impl FoundGroup {
+    /// A group of which there is nothing.
+    fn nothing(uid: u128, replica: ReplicaId, genesis: Configuration, sound: bool) -> Self {
+        let evidence = Evidence {
+            replica,
+            sound,
+            promised: Ballot::ZERO,
+            configuration: genesis,
+            gone: Slot::ZERO,
+            chosen: Slot::ZERO,
+            told: Slot::ZERO,
+            accepted: Vec::new(),
+        };
+        let (base, apply) = (ApplyState::default(), ApplyState::default());
+        Self { uid, evidence, base, readable: Vec::new(), apply, checkpoints: Vec::new() }
+    }
+
     /// Finds the checkpoints that are intact. One that is ahead of the log, as a crash may leave it, says what is chosen.
     fn find_checkpoints(&mut self, store: &mut Store) {
         for slot in store.slots(self.uid) {

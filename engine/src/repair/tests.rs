@@ -168,7 +168,7 @@ fn check_repaired(room: &Room, chosen: u64, index: u64) {
     let replica = lock.0.log_id(0);
     drop(lock);
     let survivor = room.repaired();
-    let found = survivor.shards[0].group(1);
+    let found = survivor.shards[0].group(room.into.group_uid(1));
     let Evidence { configuration, promised, accepted, .. } = &found.evidence;
     assert_eq!((found.evidence.chosen, found.apply.next_index), (Slot(chosen), index + 1));
     assert!(accepted.is_empty());
@@ -176,7 +176,7 @@ fn check_repaired(room: &Room, chosen: u64, index: u64) {
     assert_eq!(configuration.voter_on(2).unwrap().replica, ReplicaId(replica));
     assert!(promised.round > 1 << 20);
     // The other group was empty.
-    let empty = survivor.shards[0].group(2);
+    let empty = survivor.shards[0].group(room.into.group_uid(2));
     assert_eq!((empty.evidence.chosen, empty.apply.next_index), (Slot(1), 1));
     assert_eq!(empty.evidence.configuration.voters.len(), 1);
 }
@@ -301,7 +301,7 @@ fn what_only_a_checkpoint_says_comes_over() {
     assert_eq!((finding.gone, finding.chosen, finding.index, finding.kept), (6, 6, 5, 0));
     room.carry_out(repair, 7, 5);
     let survivor = room.repaired();
-    assert_eq!(survivor.shards[0].group(1).checkpoints, [Slot(6)]);
+    assert_eq!(survivor.shards[0].group(room.into.group_uid(1)).checkpoints, [Slot(6)]);
     let mut store = survivor.shards[0].checkpoints(NEW_CLUSTER).unwrap();
     let mut decoder = store.decoder(room.into.group_uid(1), 6).unwrap();
     let mut data = Vec::new();
@@ -325,7 +325,7 @@ fn a_trimmed_log_begins_with_its_summary() {
     assert_eq!((finding.gone, finding.chosen, finding.index, finding.lost), (2, 3, 2, 6));
     room.carry_out(repair, 4, 2);
     let survivor = room.repaired();
-    assert_eq!(survivor.shards[0].group(1).evidence.gone, Slot(2));
+    assert_eq!(survivor.shards[0].group(room.into.group_uid(1)).evidence.gone, Slot(2));
 }
 
 /// Its summary is younger than its first entries, which are trimmed up to the second slot.
@@ -352,7 +352,7 @@ fn a_group_that_came_from_another_shard_keeps_its_entries() {
     room.carry_out(repair, 6, 4);
     let survivor = room.repaired();
     let log = &survivor.shards[0];
-    let found = log.group(1);
+    let found = log.group(room.into.group_uid(1));
     assert_eq!((found.evidence.gone, found.readable.len()), (Slot(2), 2));
     let mut reader = survey::RecordReader::new(&log.dir);
     for (slot, bytes) in [(3, b"entry" as &[u8]), (4, b"entry"), (5, b"behind")] {
@@ -465,7 +465,7 @@ fn a_node_without_a_vote_is_only_taken_when_told_to() {
     let repair = room.examine();
     assert!(!repair.findings()[0].votes);
     let refused = repair.carry_out(&room.into, &note()).unwrap_err().to_string();
-    assert!(refused.contains("no vote in group 1, 2"), "{refused}");
+    assert!(refused.contains("no vote in group 1, group 2"), "{refused}");
     drop(repair);
     let options = RepairOptions { without_vote_too: true, ..RepairOptions::default() };
     let repair = Repair::examine(&room.config, &options).unwrap();

@@ -59,7 +59,7 @@ fn started_with(groups: u64) -> Shard {
         log: 1,
         names: Names::all(1),
         placement: Arc::new(Placement::new(config.homes(), [])),
-        groups: config.groups_of(0).collect(),
+        groups: (1..=config.groups).collect(),
         moved: Vec::new(),
         segment_bytes: 4 * MIB,
         memory: Memory::new(1 << 20),

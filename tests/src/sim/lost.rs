@@ -252,7 +252,9 @@ impl World {
         let replica = ReplicaId(u128::from(self.dice.roll()) << 64 | u128::from(self.dice.roll()));
         let replica = replica.of_kind(self.plan.is_witness(node)).0;
         let segment_bytes = self.plan.segment_bytes;
+        let groups: Vec<_> = self.uids.iter().map(|(uid, name)| (*name, self.is_on(node, *uid, shard))).collect();
         let state = &mut self.nodes[node];
+        state.moves.renew(shard, replica);
         state.replicas[shard] = replica;
         state.disks[shard] = SimDisk::new(segment_bytes);
         // They lie beside the log, and go with it.
@@ -260,7 +262,7 @@ impl World {
         state.acknowledged[shard] = 0;
         let log = &mut state.logs[shard];
         *log = LogState { knows_no_founders: log.knows_no_founders, ..LogState::default() };
-        self.observer.replaced(node, shard, replica);
+        self.observer.replaced(node, shard, replica, &groups);
     }
 
     /// Whether a node may start: one whose log ends too early does so once all others are there to tell it.

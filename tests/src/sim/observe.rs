@@ -29,6 +29,8 @@ pub struct Observer {
     shards: usize,
     /// The voter that each node's shard is: another one for each of its logs.
     voters: BTreeMap<(usize, usize), Member>,
+    /// By node and group: those that are not the voter which their home's log is now.
+    moved: BTreeMap<(usize, u64), Member>,
     /// The voters by the ids of their logs.
     by_replica: BTreeMap<u128, Member>,
     /// Appends whose proposers were told that their session has ended, by group and payload; and how long the log was then.
@@ -74,6 +76,7 @@ impl Observer {
         Self {
             shards,
             voters: places.collect(),
+            moved: BTreeMap::new(),
             by_replica: all.collect(),
             oracle: Oracle::among((0..nodes as Member).collect()).with_witnesses(witnesses.collect()),
             streams: Streams::new(1 << 20),
@@ -108,18 +111,23 @@ impl Observer {
     }
 
     /// A node's shard has a new log: it is another voter.
-    pub fn replaced(&mut self, node: usize, shard: usize, replica: u128) {
+    pub fn replaced(&mut self, node: usize, shard: usize, replica: u128, groups: &[(u64, bool)]) {
         let number = 1000 + self.by_replica.len() as Member;
         if ReplicaId(replica).is_witness() {
             self.oracle.witness(number);
         }
         self.by_replica.insert(replica, number);
+        for (group, is_here) in groups {
+            let is = if *is_here { number } else { self.member(node, *group) };
+            self.moved.insert((node, *group), is);
+        }
         self.voters.insert((node, shard), number);
     }
 
     /// The voter that a node is in a group.
     fn member(&self, node: usize, group: u64) -> Member {
-        self.voters[&(node, group as usize % self.shards)]
+        let at_home = || self.voters[&(node, group as usize % self.shards)];
+        self.moved.get(&(node, group)).copied().unwrap_or_else(at_home)
     }
 
     /// Whether a node has a durable vote, or a promise, in a group.

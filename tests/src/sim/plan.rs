@@ -405,8 +405,7 @@ impl Plan {
     /// In one of three of those with several shards groups move between them. Dice of its own.
     fn with_moves(mut self) -> Self {
         let mut dice = Dice::new(self.seed ^ 0x0b0c_e551);
-        let loses = self.wipe_ns + self.rot_ns + self.rollback_ns > 0;
-        if !loses && self.shards > 1 && dice.below(3) == 0 {
+        if self.shards > 1 && dice.below(3) == 0 {
             self.moves_ns = self.safety_ns / pick(&mut dice, &[4, 10, 40]);
         }
         self

@@ -77,7 +77,10 @@ fn a_directory_changes_its_voters_as_a_group_does() {
     assert!(!refused.status.success(), "one of two voters makes no groups");
     cluster.serve(2);
     cluster.serve(3);
-    assert_eq!(member("add", &["--node", "3"]), "version 2, voters 1, 2, 3, learners none, quorum 2 of 3, a majority\n");
+    assert_eq!(
+        member("add", &["--node", "3"]),
+        "version 2, voters 1, 2, 3, learners none, quorum 2 of 3, a majority\n"
+    );
     check(&["member", "show", "--cluster", &file, "--directory", "2"], &["no directory 2"]);
     for wrong in [&["--directory", "1024"][..], &["--directory", "1", "--group", "1"], &[]] {
         let refused = run(&[&["member", "show", "--cluster", &file][..], wrong].concat());
