@@ -18,7 +18,11 @@ const MS: u64 = 1_000_000;
 const SHARDS: usize = 2;
 /// The group that moves. It is at home on shard 0.
 const GROUP: u64 = 2;
+/// A group that is made at run time. Its directory is on shard 1.
+const MADE: u64 = 9;
 const SEGMENT_BYTES: u64 = 64 << 10;
+
+type OnOrder = Box<dyn FnOnce(GroupOutcome) + Send>;
 
 struct Node {
     config: Config,
@@ -173,7 +177,7 @@ impl Node {
         }
     }
 
-    fn run_until(&mut self, what: &str, done: impl Fn(&mut Self) -> bool) {
+    fn run_until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         for _ in 0..40_000 {
             if done(self) {
                 return;
@@ -184,7 +188,11 @@ impl Node {
     }
 
     fn host(&mut self) -> &mut SimShard {
-        let at = self.moves.shard(GROUP);
+        self.host_of(GROUP)
+    }
+
+    fn host_of(&mut self, group: u64) -> &mut SimShard {
+        let at = self.moves.shard(group);
         let sim = &mut self.shards[at];
         sim.set_now(self.now_ns);
         sim
@@ -210,13 +218,51 @@ impl Node {
     }
 
     fn place(&mut self, to: usize) -> Told<GroupOutcome> {
-        let at = self.moves.directory_shard(GROUP);
+        self.order(GROUP, |sim, reply| sim.place_group(GROUP, to, 1000 * MS, reply))
+    }
+
+    /// Gives an order to the shard of a group's directory.
+    fn order(&mut self, group: u64, order: impl FnOnce(&mut SimShard, OnOrder)) -> Told<GroupOutcome> {
+        let at = self.moves.directory_shard(group);
         let told: Told<GroupOutcome> = Arc::default();
         let tell = Arc::clone(&told);
         let reply = Box::new(move |outcome| *tell.lock().expect("no holder panics") = Some(outcome));
         self.shards[at].set_now(self.now_ns);
-        self.shards[at].place_group(GROUP, to, 1000 * MS, reply);
+        order(&mut self.shards[at], reply);
         told
+    }
+
+    /// Gives an order until it is carried out.
+    fn carry_out(&mut self, group: u64, order: impl Fn(&mut SimShard, OnOrder)) {
+        let mut told = self.order(group, &order);
+        self.run_until("an order is not carried out", |node| {
+            let outcome = *told.lock().expect("no holder panics");
+            match outcome {
+                Some(Ok(_)) => true,
+                Some(Err(_)) => {
+                    told = node.order(group, &order);
+                    false
+                }
+                None => false,
+            }
+        });
+    }
+
+    /// Has the group that was made dropped, if it is there.
+    fn carry_out_end(&mut self) {
+        let mut told: Told<GroupOutcome> = Arc::default();
+        self.run_until("it is never dropped", |node| {
+            if told.lock().expect("no holder panics").is_some() || Arc::strong_count(&told) == 1 {
+                told = node.order(MADE, |sim, reply| sim.change_groups(MADE, None, 1000 * MS, reply));
+            }
+            node.shards.iter().all(|sim| sim.made_groups().is_empty() && sim.uid(MADE).is_none())
+                && node.moves.shard(MADE) == 1
+        });
+    }
+
+    /// What the replicas of a group that was made at run time have promised, wherever they are.
+    fn promises_of(&self, group: u64) -> Vec<u64> {
+        self.shards.iter().filter_map(|sim| sim.held(group)).map(|held| held.promised).collect()
     }
 
     fn commit(&mut self) {
@@ -289,6 +335,51 @@ fn a_group_moves_whole_or_not_at_all() {
         node.check(&what);
     }
     assert!(before > 50 && behind > 50, "{before} cuts were before the switch, {behind} behind it");
+}
+
+/// A group that was made at run time is dropped where it is a guest, and the power goes behind any number of steps of that. A
+/// start finds it with all its votes, or not at all, and never as it was at home before it moved.
+fn a_guest_ends_whole_or_not_at_all() {
+    let create = |sim: &mut SimShard, reply: OnOrder| sim.change_groups(MADE, Some(0), 1000 * MS, reply);
+    let ending = || {
+        let mut node = Node::new(1, 1);
+        node.start();
+        node.carry_out(MADE, create);
+        node.carry_out(MADE, |sim, reply| sim.place_group(MADE, 0, 1000 * MS, reply));
+        // What it promises as a guest is above what it has promised at home.
+        node.run_until("it never moves", |node| {
+            node.moves.shard(MADE) == 0 && node.host_of(MADE).epoch(MADE).is_some()
+        });
+        drop(node.order(MADE, |sim, reply| sim.change_groups(MADE, None, 1000 * MS, reply)));
+        node
+    };
+    let mut node = ending();
+    let begin = node.steps;
+    node.run_until("it never ends", |node| node.shards[0].uid(MADE).is_none());
+    let end = node.steps - begin;
+    let (mut there, mut gone) = (0, 0);
+    for cut in (0..end).step_by(end / 100).chain(end.saturating_sub(60)..end + 60) {
+        let mut node = ending();
+        let (promises, uid) = (node.promises_of(MADE), node.host_of(MADE).uid(MADE));
+        for _ in 0..cut {
+            node.step();
+        }
+        node.cut_power(cut as u64);
+        node.start();
+        match &node.promises_of(MADE)[..] {
+            [] => gone += 1,
+            [one] => {
+                assert!(*one >= promises[0], "cut {cut}: the promise went back from {} to {one}", promises[0]);
+                there += 1;
+            }
+            more => panic!("cut {cut}: it is on {} shards", more.len()),
+        }
+        node.carry_out_end();
+        node.carry_out(MADE, create);
+        node.run_until("nobody leads it", |node| node.host_of(MADE).epoch(MADE).is_some());
+        assert!(node.moves.shard(MADE) == 1 && node.host_of(MADE).uid(MADE) != uid, "cut {cut}: it is another one");
+    }
+    assert!(there > 20 && gone > 20, "{there} found it, {gone} did not");
 }
 
 /// Three nodes, and what is on its way between them.
@@ -380,5 +471,6 @@ fn a_voter_that_moves_stays_bound() {
 /// All of them.
 pub(crate) const SCHEDULES: &[Schedule] = schedules! {
     a_group_moves_whole_or_not_at_all shows GroupsMoveEarly,
+    a_guest_ends_whole_or_not_at_all shows GuestsGoEarly,
     a_voter_that_moves_stays_bound shows MovedVotersAreFree,
 };

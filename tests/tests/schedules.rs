@@ -36,6 +36,7 @@ tests! {
     what_waits_for_longer_than_queue_ms_max_is_refused,
     a_large_entry_is_put_together_without_the_clock,
     a_group_moves_whole_or_not_at_all,
+    a_guest_ends_whole_or_not_at_all,
     a_voter_that_moves_stays_bound,
     no_ballot_is_begun_again_after_a_power_cut,
     a_change_of_voters_waits_for_what_was_proposed_before_it,

@@ -130,6 +130,8 @@ bugs! {
     GroupsAreNotRecorded,
     /// A group is on its new shard before that has its records durably.
     GroupsMoveEarly,
+    /// A guest is gone before the log of its directory says so.
+    GuestsGoEarly,
     /// A voter that moves to another shard forgets to whom it was bound.
     MovedVotersAreFree,
     /// A group that is made again under a number has the uid of the one before.
