@@ -18,11 +18,14 @@ A new group has a replica on every node; its number is one behind those of the c
 dropped is gone for good, on all nodes: its log, its checkpoints, its sessions. Its number may be used
 again, for a group that has nothing to do with it; the uid tells the two apart.
 
-A group of the configuration is on the shard that its number names, modulo how many shards there
-are. Where one shard has too much to do, a group of it may be moved to another one, on all nodes and
-for good: `move` gives the order, and each node follows by itself, also one that is away now. While a
-node copies what its log holds of the group, it takes no part in it. `synod status` shows where
-groups are. Groups made at run time do not move.
+A group is on the shard that its number names, modulo how many shards there are (a group made at run
+time: modulo how many there were at first). Where one shard has too much to do, a group of it may be
+moved to another one, on all nodes and for good: `move` gives the order, and each node follows by
+itself, also one that is away now. While a node copies what its log holds of the group, it takes no
+part in it. `synod status` shows where groups are.
+
+Making, dropping and moving groups takes a quorum of the voters of the directory that lists them: see
+`synod member --help`.
 
 --phase-2 says how many voters choose an entry; see `synod member --help` for what that means.";
 
@@ -42,7 +45,7 @@ enum Action {
     Drop(Target),
     /// List the groups that were made so
     List(List),
-    /// Move a group of the configuration to another shard on every node
+    /// Move a group to another shard on every node
     Move(Move),
 }
 
