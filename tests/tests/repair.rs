@@ -206,7 +206,7 @@ fn groups_made_at_run_time_are_repaired_and_more_can_be_made() {
     commit_in(&handle, MADE, "repaired");
     assert_eq!(log_of(&handle, MADE, 2), ["made", "repaired"]);
     wait("it is not where it was placed", &|| handle.shard_of(MADE) == 0 && handle.info(MADE).is_some());
-    order(&[handle.clone()], &|node| node.create_group(9, PATIENCE).wait());
+    order(std::slice::from_ref(&handle), &|node| node.create_group(9, PATIENCE).wait());
     // Whether the order to drop it was given in time or not.
     wait("it is not dropped", &|| {
         let _ = handle.drop_group(7, PATIENCE).wait();

@@ -24,6 +24,16 @@ fn disconnect(w: &mut World, me: u16, peer: u16) {
     w.node(me).replica.disconnected(member(peer));
 }
 
+/// What node 2 has said is lost, and it is taken for gone.
+fn go_on_without_2(w: &mut World) {
+    w.net.clear();
+    disconnect(w, 1, 2);
+    w.act(1, |r, out| {
+        r.heartbeat(false, out);
+    });
+    w.settle(&[1, 3]);
+}
+
 /// Node 2 is away, and 1 and the witness choose a value. Then 1 goes, and 2 comes back.
 fn chosen_without_the_other() -> (World, u64) {
     let mut w = two_and_a_witness();
@@ -75,12 +85,7 @@ fn a_stub_is_made_whole_by_the_same_value_elsewhere() {
     let value = w.propose(1);
     // Node 2 accepts it, but its acknowledgement is lost, and it is taken for gone.
     w.settle_from(1, 2);
-    w.net.clear();
-    disconnect(&mut w, 1, 2);
-    w.act(1, |r, out| {
-        r.heartbeat(false, out);
-    });
-    w.settle(&[1, 3]);
+    go_on_without_2(&mut w);
     assert_eq!(w.batches(1), [value]);
     w.net.clear();
     assert!(w.tries(2, &[2, 3]), "the candidate has the payload");
@@ -129,12 +134,7 @@ fn a_witness_that_alone_knows_the_end_tells_of_it() {
     let end = w.node(1).replica.configuration().end();
     w.act(1, |r, out| assert!(r.reconfigure(end, out)));
     w.settle_from(1, 2);
-    w.net.clear();
-    disconnect(&mut w, 1, 2);
-    w.act(1, |r, out| {
-        r.heartbeat(false, out);
-    });
-    w.settle(&[1, 3]);
+    go_on_without_2(&mut w);
     let ended = |w: &mut World, node: u16| w.node(node).replica.configuration().is_end();
     assert_eq!([1, 2, 3].map(|node| ended(&mut w, node)), [true, false, true]);
     w.net.clear();
