@@ -97,7 +97,7 @@ pub struct RepairNote {
 /// What the survivors have of a group, and what a repair makes of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupFinding {
-    /// The group, or a directory: see [`directory_group`](crate::directory_group).
+    /// The group, or a directory: see [`crate::directory_group`].
     pub group: GroupId,
     /// It was being dropped, and that goes on: nothing of it is to be kept.
     pub ending: bool,
