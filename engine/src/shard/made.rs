@@ -424,6 +424,8 @@ impl Shard {
         let change = MembershipError::Rejected(Rejection::UnknownGroup);
         self.retire(at, TransferError::UnknownGroup(id), change, &ReadError::UnknownGroup(id));
         self.made.leave(at, (id, (home, slot)));
+        self.made.maker.names.forget(uid);
+        self.peers.iter_mut().for_each(|peer| peer.names.forget(uid));
         self.made.dropped += 1;
         if arrival > 0 {
             self.forget_move(at, id, slot, self.made.deleting);

@@ -255,6 +255,17 @@ impl Observer {
         self.streams.start(group, node as u64, next).map_err(|violation| violation.to_string())
     }
 
+    /// A node's shard begins anew, with other machines: what those that it made before were restored to is of no account, but
+    /// for what is on disk.
+    pub fn made_again(&mut self, node: usize, groups: &[u64]) {
+        self.delivered[node].lock().expect("no holder panics").retain(|given| match given {
+            Given::Entry(group, ..) | Given::Restored(group, ..) => !groups.contains(group),
+        });
+        if self.kind == Kind::InMemory {
+            groups.iter().for_each(|group| self.machine_lost(node, *group));
+        }
+    }
+
     /// Takes in what a node's machines were given.
     pub fn delivered(&mut self, node: usize) -> Result<(), String> {
         if let Some(wrong) = &self.wrong {

@@ -153,6 +153,9 @@ impl World {
                 && state.logs[shard].spoilt.is_some()
             {
                 self.mark("damaged log set aside");
+                let here = (1..=self.plan.groups).filter(|group| self.shard_of(node, *group) == shard);
+                let here: Vec<GroupId> = here.collect();
+                self.observer.made_again(node, &here);
                 self.renew(node, shard);
                 let place = self.place(node, shard, seed);
                 store = self.open_store(node, shard)?;
