@@ -109,6 +109,8 @@ const SILENT_AGAIN_NS: u64 = 200_000_000;
 const WAL_STUCK_NS: u64 = 500_000_000;
 /// On a full disk it is tried so often whether there is room again.
 const RETRY_PREPARE_NS: u64 = 1_000_000_000;
+/// Behind a restart a segment is added to the stock so often.
+const SPARE_EVERY_NS: u64 = 1_000_000_000;
 /// After a start no vote leaves for so long, unless all peers were met before.
 const VOTE_WAIT_NS: u64 = 1_000_000_000;
 /// A log in which nothing was written for so long gets a mark at its end.
@@ -233,6 +235,10 @@ pub(crate) struct Shard {
     /// Since when the log waits for its next segment.
     closed_since_ns: Option<u64>,
     retry_prepare_ns: u64,
+    /// How many coming segments should be in stock before long, and how many of them were asked for; and when to ask on.
+    spares_wanted: usize,
+    spares_asked: usize,
+    next_spare_ns: u64,
     /// The log has a new segment since the last beat.
     rolled: bool,
     random: u64,
@@ -331,6 +337,9 @@ impl Shard {
             silent_peers: (0, 0),
             closed_since_ns: None,
             retry_prepare_ns: 0,
+            spares_wanted: 0,
+            spares_asked: 0,
+            next_spare_ns: 0,
             rolled: false,
             random: parts.seed | 1,
             closed_handles: VecDeque::new(),
@@ -357,7 +366,9 @@ impl Shard {
         self.wait_before_voting();
         self.wait_before_promising();
         self.writer.start(&mut self.disk_ops);
-        self.writer.prepare_ahead(spares, &mut self.disk_ops);
+        self.spares_wanted = spares;
+        self.spares_asked = if self.recovered_end == 0 { spares } else { 0 };
+        self.writer.prepare_ahead(self.spares_asked, &mut self.disk_ops);
         for at in 0..self.groups.len() as u32 {
             self.feed_machine(at);
         }
@@ -833,6 +844,15 @@ impl Shard {
             || self.closed_since_ns.is_some_and(|since| self.now_ns > since + WAL_STUCK_NS)
     }
 
+    /// Behind a restart the stock of segments grows one by one: to write so many at once would leave the disk no time for
+    /// what the node has missed, or for the others' logs where they share it.
+    fn stock_up(&mut self) {
+        if self.spares_asked < self.spares_wanted && self.now_ns >= self.next_spare_ns {
+            (self.spares_asked, self.next_spare_ns) = (self.spares_asked + 1, self.now_ns + SPARE_EVERY_NS);
+            self.writer.prepare_ahead(self.spares_asked, &mut self.disk_ops);
+        }
+    }
+
     /// A full disk takes no proposals: whoever has room should lead.
     fn yields(&self) -> bool {
         let config = &self.made.maker.config;
@@ -851,6 +871,7 @@ impl Shard {
         if !self.started {
             return;
         }
+        self.stock_up();
         self.closed_since_ns = match self.writer.open_generation() {
             Some(_) => None,
             None => self.closed_since_ns.or(Some(self.now_ns)),
