@@ -85,7 +85,11 @@ pub(crate) fn run(args: &Args) -> Result<(), ToolError> {
     };
     let repair = Repair::examine(&config, &options)?;
     if let Some(group) = args.group.filter(|group| repair.findings().iter().all(|finding| finding.group != *group)) {
-        return Err(ToolError::Failed(format!("{} has no group {group}", config.dir.display())));
+        return Err(ToolError::Failed(format!(
+            "{} has no group {group}: its groups are 1 to {}, and those that were made at run time",
+            config.dir.display(),
+            config.groups
+        )));
     }
     repair.warnings().iter().for_each(|warning| say(format_args!("WARNING: {warning}\n")));
     let shown = repair.findings().iter().filter(|finding| args.group.is_none_or(|group| finding.group == group));
