@@ -10,13 +10,12 @@ use synod_wal::writer::{Writer, WriterConfig};
 use crate::checkpoint::Kept;
 use crate::checkpoint::store::Store;
 use crate::config::Config;
-use crate::directory::Birth;
 use crate::groups::directory_group;
-use crate::homes::{Homes, Names, Placement};
+use crate::homes::{Names, Placement};
 use crate::large::Cutting;
 use crate::limits::MIB;
 use crate::machine::StateMachine;
-use crate::meta::MovedGroup;
+use crate::meta::{MovedGroup, made_guests};
 use crate::node::MachineFactory;
 use crate::outcome::{GroupId, NodeId};
 use crate::peers::Genesis;
@@ -68,15 +67,6 @@ impl ShardPlace {
             GroupKind::Directory | GroupKind::Gone => return None,
         };
         self.moved.iter().find(|moved| (moved.group, moved.made()) == (id, made))
-    }
-
-    /// The groups that were made at run time and are guests here.
-    fn made_guests(&self, homes: Homes) -> impl Iterator<Item = (&MovedGroup, Slot, &Birth)> {
-        let is_guest = move |moved: &&MovedGroup| moved.is_on(self.shard) && homes.shard(moved.group) != self.shard;
-        self.moved.iter().filter(is_guest).filter_map(|moved| {
-            let (slot, birth) = moved.made.as_ref()?;
-            Some((moved, Slot(*slot), birth))
-        })
     }
 }
 
@@ -197,7 +187,7 @@ pub(crate) fn assemble(
         let names = GroupNames { id, uid: config.group_uid(id), home: homes.home(id) };
         add(&mut recoverer, names, GroupKind::Configured, None)?;
     }
-    for (moved, slot, birth) in place.made_guests(homes) {
+    for (moved, slot, birth) in made_guests(&place.moved, homes, place.shard) {
         let id = moved.group;
         let names = GroupNames { id, uid: moved.uid(config), home: homes.home(id) };
         add(&mut recoverer, names, GroupKind::Made(slot), birth.genesis())?;

@@ -489,18 +489,18 @@ impl Config {
 
     /// Whether a uid is one of [`Config::made_uid`].
     pub(crate) fn is_made_uid(&self, uid: u128) -> bool {
-        self.name_of(uid) >> 64 != 0
+        self.name_in(uid) >> 64 != 0
     }
 
     /// The directory whose order has made the group with this uid, or that itself has it.
     #[cfg(feature = "simulation")]
     pub(crate) fn directory_of(&self, uid: u128) -> u64 {
-        let name = self.name_of(uid);
+        let name = self.name_in(uid);
         if name >> 64 == 0 { u64::MAX - name as u64 } else { name as u64 }
     }
 
     /// The name that a uid is made of.
-    fn name_of(&self, uid: u128) -> u128 {
+    fn name_in(&self, uid: u128) -> u128 {
         let cluster = self.cluster_id().expect("validated");
         // Each step doubles the bits that are right, from three on.
         let gather =

@@ -24,7 +24,7 @@ use synod_transport::hello::ReplicaRule;
 
 use crate::config::Config;
 use crate::directory::Birth;
-use crate::homes::{self, Away, Names};
+use crate::homes::{self, Away, Homes, Names};
 use crate::outcome::{GroupId, NodeId};
 use crate::peers;
 use crate::random::random_u128;
@@ -98,7 +98,7 @@ impl MovedGroup {
     }
 }
 
-/// A list of moved groups, of which each name is in it once.
+/// Notes it in a list of moved groups, in which each number is once.
 pub(crate) fn note_moved(moved: &mut Vec<MovedGroup>, noted: Noted) {
     match noted {
         Noted::Moved(new) => {
@@ -107,6 +107,25 @@ pub(crate) fn note_moved(moved: &mut Vec<MovedGroup>, noted: Noted) {
         }
         Noted::Gone { group, made } => moved.retain(|old| (old.group, old.made()) != (group, made)),
     }
+}
+
+/// The groups on a shard that are named whatever its rules say: by uid, the replicas that they are.
+pub(crate) fn named_on(moved: &[MovedGroup], config: &Config, shard: usize) -> impl Iterator<Item = (u128, u128)> {
+    moved.iter().filter(move |moved| moved.is_on(shard)).map(|moved| (moved.uid(config), moved.replica))
+}
+
+/// The groups that were made at run time and are guests on a shard, each with the slot of the order that made it, and what it
+/// began with.
+pub(crate) fn made_guests(
+    moved: &[MovedGroup],
+    homes: Homes,
+    shard: usize,
+) -> impl Iterator<Item = (&MovedGroup, Slot, &Birth)> {
+    let guests = moved.iter().filter(move |moved| moved.is_on(shard) && homes.shard(moved.group) != shard);
+    guests.filter_map(|moved| {
+        let (slot, birth) = moved.made.as_ref()?;
+        Some((moved, Slot(*slot), birth))
+    })
 }
 
 /// What is noted in a node's directory of where its groups are.
@@ -230,9 +249,9 @@ impl MetaV7 {
         homes::rules_of_shard(&self.all_rules(), (shard, shards))
     }
 
-    /// The replica that a group of the configuration, or a directory, with this home is.
-    pub(crate) fn replica_of(&self, group: GroupId, home: u64) -> u128 {
-        self.moved(group).map_or_else(|| homes::named(&self.all_rules(), home), |moved| moved.replica)
+    /// The replica that a group with this home is, if it was never moved.
+    pub(crate) fn replica_at(&self, home: u64) -> u128 {
+        homes::named(&self.all_rules(), home)
     }
 
     /// What follows when the logs are copied into those of another number of shards: `ends` are the sequences of the last
@@ -254,11 +273,6 @@ impl MetaV7 {
     fn home_shard(&self, moved: &MovedGroup, shards: usize) -> u32 {
         let home = if moved.made.is_some() { moved.group % self.first.len() as u64 } else { moved.group };
         (home % shards as u64) as u32
-    }
-
-    /// What is noted of a group of the configuration that was moved.
-    pub(crate) fn moved(&self, group: GroupId) -> Option<&MovedGroup> {
-        self.moved.iter().find(|moved| moved.group == group && moved.made.is_none())
     }
 
     /// The groups of the configuration that are on a shard, in order.
@@ -555,9 +569,8 @@ impl Directory {
     /// The replicas that the groups of a shard are.
     pub(crate) fn names(&self, config: &Config, shard: usize) -> Names {
         let meta = self.snapshot();
-        let named = meta.moved.iter().filter(|moved| moved.is_on(shard));
-        let named = named.map(|moved| (moved.uid(config), moved.replica));
-        Names::of_shard((shard, meta.logs.len()), meta.logs[shard].log, &self.rules(shard)).with(named)
+        let names = Names::of_shard((shard, meta.logs.len()), meta.logs[shard].log, &self.rules(shard));
+        names.with(named_on(&meta.moved, config, shard))
     }
 
     /// Makes durable where a group is. **This is the switch** of a move.

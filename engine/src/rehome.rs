@@ -402,7 +402,7 @@ fn homes_of_groups(config: &Config, recoverer: &Recoverer) -> HashMap<u128, u64>
         let uid = config.directory_uid(number);
         by_uid.insert(uid, number);
         let made = recoverer.group(uid).into_iter().flat_map(|group| group.apply.directory.iter());
-        by_uid.extend(made.map(|(slot, _)| (config.made_uid(number, slot.0), number)));
+        by_uid.extend(made.map(|(slot, made)| (config.uid_of_group(made.id, slot), number)));
     }
     by_uid
 }

@@ -144,13 +144,16 @@ impl GroupFinding {
     }
 }
 
+/// A group, and what becomes of it.
+type Planned = (Subject, Plan<Payload>);
+
 /// What can be repaired, with the survivors' directories in hand.
 pub struct Repair {
     config: Config,
     survivors: Vec<Survivor>,
     findings: Vec<GroupFinding>,
     /// All groups, as in `findings`, and what becomes of each.
-    groups: Vec<(Subject, Plan<Payload>)>,
+    groups: Vec<Planned>,
     options: RepairOptions,
     /// The new directory, but for its cluster.
     meta: MetaV7,
@@ -200,22 +203,21 @@ impl Repair {
         let config = Config { first_shards: Some(first_shards), ..config.clone() };
         let meta = MetaV7::draw(0, config.node, (config.shards, first_shards, config.phase_2), (false, true));
         // The directories say which groups were made at run time.
-        let directories: Vec<Subject> =
-            (0..first_shards as u64).map(|number| Subject::of(directory_group(number))).collect();
-        let mut made = Vec::new();
-        for directory in &directories {
-            let (_, _, after) = plan_group(&survivors, &config, &meta, directory);
+        let (mut made, mut directories) = (Vec::new(), Vec::new());
+        for number in 0..first_shards as u64 {
+            let (planned, finding, after) =
+                plan_group(&survivors, &config, &meta, Subject::of(directory_group(number)));
             made.extend(Subject::all_of(&after.directory));
+            directories.push((planned, finding));
         }
         for survivor in &mut survivors {
             made.iter().for_each(|made| survivor.meet(&config, made));
         }
-        let (mut groups, mut findings) = (Vec::new(), Vec::new());
-        for subject in (1..=config.groups).map(Subject::of).chain(made).chain(directories) {
-            let (plan, finding, _) = plan_group(&survivors, &config, &meta, &subject);
-            findings.push(finding);
-            groups.push((subject, plan));
-        }
+        let others = (1..=config.groups).map(Subject::of).chain(made).map(|subject| {
+            let (planned, finding, _) = plan_group(&survivors, &config, &meta, subject);
+            (planned, finding)
+        });
+        let (groups, findings) = others.chain(directories).unzip();
         Ok(Self { config, survivors, findings, groups, options: options.clone(), meta })
     }
 
@@ -361,7 +363,7 @@ impl Repair {
     }
 
     /// The groups that are at home on a shard.
-    fn groups_on(&self, shard: usize, into: &Config) -> impl Iterator<Item = &(Subject, Plan<Payload>)> {
+    fn groups_on(&self, shard: usize, into: &Config) -> impl Iterator<Item = &Planned> {
         let homes = into.homes();
         self.groups.iter().filter(move |(subject, _)| homes.shard(subject.id) == shard)
     }
@@ -501,14 +503,14 @@ fn plan_group(
     survivors: &[Survivor],
     config: &Config,
     meta: &MetaV7,
-    subject: &Subject,
-) -> (Plan<Payload>, GroupFinding, ApplyState) {
+    subject: Subject,
+) -> (Planned, GroupFinding, ApplyState) {
     let (uid, home) = (subject.uid(config), subject.home(config));
     let evidence: Vec<Evidence<Payload>> = survivors.iter().map(|of| of.group(uid).evidence.clone()).collect();
-    let plan = plan(&evidence, config.node, ReplicaId(meta.replica_of(subject.id, home)));
+    let plan = plan(&evidence, config.node, ReplicaId(meta.replica_at(home)));
     let base = &survivors[plan.base];
-    let (finding, after) = finding(subject, base.meta.node, &evidence, &base.group(uid).apply, &plan);
-    (plan, finding, after)
+    let (finding, after) = finding(&subject, base.meta.node, &evidence, &base.group(uid).apply, &plan);
+    ((subject, plan), finding, after)
 }
 
 fn finding(

@@ -28,7 +28,7 @@ use crate::limits::PEER_OUTBOX_BYTES_MAX;
 pub use crate::log_store::failing::FailingStore;
 use crate::mailbox::{Mail, PeerHello};
 use crate::membership::{MembershipChange, MembershipOutcome};
-use crate::meta::{MovedGroup, Noted, begin_anew, groups_on, note_moved, places};
+use crate::meta::{MovedGroup, Noted, begin_anew, groups_on, named_on, note_moved, places};
 use crate::node::MachineFactory;
 use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
 use crate::seen::Seen;
@@ -347,9 +347,7 @@ impl SimShard {
         let seen: Arc<Seen> = Arc::default();
         let seen_here = Arc::clone(&seen);
         let moved = moves.moved();
-        let named = moved.iter().filter(|moved| moved.is_on(shard));
-        let named = named.map(|moved| (moved.uid(config), moved.replica));
-        let (log, names) = (replica, Names::all(replica).with(named));
+        let (log, names) = (replica, Names::all(replica).with(named_on(&moved, config, shard)));
         let place = ShardPlace {
             placement: Arc::clone(&moves.placement),
             groups: groups_on(&moved, config.groups, (shard, config.shards)),

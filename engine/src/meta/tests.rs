@@ -76,7 +76,7 @@ fn check_renewed(path: &Path) {
     let meta_now = directory.snapshot();
     let ids = meta_now.logs[0];
     assert!(meta_now.first[0] == 11 && ids.log != 11 && ids.aside == 0, "{ids:?}");
-    assert_eq!([0, 1, 2].map(|home| meta_now.replica_of(home, home)), [ids.log, 12, ids.log]);
+    assert_eq!([0, 1, 2].map(|home| meta_now.replica_at(home)), [ids.log, 12, ids.log]);
     assert_eq!((directory.rules(0), directory.rules(1)), (Vec::new(), Vec::new()), "each log is one replica");
     assert!(!directory.is_founder(0) && directory.is_founder(1));
     assert_eq!(fs::read(path.join("shard-0.damaged-000000000000000b/1")).unwrap(), b"old");

@@ -159,7 +159,7 @@ impl Survivor {
         if self.shards.iter().all(|log| !log.groups.contains_key(&uid)) {
             let shard = &mut self.shards[config.homes().shard_of(home)];
             let genesis = subject.genesis(&shard.founders[(home % self.meta.first.len() as u64) as usize], 0);
-            let replica = ReplicaId(self.meta.replica_of(subject.id, home));
+            let replica = ReplicaId(self.meta.replica_at(home));
             let nothing = FoundGroup::nothing(uid, replica, genesis, shard.damage.is_none());
             shard.groups.insert(uid, nothing);
         }
@@ -245,7 +245,7 @@ impl ShardLog {
             let made = Subject::all_of(&found.apply.directory);
             left.extend(made.filter(|made| noted(made.uid(config)).is_none_or(|moved| moved.is_on(shard))));
             let moved = noted(uid);
-            let replica = moved.map_or_else(|| meta.replica_of(id, home), |moved| moved.replica);
+            let replica = moved.map_or_else(|| meta.replica_at(home), |moved| moved.replica);
             let told = found.told().max(recovered.chosen);
             let evidence = Evidence {
                 replica: ReplicaId(replica),
@@ -288,11 +288,8 @@ fn subjects(config: &Config, meta: &MetaV7, shard: usize) -> VecDeque<Subject> {
     let homes = config.homes();
     let directories = homes.directories(shard).map(|number| Subject::of(directory_group(number)));
     let configured = meta.groups_of(config, shard).into_iter().map(Subject::of);
-    let guests = meta.moved.iter().filter(|moved| moved.is_on(shard) && homes.shard(moved.group) != shard);
-    let guests = guests.filter_map(|moved| {
-        let (slot, birth) = moved.made.clone()?;
-        Some(Subject { made: Some((Slot(slot), birth)), ..Subject::of(moved.group) })
-    });
+    let guests = meta::made_guests(&meta.moved, homes, shard)
+        .map(|(moved, slot, birth)| Subject { made: Some((slot, birth.clone())), ..Subject::of(moved.group) });
     directories.chain(configured).chain(guests).collect()
 }
 

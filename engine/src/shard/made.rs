@@ -36,7 +36,7 @@ use crate::homes::{Homes, Names};
 use crate::limits::{GROUP_ORDERS_MAX, GROUPS_DROPPED_MAX, GROUPS_MADE_MAX, WINDOW_BYTES, WINDOW_SLOTS};
 use crate::machine::StateMachine;
 use crate::membership::MembershipError;
-use crate::meta::MovedGroup;
+use crate::meta::{MovedGroup, made_guests};
 use crate::node::MachineFactory;
 use crate::outcome::{GroupId, Outcome, Overload, ProposeError, Rejection};
 use crate::payload::Payload;
@@ -189,11 +189,9 @@ pub(crate) struct MadeGroups {
 impl MadeGroups {
     pub(crate) fn new(maker: Maker, groups: &[Group], moved: &[MovedGroup], (homes, shard): (Homes, usize)) -> Self {
         let made = |moved: &MovedGroup| (homes.directory(moved.group), moved.made());
-        let here = || moved.iter().filter(|moved| moved.is_on(shard));
-        let is_home = |moved: &&MovedGroup| homes.shard(moved.group) == shard;
-        let guests = here().filter(|moved| !is_home(moved));
-        let guests = guests.filter_map(|moved| Some((made(moved), moved.made.as_ref()?.1.clone())));
-        let noted = here().filter(is_home).filter(|moved| moved.made.is_some());
+        let guests = made_guests(moved, homes, shard).map(|(moved, _, birth)| (made(moved), birth.clone()));
+        let is_home = |moved: &&MovedGroup| moved.is_on(shard) && homes.shard(moved.group) == shard;
+        let noted = moved.iter().filter(is_home).filter(|moved| moved.made.is_some());
         let mut made = Self {
             maker,
             directories: BTreeMap::new(),
@@ -201,6 +199,7 @@ impl MadeGroups {
             by_slot: BTreeMap::new(),
             guests: guests.collect(),
             noted: noted.map(|moved| (made(moved), (moved.group, moved.number))).collect(),
+            // A start leaves out what it finds elsewhere.
             unfinished: homes.directories(shard).collect(),
             founders: BTreeMap::new(),
             changed: BTreeSet::new(),
