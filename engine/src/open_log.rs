@@ -1,8 +1,9 @@
 //! A shard's log at a start: it is recovered, or refused, or set aside for a new one. The whole policy is here.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use synod_core::{Configuration, Quorums, ReplicaId};
+use synod_core::{Configuration, Quorums, ReplicaId, Slot};
 use synod_wal::recover::{Expect, Recovery, recover};
 
 use crate::assemble::{AssembleError, ShardPlace, assemble};
@@ -10,6 +11,7 @@ use crate::checkpoint::files::SystemFiles;
 use crate::checkpoint::message::PULL_BYTES_MAX;
 use crate::checkpoint::store::Store;
 use crate::config::Config;
+use crate::groups::{directory_group, name_of};
 use crate::homes::Placement;
 use crate::large::Cutting;
 use crate::limits::MIB;
@@ -61,10 +63,11 @@ impl Opening<'_> {
             Err(AssembleError::Damaged(reason)) if self.others_are_a_quorum() => {
                 if let Some(group) = self.needs_this_vote(shard) {
                     return Err(format!(
-                        "{reason}. In group {group} the other voters are no quorum without this one, as far as this log \
-                         can be read, so nobody could give it a new vote: put back a sound copy of these very files, or go \
-                         on from what is intact (`synod repair --damaged-too`). If the group has more voters by now, \
-                         replace this node by a new one (`synod init --replace` in an empty directory). Nothing was changed"
+                        "{reason}. In {} the other voters are no quorum without this one, as far as this log can be \
+                         read, so nobody could give it a new vote: put back a sound copy of these very files, or go on \
+                         from what is intact (`synod repair --damaged-too`). If the group has more voters by now, \
+                         replace this node by a new one (`synod init --replace` in an empty directory). Nothing was changed",
+                        name_of(group)
                     ));
                 }
                 let old = self.directory.log_id(shard);
@@ -92,8 +95,8 @@ impl Opening<'_> {
         Quorums::of(self.nodes, self.config.phase_2).both() < self.nodes
     }
 
-    /// A group in which the others are no quorum without this shard's replica, by the last configuration that the log, as
-    /// far as it is intact, knows as chosen.
+    /// A group, or a directory, in which the others are no quorum without this shard's replica, by the last configuration that
+    /// the log, as far as it is intact, knows as chosen.
     fn needs_this_vote(&self, shard: usize) -> Option<GroupId> {
         let config = self.config;
         let (incarnation, names) = (self.directory.log_id(shard), self.directory.names(config, shard));
@@ -105,32 +108,28 @@ impl Opening<'_> {
             let _ = recover(&mut *segments, expect, visit);
         }
         let (homes, meta) = (config.homes(), self.directory.snapshot());
-        let mut groups: Vec<(GroupId, u128, u64, Option<Configuration>)> = meta
-            .groups_of(config, shard)
-            .iter()
-            .map(|id| (*id, config.group_uid(*id), homes.home(*id), None))
-            .collect();
-        let away = |id: GroupId| meta.moved.iter().any(|moved| moved.group == id && !moved.is_on(shard));
-        for moved in meta.moved.iter().filter(|moved| moved.is_on(shard)) {
-            let genesis = moved.made.as_ref().map(|(_, birth)| birth.genesis());
-            groups.extend(genesis.map(|genesis| (moved.group, moved.uid(config), homes.home(moved.group), genesis)));
-        }
-        for number in homes.directories(shard) {
-            let (_, directory, _) = found.finish_up_to_hole(config.directory_uid(number));
-            let made = directory.apply.directory.iter().filter(|(_, made)| !away(made.id));
-            groups.extend(
-                made.map(|(slot, made)| (made.id, config.made_uid(number, slot.0), number, made.birth.genesis())),
-            );
-        }
-        let needs = |(_, uid, home, genesis): &(GroupId, u128, u64, Option<Configuration>)| {
-            let (recovered, ..) = found.finish_up_to_hole(*uid);
-            recovered.configuration.or(genesis.clone()).is_some_and(|configuration| {
-                let replica = names.of_named(*uid).unwrap_or_else(|| names.of(*home));
-                let votes = configuration.member_of(ReplicaId(replica)).is_some();
+        let configured = meta.groups_of(config, shard).into_iter().map(|id| (id, Slot::ZERO, None));
+        let guests = meta::made_guests(&meta.moved, homes, shard);
+        let guests = guests.map(|(moved, slot, birth)| (moved.group, slot, birth.genesis()));
+        let directories = homes.directories(shard).map(|number| (directory_group(number), Slot::ZERO, None));
+        let mut left: VecDeque<(GroupId, Slot, Option<Configuration>)> =
+            configured.chain(guests).chain(directories).collect();
+        while let Some((id, made, genesis)) = left.pop_front() {
+            let uid = config.uid_of_group(id, made);
+            let (recovered, group, _) = found.finish_up_to_hole(uid);
+            let replica = ReplicaId(names.of_named(uid).unwrap_or_else(|| names.of(homes.home(id))));
+            let needs = |configuration: Configuration| {
+                let votes = configuration.member_of(replica).is_some();
                 votes && configuration.voters.len() - 1 < configuration.quorums().both()
-            })
-        };
-        groups.into_iter().find(needs).map(|(id, ..)| id)
+            };
+            if recovered.configuration.or(genesis).is_some_and(needs) {
+                return Some(id);
+            }
+            // Of a directory: the groups that it names. Those that are elsewhere are none of this log's.
+            let made = group.apply.directory.iter().filter(|(_, made)| self.placement.away(made.id).is_none());
+            left.extend(made.map(|(slot, made)| (made.id, slot, made.birth.genesis())));
+        }
+        None
     }
 
     /// The founders of the groups on a shard, as far as they are known.
@@ -276,8 +275,8 @@ mod tests {
         check_spoilt(|dir| meta::mark_suspect(dir.path(), 0, reason).unwrap(), reason);
     }
 
-    /// Of the groups' voters only this replica and some others are left, on nodes 2 and up.
-    fn check_with_others(others: u64) -> Result<(), String> {
+    /// Of the voters of a group only this replica and some others are left, on nodes 2 and up.
+    fn check_with_others(group: GroupId, others: u64) -> Result<(), String> {
         let dir = tempfile::tempdir().unwrap();
         let node = node(&dir.path().join("node"));
         node.open().unwrap();
@@ -290,7 +289,7 @@ mod tests {
         let mut writer =
             ShardWriter::create(&meta::log_dir(path, 0), 0, replica, node.config.segment_mib * MIB).unwrap();
         let summary = Summary { promised: Ballot::ZERO, chosen: Slot(1), apply, arrival: 0, accepted: vec![] };
-        let (header, body) = summary.encode(node.config.group_uid(1));
+        let (header, body) = summary.encode(node.config.uid_of_group(group, Slot::ZERO));
         writer.push(&header, &body).unwrap();
         writer.finish().unwrap();
         meta::note_opened(path, 0).unwrap();
@@ -303,12 +302,15 @@ mod tests {
     /// There are members enough, but not among the voters: set aside, such a log could never be voted with again.
     #[test]
     fn a_log_without_which_the_others_are_no_quorum_is_not_set_aside() {
-        for others in [0, 1] {
-            let error = check_with_others(others).unwrap_err();
-            assert!(error.contains("a peer has seen more") && error.contains("In group 1 the other voters"), "{error}");
-        }
-        for others in [2, 3, 4] {
-            check_with_others(others).unwrap();
+        for (group, name) in [(1, "group 1"), (directory_group(0), "directory 0")] {
+            for others in [0, 1] {
+                let error = check_with_others(group, others).unwrap_err();
+                let says = format!("In {name} the other voters");
+                assert!(error.contains("a peer has seen more") && error.contains(&says), "{error}");
+            }
+            for others in [2, 3, 4] {
+                check_with_others(group, others).unwrap();
+            }
         }
     }
 

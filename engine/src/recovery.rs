@@ -14,6 +14,7 @@ use synod_wal::record::RecordHeader;
 
 use crate::apply::{ApplyState, Effect};
 use crate::batch::Batch;
+use crate::groups::name_of;
 use crate::indexes::Indexes;
 use crate::payload::{Payload, Place};
 use crate::persist::{Summary, readable_runs, record_header};
@@ -49,7 +50,7 @@ pub(crate) struct Recoverer {
 
 /// A log whose records contradict each other, although each is intact.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the log of group {group} lacks slot {slot}, which was chosen: it cannot vote. Replace this replica")]
+#[error("the log of {} lacks slot {slot}, which was chosen: it cannot vote. Replace this replica", name_of(*.group))]
 pub(crate) struct MissingSlot {
     group: u64,
     slot: Slot,
