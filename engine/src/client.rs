@@ -538,7 +538,7 @@ impl Client {
         self.order(group, |wait_ms| Request::DropGroup { group, wait_ms })
     }
 
-    /// Has a group of the configuration moved to another shard on every node. Each follows by itself behind the order.
+    /// Has a group moved to another shard on every node. Each follows by itself behind the order.
     ///
     /// # Errors
     /// When no leader answers in time, or it is not ordered: the text says why.

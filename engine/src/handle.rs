@@ -319,8 +319,8 @@ impl Handle {
         self.change_groups(GroupChange::Drop(group), timeout)
     }
 
-    /// Has a group of the configuration moved to another shard of every node, counted from 0, so that another core does its
-    /// work; its own shard is its number modulo how many there are. The order is durable and the same for all nodes when
+    /// Has a group moved to another shard of every node, counted from 0, so that another core does its work; its own shard is
+    /// its number modulo how many there are, or, for one that was made at run time, that of its directory. The order is durable and the same for all nodes when
     /// this gives `Ok`. Each then moves the group by itself, with all that it has, and is away for the group meanwhile:
     /// for as long as it takes to copy what its log holds of it. See [`Handle::shard_of`], and
     /// [`Event::GroupMoved`](crate::Event::GroupMoved). To be asked as [`Handle::create_group`].

@@ -161,7 +161,7 @@ pub enum Request {
         /// It may take so long.
         wait_ms: u32,
     },
-    /// Have a group of the configuration moved to another shard on every node; asked of the leader of its directory.
+    /// Have a group moved to another shard on every node; asked of the leader of its directory.
     PlaceGroup {
         /// Its number.
         group: GroupId,
