@@ -6,6 +6,7 @@
 //! - [`fuzz`]: every decoder under arbitrary bytes.
 //! - [`model`]: the real core under a model checker.
 //! - [`schedules`]: what takes an exact moment, on a few [`shards`] moved by hand.
+//! - [`orders`]: what an operator has done to real nodes.
 //! - [`memory_logs`], [`pipes`]: a log store and a transport of one's own; [`relay`]: TCP that stands still.
 //! - [`Cluster`]: a cluster in this process, over real disks and sockets. It waits with a generous limit and says what it
 //!   waited for; no test asserts a duration.
@@ -23,6 +24,7 @@ mod made;
 pub mod memory_logs;
 pub mod model;
 mod moved;
+pub mod orders;
 pub mod pipes;
 pub mod relay;
 pub mod schedules;
@@ -44,6 +46,18 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Size of a segment of tests' logs, in MiB: they are zeroed before they are used, and many nodes start.
 pub const SEGMENT_MIB: u64 = 8;
+
+/// Waits until something holds.
+///
+/// # Panics
+/// With `what`, when it does not in time.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 /// The first words of a stranger that dials shard 0 of node 1: a test changes in it what it is about.
 pub fn hello(role: Role, cluster: u128, node: u64) -> Hello {
@@ -195,6 +209,11 @@ impl Cluster {
     /// Stops a node cleanly.
     pub fn stop_node(&mut self, node: u64) {
         self.nodes[node as usize - 1].take().expect("it runs").shutdown();
+    }
+
+    /// All running nodes.
+    pub fn handles(&self) -> Vec<Handle> {
+        self.nodes.iter().flatten().map(Node::handle).collect()
     }
 
     /// A running node.

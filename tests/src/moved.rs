@@ -248,12 +248,16 @@ impl Node {
         });
     }
 
+    fn drop_made(&mut self) -> Told<GroupOutcome> {
+        self.order(MADE, |sim, reply| sim.change_groups(MADE, None, 1000 * MS, reply))
+    }
+
     /// Has the group that was made dropped, if it is there.
     fn carry_out_end(&mut self) {
-        let mut told: Told<GroupOutcome> = Arc::default();
+        let mut told = self.drop_made();
         self.run_until("it is never dropped", |node| {
-            if told.lock().expect("no holder panics").is_some() || Arc::strong_count(&told) == 1 {
-                told = node.order(MADE, |sim, reply| sim.change_groups(MADE, None, 1000 * MS, reply));
+            if told.lock().expect("no holder panics").is_some() {
+                told = node.drop_made();
             }
             node.shards.iter().all(|sim| sim.made_groups().is_empty() && sim.uid(MADE).is_none())
                 && node.moves.shard(MADE) == 1
@@ -350,7 +354,7 @@ fn a_guest_ends_whole_or_not_at_all() {
         node.run_until("it never moves", |node| {
             node.moves.shard(MADE) == 0 && node.host_of(MADE).epoch(MADE).is_some()
         });
-        drop(node.order(MADE, |sim, reply| sim.change_groups(MADE, None, 1000 * MS, reply)));
+        drop(node.drop_made());
         node
     };
     let mut node = ending();

@@ -5,62 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use synod::{
-    CommittedBatch, Entries, GroupError, GroupOutcome, Handle, MachineError, MachineFactory, MadeGroup, Node, Options,
-    ProposeError, ReadError, Rejection, StateMachine,
+    CommittedBatch, Entries, GroupError, MachineError, MachineFactory, MadeGroup, Node, Options, ProposeError,
+    ReadError, Rejection, StateMachine,
 };
-use synod_sim::{Cluster, PATIENCE};
-
-/// Waits until something holds.
-fn wait(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Gives an order to whoever leads the directory.
-fn order(cluster: &Cluster, ask: impl Fn(&Handle) -> synod::Pending<GroupOutcome>) -> GroupOutcome {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        for node in cluster.nodes.iter().flatten() {
-            match ask(&node.handle()).wait() {
-                Err(GroupError::Rejected(_) | GroupError::Superseded) => {}
-                outcome => return outcome,
-            }
-        }
-        assert!(Instant::now() < end, "nobody leads the directory");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Makes a group. What became of an order is unknown when the directory's leader changes meanwhile.
-fn create(cluster: &Cluster, group: u64) -> GroupOutcome {
-    let mut lost = false;
-    loop {
-        match order(cluster, |handle| handle.create_group(group, PATIENCE)) {
-            Err(GroupError::Unknown) => lost = true,
-            Err(GroupError::Exists(_)) if lost => {
-                let known = cluster.nodes.iter().flatten().flat_map(|node| node.handle().made_groups().unwrap());
-                let made = known.filter(|made| made.group == group);
-                return Ok(made.max_by_key(|made| made.uid).expect("a node has said so"));
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-/// Drops a group; an order whose fate is unknown is given again.
-fn drop_group(cluster: &Cluster, group: u64) -> Result<(), GroupError> {
-    let mut lost = false;
-    loop {
-        match order(cluster, |handle| handle.drop_group(group, PATIENCE)) {
-            Err(GroupError::Unknown) => lost = true,
-            Err(GroupError::UnknownGroup(_)) if lost => return Ok(()),
-            outcome => return outcome.map(|made| assert!(made.group == group && made.ending)),
-        }
-    }
-}
+use synod_sim::orders::{create, drop_group};
+use synod_sim::{Cluster, PATIENCE, wait_until};
 
 /// Commits an entry exactly once, whoever leads.
 fn commit(cluster: &Cluster, group: u64, entry: &[u8]) {
@@ -93,10 +42,13 @@ fn open(cluster: &Cluster, group: u64) -> u64 {
 fn wait_for(cluster: &Cluster, group: u64, made: Option<MadeGroup>) {
     for node in cluster.nodes.iter().flatten() {
         let handle = node.handle();
-        wait(&format!("node {} of group {group}: {:?}, not {made:?}", handle.node(), handle.made_groups()), || {
-            let found = handle.made_groups().unwrap().into_iter().find(|made| made.group == group);
-            found == made && handle.info(group).is_some() == made.is_some()
-        });
+        wait_until(
+            &format!("node {} of group {group}: {:?}, not {made:?}", handle.node(), handle.made_groups()),
+            || {
+                let found = handle.made_groups().unwrap().into_iter().find(|made| made.group == group);
+                found == made && handle.info(group).is_some() == made.is_some()
+            },
+        );
     }
 }
 
@@ -110,7 +62,7 @@ fn restart_all(cluster: &mut Cluster) {
 fn groups_come_and_go_and_a_restart_knows_them() {
     let mut cluster = Cluster::start(3, |c| (c.groups, c.shards) = (2, 2));
     // One on each shard.
-    let made = [create(&cluster, 7).unwrap(), create(&cluster, 8).unwrap()];
+    let made = [create(&cluster.handles(), 7).unwrap(), create(&cluster.handles(), 8).unwrap()];
     assert_ne!(made[0].uid, made[1].uid);
     for made in made {
         commit(&cluster, made.group, b"one");
@@ -124,7 +76,7 @@ fn groups_come_and_go_and_a_restart_knows_them() {
             assert_eq!(cluster.log(node, made.group, 2), [b"one".to_vec(), b"two".to_vec()]);
         }
     }
-    drop_group(&cluster, 7).unwrap();
+    drop_group(&cluster.handles(), 7).unwrap();
     wait_for(&cluster, 7, None);
     restart_all(&mut cluster);
     wait_for(&cluster, 7, None);
@@ -132,7 +84,7 @@ fn groups_come_and_go_and_a_restart_knows_them() {
     commit(&cluster, 8, b"three");
     commit(&cluster, 1, b"the first ones are there");
 
-    let again = create(&cluster, 7).unwrap();
+    let again = create(&cluster.handles(), 7).unwrap();
     assert!(again.uid != made[0].uid, "a uid is never used again");
     commit(&cluster, 7, b"new");
     restart_all(&mut cluster);
@@ -145,14 +97,14 @@ fn groups_come_and_go_and_a_restart_knows_them() {
 #[test]
 fn what_cannot_be_is_refused_by_name() {
     let cluster = Cluster::start(3, |c| c.groups = 2);
-    assert_eq!(create(&cluster, 2), Err(GroupError::Configured(2)));
-    assert_eq!(drop_group(&cluster, 1), Err(GroupError::Configured(1)));
-    assert_eq!(create(&cluster, 0), Err(GroupError::BadNumber(0)));
-    assert_eq!(create(&cluster, 1 << 62), Err(GroupError::BadNumber(1 << 62)));
-    assert_eq!(drop_group(&cluster, 9), Err(GroupError::UnknownGroup(9)));
-    create(&cluster, 9).unwrap();
-    assert_eq!(create(&cluster, 9), Err(GroupError::Exists(9)));
-    wait("the followers refuse too", || {
+    assert_eq!(create(&cluster.handles(), 2), Err(GroupError::Configured(2)));
+    assert_eq!(drop_group(&cluster.handles(), 1), Err(GroupError::Configured(1)));
+    assert_eq!(create(&cluster.handles(), 0), Err(GroupError::BadNumber(0)));
+    assert_eq!(create(&cluster.handles(), 1 << 62), Err(GroupError::BadNumber(1 << 62)));
+    assert_eq!(drop_group(&cluster.handles(), 9), Err(GroupError::UnknownGroup(9)));
+    create(&cluster.handles(), 9).unwrap();
+    assert_eq!(create(&cluster.handles(), 9), Err(GroupError::Exists(9)));
+    wait_until("the followers refuse too", || {
         let refusals = (1..=3).map(|node| cluster.node(node).create_group(10, Duration::ZERO).wait());
         refusals
             .into_iter()
@@ -164,12 +116,12 @@ fn what_cannot_be_is_refused_by_name() {
 #[test]
 fn who_waits_for_a_dropped_group_is_told() {
     let cluster = Cluster::start(3, |c| c.groups = 1);
-    create(&cluster, 5).unwrap();
+    create(&cluster.handles(), 5).unwrap();
     commit(&cluster, 5, b"one");
     let leader = cluster.leader(5);
     leader.pin(5, "reader", 1, PATIENCE).unwrap();
     let tail = leader.read(5, 2, PATIENCE);
-    drop_group(&cluster, 5).unwrap();
+    drop_group(&cluster.handles(), 5).unwrap();
     assert!(matches!(tail.wait(), Err(ReadError::UnknownGroup(5))));
     wait_for(&cluster, 5, None);
     let refused = leader.propose(5, b"late").wait();
@@ -182,15 +134,15 @@ fn who_waits_for_a_dropped_group_is_told() {
 #[test]
 fn group_id_recreated_zombie() {
     let mut cluster = Cluster::start(3, |c| c.groups = 1);
-    let old = create(&cluster, 5).unwrap();
+    let old = create(&cluster.handles(), 5).unwrap();
     commit(&cluster, 5, b"old one");
     for node in 1..=3 {
         cluster.log(node, 5, 1);
     }
     for away in 1..=3 {
         cluster.stop_node(away);
-        drop_group(&cluster, 5).unwrap();
-        let new = create(&cluster, 5).unwrap();
+        drop_group(&cluster.handles(), 5).unwrap();
+        let new = create(&cluster.handles(), 5).unwrap();
         assert_ne!(new.uid, old.uid);
         commit(&cluster, 5, format!("new one {away}").as_bytes());
         cluster.start_node(away);
@@ -218,12 +170,12 @@ fn a_session_of_a_dropped_group_is_unknown_in_the_next() {
             }
         }
     };
-    create(&cluster, 5).unwrap();
+    create(&cluster.handles(), 5).unwrap();
     let old = open(&cluster, 5);
     append(old, 1, b"old").unwrap();
-    drop_group(&cluster, 5).unwrap();
-    create(&cluster, 5).unwrap();
-    wait("a node still has the old group", || {
+    drop_group(&cluster.handles(), 5).unwrap();
+    create(&cluster.handles(), 5).unwrap();
+    wait_until("a node still has the old group", || {
         let uids: Vec<_> = (1..=3).map(|node| cluster.node(node).made_groups().unwrap()).collect();
         uids.iter().all(|made| made == &uids[0])
     });
@@ -280,34 +232,34 @@ fn a_machine_goes_with_its_group() {
     let kept = Kept::default();
     (1..=3).for_each(|node| restart_with(&mut cluster, &kept, node));
     let held = |node: u64| kept.lock().unwrap().get(&(node, 5)).map(|kept| kept.lock().unwrap().clone());
-    create(&cluster, 5).unwrap();
+    create(&cluster.handles(), 5).unwrap();
     (0..3).for_each(|n| commit(&cluster, 5, format!("old {n}").as_bytes()));
-    wait("the machines are not fed", || (1..=3).all(|node| held(node).is_some_and(|held| held.len() == 3)));
+    wait_until("the machines are not fed", || (1..=3).all(|node| held(node).is_some_and(|held| held.len() == 3)));
     cluster.stop_node(3);
-    drop_group(&cluster, 5).unwrap();
-    wait("the machines are not told", || (1..=2).all(|node| held(node) == Some(Vec::new())));
-    create(&cluster, 5).unwrap();
+    drop_group(&cluster.handles(), 5).unwrap();
+    wait_until("the machines are not told", || (1..=2).all(|node| held(node) == Some(Vec::new())));
+    create(&cluster.handles(), 5).unwrap();
     commit(&cluster, 5, b"new");
     restart_with(&mut cluster, &kept, 3);
     let is_new = |node: u64| held(node) == Some(vec![b"new".to_vec()]);
-    wait("the machines have not just the new entry", || (1..=3).all(is_new));
+    wait_until("the machines have not just the new entry", || (1..=3).all(is_new));
     (1..=3).for_each(|node| restart_with(&mut cluster, &kept, node));
     commit(&cluster, 5, b"newer");
     let is_newer = |node: u64| held(node) == Some(vec![b"new".to_vec(), b"newer".to_vec()]);
-    wait("a restart has fed them something else", || (1..=3).all(is_newer));
+    wait_until("a restart has fed them something else", || (1..=3).all(is_newer));
 }
 
 /// A node that was away while groups came and went learns of it.
 #[test]
 fn a_node_that_was_away_follows() {
     let mut cluster = Cluster::start(3, |c| c.groups = 1);
-    let stays = create(&cluster, 5).unwrap();
+    let stays = create(&cluster.handles(), 5).unwrap();
     commit(&cluster, 5, b"one");
     cluster.stop_node(3);
-    create(&cluster, 6).unwrap();
+    create(&cluster.handles(), 6).unwrap();
     commit(&cluster, 6, b"one");
-    drop_group(&cluster, 6).unwrap();
-    let new = create(&cluster, 7).unwrap();
+    drop_group(&cluster.handles(), 6).unwrap();
+    let new = create(&cluster.handles(), 7).unwrap();
     commit(&cluster, 7, b"one");
     cluster.start_node(3);
     wait_for(&cluster, 5, Some(stays));
@@ -327,7 +279,7 @@ fn a_dropped_group_keeps_no_log() {
     let cluster = Cluster::start(3, |c| {
         (c.groups, c.segment_mib, c.retain_mib, c.wal_mib_max) = (1, 4, 4, 64);
     });
-    create(&cluster, 5).unwrap();
+    create(&cluster.handles(), 5).unwrap();
     let leader = cluster.leader(5);
     commit(&cluster, 5, b"kept by a reader");
     for node in 1..=3 {
@@ -338,7 +290,7 @@ fn a_dropped_group_keeps_no_log() {
     // Without the reader's pin this would go round several times.
     (0..40).for_each(|_| commit(&cluster, 5, &large));
     assert_eq!(leader.info(5).unwrap().first_index, 1);
-    drop_group(&cluster, 5).unwrap();
+    drop_group(&cluster.handles(), 5).unwrap();
     wait_for(&cluster, 5, None);
     let segments = |node: u64| {
         let files = std::fs::read_dir(cluster.dir().join(format!("node-{node}/shard-0"))).unwrap();
@@ -348,7 +300,7 @@ fn a_dropped_group_keeps_no_log() {
         names
     };
     let before: Vec<String> = (1..=3).map(|node| segments(node).remove(0)).collect();
-    wait("the segments of the dropped group stay", || {
+    wait_until("the segments of the dropped group stay", || {
         commit(&cluster, 1, &large);
         (1..=3).all(|node| segments(node)[0] > before[node as usize - 1])
     });

@@ -2,20 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use synod::{Config, Datagrams, Entries, Event, Node, Options, StartError};
 use synod_sim::pipes::Network;
 use synod_sim::relay::Relay;
-use synod_sim::{Cluster, PATIENCE, free_addresses};
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
+use synod_sim::{Cluster, PATIENCE, free_addresses, wait_until};
 
 /// The datagrams of the shard of a group.
 fn datagrams(cluster: &Cluster, node: u64, group: u64) -> Datagrams {

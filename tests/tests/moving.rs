@@ -1,41 +1,16 @@
 //! Real nodes whose groups move between shards under load, through kills and restarts.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use synod::{Entries, Event, GroupError, GroupOutcome, Handle, MadeGroup};
+use synod::{Entries, Event, GroupError, Handle};
 use synod_sim::sums::Sums;
-use synod_sim::{Cluster, PATIENCE};
+use synod_sim::{Cluster, orders, wait_until};
 
 const GROUP: u64 = 2;
 
-/// Has an order carried out, whoever leads the directory.
-fn order(cluster: &Cluster, order: impl Fn(&Handle) -> GroupOutcome) -> MadeGroup {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(made) = cluster.nodes.iter().flatten().find_map(|node| order(&node.handle()).ok()) {
-            return made;
-        }
-        assert!(Instant::now() < end, "nobody leads the directory");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Has the group placed.
 fn place(cluster: &Cluster, shard: usize) {
-    place_group(cluster, GROUP, shard);
-}
-
-fn place_group(cluster: &Cluster, group: u64, shard: usize) {
-    order(cluster, |node| node.place_group(group, shard, PATIENCE).wait());
-}
-
-fn wait(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    orders::place(&cluster.handles(), GROUP, shard).expect("it may be there");
 }
 
 fn wait_placed(cluster: &Cluster, nodes: &[u64], shard: usize) {
@@ -43,7 +18,7 @@ fn wait_placed(cluster: &Cluster, nodes: &[u64], shard: usize) {
 }
 
 fn wait_group_placed(cluster: &Cluster, group: u64, nodes: &[u64], shard: usize) {
-    wait("the group is not where it should be", || {
+    wait_until("the group is not where it should be", || {
         nodes.iter().all(|node| {
             let handle = cluster.node(*node);
             handle.shard_of(group) == shard && handle.info(group).is_some()
@@ -141,7 +116,7 @@ fn a_state_machine_moves_with_its_group_and_who_was_away_follows() {
         sequence
     };
     let converge = |count: u64, nodes: &[u64]| {
-        wait("the machines differ", || {
+        wait_until("the machines differ", || {
             let states: Vec<_> = nodes.iter().map(|node| sums.of(*node, GROUP)).collect();
             states.iter().all(|state| *state == states[0] && state.is_some_and(|(entries, _)| entries == count))
         });
@@ -176,7 +151,7 @@ fn a_group_made_at_run_time_moves_and_ends_where_it_is() {
     const MADE: u64 = 9;
     let mut cluster = start();
     let log = |cluster: &Cluster, node, up_to| cluster.log(node, MADE, up_to);
-    let first = order(&cluster, |node| node.create_group(MADE, PATIENCE).wait());
+    let first = orders::create(&cluster.handles(), MADE).expect("it may be made");
     wait_group_placed(&cluster, MADE, &[1, 2, 3], 1);
     let mut sequence = 0;
     let mut write = |cluster: &Cluster, entries: u64| {
@@ -187,7 +162,7 @@ fn a_group_made_at_run_time_moves_and_ends_where_it_is() {
         sequence
     };
     write(&cluster, 100);
-    place_group(&cluster, MADE, 0);
+    orders::place(&cluster.handles(), MADE, 0).expect("it may be there");
     wait_group_placed(&cluster, MADE, &[1, 2, 3], 0);
     write(&cluster, 20);
     // It is a guest behind a restart, and goes home while one is away, which follows.
@@ -198,12 +173,12 @@ fn a_group_made_at_run_time_moves_and_ends_where_it_is() {
         write(&cluster, 1);
     }
     cluster.stop_node(3);
-    place_group(&cluster, MADE, 1);
+    orders::place(&cluster.handles(), MADE, 1).expect("it may be there");
     wait_group_placed(&cluster, MADE, &[1, 2], 1);
     write(&cluster, 10);
     cluster.start_node(3);
     wait_group_placed(&cluster, MADE, &[3], 1);
-    place_group(&cluster, MADE, 0);
+    orders::place(&cluster.handles(), MADE, 0).expect("it may be there");
     wait_group_placed(&cluster, MADE, &[1, 2, 3], 0);
     let count = write(&cluster, 1);
     let logs: Vec<_> = (1..=3).map(|node| log(&cluster, node, count)).collect();
@@ -220,12 +195,12 @@ fn a_group_made_at_run_time_moves_and_ends_where_it_is() {
     // It ends as a guest, also on a node that was away, and what comes after it is another group.
     cluster.stop_node(3);
     let gone = |cluster: &Cluster, nodes: &[u64]| {
-        wait("the group is still there", || nodes.iter().all(|node| cluster.node(*node).info(MADE).is_none()));
+        wait_until("the group is still there", || nodes.iter().all(|node| cluster.node(*node).info(MADE).is_none()));
     };
-    let ended = order(&cluster, |node| node.drop_group(MADE, PATIENCE).wait());
-    assert_eq!(ended.uid, first.uid);
+    assert_eq!(cluster.node(1).made_groups(), Ok(vec![first]));
+    orders::drop_group(&cluster.handles(), MADE).expect("it may be dropped");
     gone(&cluster, &[1, 2]);
-    let second = order(&cluster, |node| node.create_group(MADE, PATIENCE).wait());
+    let second = orders::create(&cluster.handles(), MADE).expect("it may be made");
     assert_ne!(second.uid, first.uid);
     wait_group_placed(&cluster, MADE, &[1, 2], 1);
     cluster.start_node(3);
@@ -235,7 +210,7 @@ fn a_group_made_at_run_time_moves_and_ends_where_it_is() {
         cluster.start_node(node);
         wait_group_placed(&cluster, MADE, &[node], 1);
     }
-    wait("nothing is committed", || (1..=3).any(|node| cluster.node(node).propose(MADE, b"new").wait().is_ok()));
+    wait_until("nothing is committed", || (1..=3).any(|node| cluster.node(node).propose(MADE, b"new").wait().is_ok()));
     assert!((1..=3).all(|node| log(&cluster, node, 1) == [b"new"]), "nothing is left of the one before");
 }
 
@@ -245,17 +220,7 @@ fn listeners_hear_of_a_move_and_bad_orders_are_refused() {
     cluster.stop_node(1);
     let heard = cluster.start_heard(1, None);
     commit(&cluster, 1);
-    let ask = |group: u64, shard: usize| {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let answers = (1..=3).map(|node| cluster.node(node).place_group(group, shard, PATIENCE).wait());
-            let told = answers.into_iter().find(|answer| !matches!(answer, Err(GroupError::Rejected(_))));
-            if let Some(told) = told {
-                return told;
-            }
-            assert!(Instant::now() < end, "nobody leads the directory");
-        }
-    };
+    let ask = |group: u64, shard: usize| orders::place(&cluster.handles(), group, shard);
     assert_eq!(ask(GROUP, 2), Err(GroupError::NoSuchShard { shard: 2, shards: 2 }));
     assert_eq!(ask(9, 1), Err(GroupError::UnknownGroup(9)));
     assert_eq!(ask(0, 1), Err(GroupError::BadNumber(0)));

@@ -3,10 +3,8 @@
 use std::time::{Duration, Instant};
 
 use synod::repair::{Repair, RepairNote, RepairOptions};
-use synod::{
-    Config, Entries, GroupId, GroupOutcome, Handle, MembershipChange, Node, Options, directory_group, new_cluster_id,
-};
-use synod_sim::{Cluster, PATIENCE, free_addresses};
+use synod::{Config, Entries, GroupId, Handle, MembershipChange, Node, Options, directory_group, new_cluster_id};
+use synod_sim::{Cluster, PATIENCE, free_addresses, orders, wait_until};
 
 /// Proposes at a node until it is committed.
 fn commit(node: &Handle, entry: &str) {
@@ -168,28 +166,14 @@ fn groups_made_at_run_time_are_repaired_and_more_can_be_made() {
     let mut cluster = Cluster::start(3, |config| {
         (config.shards, config.groups, config.pin) = (2, 2, Some(false));
     });
-    let order = |nodes: &[Handle], order: &dyn Fn(&Handle) -> GroupOutcome| {
-        let end = Instant::now() + PATIENCE;
-        while !nodes.iter().any(|node| order(node).is_ok()) {
-            assert!(Instant::now() < end, "nobody takes the order");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    };
     let all: Vec<Handle> = (1..=3).map(|node| cluster.node(node)).collect();
     for group in [MADE, 7] {
-        order(&all, &|node| node.create_group(group, PATIENCE).wait());
+        orders::create(&all, group).expect("it may be made");
     }
-    order(&all, &|node| node.place_group(MADE, 0, PATIENCE).wait());
-    let wait = |what: &str, holds: &dyn Fn() -> bool| {
-        let end = Instant::now() + PATIENCE;
-        while !holds() {
-            assert!(Instant::now() < end, "{what}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    };
-    wait("it does not move", &|| all.iter().all(|node| node.shard_of(MADE) == 0 && node.info(MADE).is_some()));
+    orders::place(&all, MADE, 0).expect("it may be there");
+    wait_until("it does not move", || all.iter().all(|node| node.shard_of(MADE) == 0 && node.info(MADE).is_some()));
     cluster.commit(MADE, 1, 1, &Entries::one(b"made").unwrap());
-    wait("node 2 lacks it", &|| all[1].info(MADE).is_some_and(|info| info.next_index == 2));
+    wait_until("node 2 lacks it", || all[1].info(MADE).is_some_and(|info| info.next_index == 2));
     // Without the others it cannot end.
     cluster.stop_node(1);
     cluster.stop_node(3);
@@ -205,10 +189,10 @@ fn groups_made_at_run_time_are_repaired_and_more_can_be_made() {
     let handle = second.handle();
     commit_in(&handle, MADE, "repaired");
     assert_eq!(log_of(&handle, MADE, 2), ["made", "repaired"]);
-    wait("it is not where it was placed", &|| handle.shard_of(MADE) == 0 && handle.info(MADE).is_some());
-    order(std::slice::from_ref(&handle), &|node| node.create_group(9, PATIENCE).wait());
+    wait_until("it is not where it was placed", || handle.shard_of(MADE) == 0 && handle.info(MADE).is_some());
+    orders::create(std::slice::from_ref(&handle), 9).expect("it may be made");
     // Whether the order to drop it was given in time or not.
-    wait("it is not dropped", &|| {
+    wait_until("it is not dropped", || {
         let _ = handle.drop_group(7, PATIENCE).wait();
         handle.made_groups().is_ok_and(|groups| groups.iter().map(|made| made.group).eq([MADE, 9]))
     });
@@ -217,12 +201,12 @@ fn groups_made_at_run_time_are_repaired_and_more_can_be_made() {
     let third = start(&new[2]);
     let other = third.handle();
     for group in [MADE, 9, directory_group(1)] {
-        wait("it does not lead", &|| handle.info(group).is_some_and(|info| info.epoch > 0));
+        wait_until("it does not lead", || handle.info(group).is_some_and(|info| info.epoch > 0));
         add_vote_in(&handle, group, 3);
         assert_eq!(handle.membership(group).unwrap().voters, [2, 3]);
     }
     assert_eq!(log_of(&other, MADE, 2), ["made", "repaired"]);
     assert!(other.info(7).is_none());
-    order(&[handle.clone(), other.clone()], &|node| node.create_group(11, PATIENCE).wait());
-    wait("it is not everywhere", &|| other.info(11).is_some());
+    orders::create(&[handle.clone(), other.clone()], 11).expect("it may be made");
+    wait_until("it is not everywhere", || other.info(11).is_some());
 }

@@ -2,36 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use synod::{Config, Entries, GroupError, GroupOutcome, Handle, Node, Options};
+use synod::{Config, Entries, Node, Options};
 use synod_sim::sums::{Sums, sum_with};
-use synod_sim::{Cluster, PATIENCE};
-
-/// Waits until something holds.
-fn wait(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Makes or drops a group, whoever leads its directory.
-fn order(cluster: &Cluster, ask: impl Fn(&Handle) -> synod::Pending<GroupOutcome>) {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        for node in cluster.nodes.iter().flatten() {
-            match ask(&node.handle()).wait() {
-                // An earlier try has done it.
-                Ok(_) | Err(GroupError::Exists(_) | GroupError::UnknownGroup(_)) => return,
-                Err(_) => {}
-            }
-        }
-        assert!(Instant::now() < end, "nobody leads the directory");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
+use synod_sim::{Cluster, PATIENCE, orders, wait_until};
 
 /// A cluster, and what was committed in its groups.
 struct Written {
@@ -58,12 +33,12 @@ impl Written {
     }
 
     fn make(&mut self, group: u64) {
-        order(&self.cluster, |handle| handle.create_group(group, PATIENCE));
+        orders::create(&self.cluster.handles(), group).expect("it may be made");
         self.logs.insert(group, Vec::new());
     }
 
     fn drop_group(&mut self, group: u64) {
-        order(&self.cluster, |handle| handle.drop_group(group, PATIENCE));
+        orders::drop_group(&self.cluster.handles(), group).expect("it may be dropped");
         self.logs.remove(&group);
     }
 
@@ -104,7 +79,7 @@ fn a_cluster_goes_on_with_another_number_of_shards() {
         made.sort_by_key(|made| made.group);
         made.into_iter().map(|made| (made.group, made.uid)).collect()
     };
-    let wait_for_three = |all: &Written| wait("three groups made are left", || uids(all).len() == 3);
+    let wait_for_three = |all: &Written| wait_until("three groups made are left", || uids(all).len() == 3);
     wait_for_three(&all);
     let made = uids(&all);
     for shards in [1, 3, 4, 2] {
@@ -175,7 +150,7 @@ fn damaged_and_lost_logs_come_back_in_another_number_of_shards() {
     let groups: Vec<u64> = all.logs.keys().copied().collect();
     all.write("the third is begun anew");
     for group in &groups {
-        wait(&format!("node 3 is given a vote in group {group}"), || version(&all, *group) == 1);
+        wait_until(&format!("node 3 is given a vote in group {group}"), || version(&all, *group) == 1);
     }
     // Its replicas are others now, wherever they are.
     all.restart(3);
@@ -199,7 +174,7 @@ fn damaged_and_lost_logs_come_back_in_another_number_of_shards() {
     let version = |all: &Written, group: u64| all.cluster.node(2).membership(group).unwrap().version;
     all.write("the first is replaced");
     for group in &groups {
-        wait(&format!("node 1 is given a vote in group {group}"), || version(&all, *group) == 2);
+        wait_until(&format!("node 1 is given a vote in group {group}"), || version(&all, *group) == 2);
     }
     all.cluster.stop_node(3);
     all.write("with the vote of the first");
@@ -263,7 +238,7 @@ fn checkpoints_and_trimmed_logs_come_along() {
             }
         }
         for (node, group) in (1..=3).flat_map(|node| [(node, 1), (node, 2)]) {
-            wait(&format!("the machine of group {group} on node {node} has everything"), || {
+            wait_until(&format!("the machine of group {group} on node {node} has everything"), || {
                 sums.of(node, group) == Some(expected[group as usize - 1])
             });
         }
@@ -326,7 +301,7 @@ fn votes_that_were_lost_before_the_copy_are_noticed() {
     all.cluster.start_node(3);
     for group in 1..=4 {
         let version = u64::from(group % 2 == 1);
-        wait(&format!("node 3 votes in group {group}"), || {
+        wait_until(&format!("node 3 votes in group {group}"), || {
             all.cluster.node(1).membership(group).unwrap().version == version
         });
     }

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use synod::{Entries, Node, Options, StartError};
 use synod_sim::pipes::Network;
-use synod_sim::{Cluster, PATIENCE};
+use synod_sim::{Cluster, PATIENCE, wait_until};
 
 fn start_node(cluster: &mut Cluster, network: &Arc<Network>, node: u64) {
     let options = Options { transport: Some(network.transport(node)), ..Options::default() };
@@ -39,14 +37,6 @@ fn check(cluster: &Cluster, nodes: &[u64], count: u64) {
         for group in 1..=2 {
             assert!(cluster.log(*node, group, count) == expected, "node {node} has another log of group {group}");
         }
-    }
-}
-
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -37,16 +37,16 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) fn cluster(&self) -> Result<Cluster, ToolError> {
-        self.cluster.read()
-    }
-
     /// A client, whether there is such a group or not.
     pub(crate) fn client(&self) -> Result<Client, ToolError> {
-        let mut client = Client::new(self.cluster()?);
-        client.set_timeout(Duration::from_secs(u64::from(self.timeout)));
-        Ok(client)
+        Ok(client(self.cluster.read()?, self.timeout))
     }
+}
+
+fn client(cluster: Cluster, timeout_seconds: u32) -> Client {
+    let mut client = Client::new(cluster);
+    client.set_timeout(Duration::from_secs(u64::from(timeout_seconds)));
+    client
 }
 
 /// A group or a directory of the cluster, and how long what is asked about it may take.
@@ -89,9 +89,7 @@ impl VotersOf {
         if let Some(group) = self.whose.group {
             check_group(&cluster, group)?;
         }
-        let mut client = Client::new(cluster);
-        client.set_timeout(Duration::from_secs(u64::from(self.timeout)));
-        Ok(client)
+        Ok(client(cluster, self.timeout))
     }
 }
 

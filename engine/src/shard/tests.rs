@@ -48,6 +48,13 @@ fn started() -> Shard {
 
 /// As [`started`], with so many groups.
 fn started_with(groups: u64) -> Shard {
+    let mut shard = assembled(groups);
+    shard.start(2);
+    shard
+}
+
+/// The shard before its start.
+fn assembled(groups: u64) -> Shard {
     let address = |node: u64| format!("127.0.0.1:{node}").parse().unwrap();
     let members = (1..=3).map(|node| Member { node, address: address(node) }).collect();
     let config = Config { groups, ..Config::new(7, 1, "", members) };
@@ -69,9 +76,7 @@ fn started_with(groups: u64) -> Shard {
         seen: Arc::default(),
         pull_bytes: 1 << 20,
     };
-    let (mut shard, _) = assemble(&config, &place, &mut Nothing, &mut store, None).unwrap();
-    shard.start(2);
-    shard
+    assemble(&config, &place, &mut Nothing, &mut store, None).unwrap().0
 }
 
 /// A peer's first frame of a handshake: it has seen votes that rest on this shard's log up to `seen`.
@@ -81,6 +86,34 @@ fn meet(shard: &mut Shard, node: u64, seen: u64) {
         node,
         PeerHello { boot: 1, log: u128::from(node), names: Names::all(u128::from(node)), seen, lost: None },
     );
+}
+
+/// How many segments the shard has asked for since it was last looked.
+fn prepared(shard: &mut Shard) -> usize {
+    shard.disk_ops.drain(..).filter(|op| matches!(op, DiskOp::Prepare { .. })).count()
+}
+
+#[test]
+fn behind_a_restart_the_stock_of_segments_grows_one_by_one() {
+    let mut new = assembled(1);
+    new.start(8);
+    let all = prepared(&mut new);
+    assert!(all >= 8, "a new log has them at once");
+    let mut shard = assembled(1);
+    shard.recovered_end = 1;
+    shard.start(8);
+    shard.started = true;
+    let mut asked = prepared(&mut shard);
+    assert!(asked < 5, "{asked} of {all} are asked for at once");
+    for _ in 0..20 {
+        shard.tick();
+        let more = prepared(&mut shard);
+        shard.tick();
+        assert!(more <= 1 && prepared(&mut shard) == 0, "one at a time");
+        asked += more;
+        shard.now_ns += SPARE_EVERY_NS;
+    }
+    assert_eq!(asked, all);
 }
 
 #[test]

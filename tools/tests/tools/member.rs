@@ -6,17 +6,18 @@ use synod_sim::free_addresses;
 use crate::cluster::TestCluster;
 use crate::process::{arg, check, run, run_with_input, wait_for};
 
+/// What `synod member` says.
+fn member(action: &str, of: &[&str], rest: &[&str]) -> String {
+    String::from_utf8(run(&[&["member", action][..], of, rest].concat()).success()).unwrap()
+}
+
 #[test]
 fn votes_are_taken_away_and_given_back() {
     let mut cluster = TestCluster::start(3, 1, 1);
     cluster.wait_leaders();
     let file = cluster.cluster_file();
     let file = arg(&file).to_owned();
-    let member = |action: &str, rest: &[&str]| {
-        let args: Vec<&str> =
-            ["member", action, "--cluster", &file, "--group", "1"].iter().chain(rest).copied().collect();
-        String::from_utf8(run(&args).success()).unwrap()
-    };
+    let member = |action: &str, rest: &[&str]| member(action, &["--cluster", &file, "--group", "1"], rest);
     let append = |text: &str| {
         run_with_input(&["append", "--cluster", &file, "--group", "1"], text.as_bytes()).success();
     };
@@ -61,11 +62,7 @@ fn a_directory_changes_its_voters_as_a_group_does() {
     cluster.wait_leaders();
     let file = cluster.cluster_file();
     let file = arg(&file).to_owned();
-    let member = |action: &str, rest: &[&str]| {
-        let args: Vec<&str> =
-            ["member", action, "--cluster", &file, "--directory", "1"].iter().chain(rest).copied().collect();
-        String::from_utf8(run(&args).success()).unwrap()
-    };
+    let member = |action: &str, rest: &[&str]| member(action, &["--cluster", &file, "--directory", "1"], rest);
     let create = |group: &str| run(&["group", "create", "--cluster", &file, "--group", group, "--timeout", "3"]);
     assert_eq!(member("show", &[]), "version 0, voters 1, 2, 3, learners none, quorum 2 of 3, a majority\n");
     assert_eq!(member("remove", &["--node", "3"]), "version 1, voters 1, 2, learners 3, quorum 2 of 2, a majority\n");
@@ -136,10 +133,7 @@ fn a_node_joins_while_the_others_run() {
     cluster.wait_leaders();
     let file = cluster.cluster_file();
     let file = arg(&file).to_owned();
-    let member = |action: &str, rest: &[&str]| {
-        let args: Vec<&str> = ["member", action, "--cluster", &file].iter().chain(rest).copied().collect();
-        String::from_utf8(run(&args).success()).unwrap()
-    };
+    let member = |action: &str, rest: &[&str]| member(action, &["--cluster", &file], rest);
     let append = |text: &str| {
         run_with_input(&["append", "--cluster", &file, "--group", "1"], text.as_bytes()).success();
     };

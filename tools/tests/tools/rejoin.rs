@@ -170,11 +170,8 @@ fn a_guest_whose_directory_is_damaged_stays() {
     let file = cluster.cluster_file();
     run(&["group", "create", "--cluster", arg(&file), "--group", "7"]).success();
     cluster.wait_leaders();
-    append_lines(&cluster, 7, 20..30);
-    cluster.check_tails(
-        7,
-        &(20..30).flat_map(|n| format!("this is the line number {n}\n").into_bytes()).collect::<Vec<_>>(),
-    );
+    let of_seven = append_lines(&cluster, 7, 20..30);
+    cluster.check_tails(7, &of_seven);
     cluster.stop(3);
     // Group 7 is in the directory's log.
     flip(&cluster.node_dir(3).join("shard-1"), b"this is the line number 22\n");
