@@ -26,6 +26,7 @@ use crate::shard::checkpoints::{CheckpointPolicy, GroupCheckpoints};
 use crate::shard::group::{Group, GroupKind, GroupNames};
 use crate::shard::made::Maker;
 use crate::shard::memory::Memory;
+use crate::shard::pace::Rate;
 use crate::shard::sessions::Expiry;
 use crate::shard::{Parts, Shard};
 
@@ -242,6 +243,7 @@ pub(crate) fn assemble(
         expiry: Expiry::new(config.sessions_max, config.session_idle_seconds),
         pacing: Pacing::new(config.queue_ms_max * 1_000_000),
         checkpoints: CheckpointPolicy::new(config, place.pull_bytes),
+        pace: (config.learn_mib_per_second > 0).then(|| Rate::new(config.learn_mib_per_second * MIB)),
         node: config.node,
         shard: (place.shard, config.shards),
         homes,

@@ -179,6 +179,11 @@ pub struct Config {
     /// How fast a shard fetches checkpoints from other nodes, in MiB per second.
     #[serde(default = "defaults::catch_up_mib_per_second")]
     pub catch_up_mib_per_second: u64,
+    /// How fast a shard fetches committed entries that it lacks from other nodes' logs, in MiB per second; 0: as fast as they
+    /// come. It holds for groups that get on without this node's vote. What has fallen behind can only catch up when this
+    /// is more than what is committed meanwhile.
+    #[serde(default)]
+    pub learn_mib_per_second: u64,
     /// Pin each shard to a core of its own. By default when there are enough cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin: Option<bool>,
@@ -302,6 +307,7 @@ impl Config {
             checkpoint_seconds: defaults::checkpoint_seconds(),
             hold_entries: 0,
             catch_up_mib_per_second: defaults::catch_up_mib_per_second(),
+            learn_mib_per_second: 0,
             pin: None,
             allow_plaintext: false,
             udp_lane: false,
@@ -375,6 +381,7 @@ impl Config {
             (1..=1 << 20).contains(&self.catch_up_mib_per_second),
             "`catch_up_mib_per_second` must be between 1 and 1048576",
         )?;
+        check(self.learn_mib_per_second <= 1 << 20, "`learn_mib_per_second` must be at most 1048576; 0: no limit")?;
         check(self.spare_segments <= 1024, "`spare_segments` must be at most 1024")?;
         check(
             self.members.iter().all(|m| self.allows(m.address)),

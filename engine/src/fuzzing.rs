@@ -236,7 +236,7 @@ pub fn message_specimens() -> Vec<Vec<u8>> {
         Message::PreVoteReply { ballot: b, granted: true, promised: p },
         Message::Expected { ballot: b, next: Slot(4) },
         Message::Reject { ballot: b, promised: p },
-        Message::Commit { ballot: b, first: Slot(1), chosen: Slot(2), low: Slot(1) },
+        Message::Commit { ballot: b, first: Slot(1), chosen: Slot(2), low: Slot(1), stalled: true },
         Message::LearnRequest { from: Slot(4) },
         Message::Resign { ballot: b },
     ];

@@ -27,6 +27,10 @@ synod_core::marks!(
         LearnFromMemory,
         /// Chosen values are sent out of the log.
         LearnFromLog,
+        /// A request for chosen values waits for its turn.
+        LearnWaits,
+        /// It waits no longer: the leader may need this vote.
+        LearnHurries,
         /// A state machine that starts behind is fed out of the log.
         MachineFromLog,
         /// A state machine that starts behind is fed out of memory.

@@ -59,6 +59,7 @@ mod mail;
 pub(crate) mod membership;
 pub(crate) mod memory;
 pub(crate) mod moving;
+pub(crate) mod pace;
 pub(crate) mod points;
 mod prepare;
 pub(crate) mod producers;
@@ -85,6 +86,7 @@ use links::{Part, Peer};
 use made::{MadeGroups, Maker};
 use memory::Memory;
 use moving::{Moves, Pass};
+use pace::{Pace, Paces, Rate};
 use points::Points;
 use producers::Producers;
 use pulse::BEAT_NS;
@@ -141,6 +143,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) pacing: Pacing,
     /// When checkpoints are taken.
     pub(crate) checkpoints: CheckpointPolicy,
+    /// How fast chosen values are fetched; without it, as they come.
+    pub(crate) pace: Option<Rate>,
     /// The groups whose leader this node would rather be.
     pub(crate) prefers: Vec<bool>,
     /// By how much the nodes' clocks may run apart.
@@ -192,6 +196,7 @@ pub(crate) struct Shard {
     pub(crate) producers: Producers,
     pub(crate) disk_ops: Vec<DiskOp>,
     pub(crate) checkpoints: Checkpoints,
+    pace: Pace,
     pub(crate) notices: Vec<Notice>,
     pub(crate) phases: Phases,
     pub(crate) now_ns: u64,
@@ -302,6 +307,7 @@ impl Shard {
             producers: Producers::default(),
             disk_ops: Vec::new(),
             checkpoints: Checkpoints::new(parts.checkpoints),
+            pace: Pace::new(parts.pace),
             notices: Vec::new(),
             phases: Phases::default(),
             now_ns: 1,
@@ -426,6 +432,7 @@ impl Shard {
             Action::Send { to, message: Message::Accept { ballot, first, slot, chosen, value } } => {
                 self.send_accept(at, to, Message::Accept { ballot, first, slot, chosen, value });
             }
+            Action::Send { to, message: Message::LearnRequest { .. } } => self.ask_to_learn(at, to),
             Action::Send { to, message } => {
                 let (uid, now_us) = (self.groups[at as usize].names.uid, self.now_us());
                 if let Some(peer) = self.peer_of(at, to) {
@@ -789,7 +796,9 @@ impl Shard {
                 Incoming::Message(message) => {
                     // A full memory takes no more values; whoever sent them sends them again.
                     if self.has_memory_for(at, &message) {
+                        let paces = Paces::of(&message);
                         self.act(at, body, |r, out| r.receive(member, message, out));
+                        self.note_pace(at, member, paces, record_body.len());
                     } else {
                         mark(Mark::MemoryFull);
                     }
@@ -908,6 +917,7 @@ impl Shard {
         self.expire_sessions();
         self.take_checkpoints();
         self.tick_transfers();
+        self.tick_pace();
         self.follow_placements();
         self.step_moves();
         self.mark_quiet_log();

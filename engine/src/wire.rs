@@ -237,8 +237,8 @@ pub(crate) fn append_message(out: &mut Vec<u8>, uid: u128, message: &Message<Pay
         }
         Message::Expected { ballot, next } => (kind::EXPECTED, [next.0, ballot.pack(), 0, 0, 0, 0, 0]),
         Message::Reject { ballot, promised } => (kind::REJECT, [0, ballot.pack(), promised.pack(), 0, 0, 0, 0]),
-        Message::Commit { ballot, first, chosen, low } => {
-            (kind::COMMIT, [0, ballot.pack(), low.0, first.0, chosen.0, 0, 0])
+        Message::Commit { ballot, first, chosen, low, stalled } => {
+            (kind::COMMIT, [0, ballot.pack(), low.0, first.0, chosen.0, u64::from(*stalled), 0])
         }
         Message::LearnRequest { from } => (kind::LEARN_REQUEST, [from.0, 0, 0, 0, 0, 0, 0]),
         Message::Behind { chosen } => (kind::BEHIND, [0, 0, 0, 0, chosen.0, 0, 0]),
@@ -351,7 +351,7 @@ pub(crate) fn decode_record(
         kind::PRE_VOTE_REPLY => Message::PreVoteReply { ballot, granted: d == 1, promised: Ballot::unpack(c) },
         kind::EXPECTED => Message::Expected { ballot, next: Slot(a) },
         kind::REJECT => Message::Reject { ballot, promised: Ballot::unpack(c) },
-        kind::COMMIT => Message::Commit { ballot, first: Slot(d), chosen: Slot(e), low: Slot(c) },
+        kind::COMMIT => Message::Commit { ballot, first: Slot(d), chosen: Slot(e), low: Slot(c), stalled: f == 1 },
         kind::LEARN_REQUEST => Message::LearnRequest { from: Slot(a) },
         kind::BEHIND => Message::Behind { chosen: Slot(e) },
         kind::RESIGN => Message::Resign { ballot },
@@ -567,7 +567,7 @@ mod tests {
         check_message(&Message::PreVoteReply { ballot: b, granted: true, promised: p });
         check_message(&Message::Expected { ballot: b, next: Slot(4) });
         check_message(&Message::Reject { ballot: b, promised: p });
-        check_message(&Message::Commit { ballot: b, first: Slot(1), chosen: Slot(2), low: Slot(1) });
+        check_message(&Message::Commit { ballot: b, first: Slot(1), chosen: Slot(2), low: Slot(1), stalled: true });
         check_message(&Message::LearnRequest { from: Slot(4) });
         check_message(&Message::Resign { ballot: b });
         check_message(&Message::Campaign { ballot: b });

@@ -49,6 +49,7 @@ tests! {
     a_frame_in_anothers_place_is_damage,
     every_proposal_is_answered,
     followers_of_a_busy_group_learn_what_all_have,
+    a_voter_that_is_waited_for_hurries,
     idle_groups_cost_no_message,
     elections_of_many_groups_do_not_flood_a_slow_peer,
     elections_of_many_groups_share_frames,

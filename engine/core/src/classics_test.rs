@@ -533,7 +533,7 @@ fn commit_beyond_local_log() {
         let mut w = World::new(3);
         let ballot = w.elect(1, &ALL);
         w.announce(1, &ALL);
-        let commit = Message::Commit { ballot, first: Slot(1), chosen, low: chosen };
+        let commit = Message::Commit { ballot, first: Slot(1), chosen, low: chosen, stalled: false };
         w.deliver((member(1), member(2), Wire::Message(commit)));
         assert_eq!(w.chosen(2), Slot(1), "what is not here is not taken for chosen");
         assert!(w.node(2).replica.low() <= Slot(1));
@@ -646,7 +646,7 @@ fn a_stray_commit_with_a_huge_round_blocks_no_election() {
     w.elect(1, &ALL);
     for to in [1, 2] {
         let huge = ballot(Ballot::ROUND_MAX, 3);
-        let commit = Message::Commit { ballot: huge, first: Slot(1), chosen: Slot(0), low: Slot(0) };
+        let commit = Message::Commit { ballot: huge, first: Slot(1), chosen: Slot(0), low: Slot(0), stalled: false };
         w.deliver((member(3), member(to), Wire::Message(commit)));
     }
     w.elect(2, &[1, 2]);

@@ -99,7 +99,7 @@ impl Leader {
     }
 
     pub(crate) fn commit_message<P>(&self, chosen: Slot, low: Slot) -> Message<P> {
-        Message::Commit { ballot: self.ballot, first: self.first, chosen, low }
+        Message::Commit { ballot: self.ballot, first: self.first, chosen, low, stalled: self.stalls > 0 }
     }
 
     /// Whether proposals are taken: what was adopted is chosen, and no change of the configuration is under way.
@@ -418,9 +418,11 @@ impl<P: Payload> Replica<P> {
                 peer.away |= Some(*member) != own && peer.acked <= chosen && !peer.witness;
             }
             self.count_votes(out);
-            if !matches!(self.role, Role::Leader(_)) {
-                return;
-            }
+            let (chosen, low) = (self.log().chosen(), self.low);
+            let Role::Leader(leader) = &self.role else { return };
+            // Who takes its time to catch up hurries then.
+            let message = leader.commit_message(chosen, low);
+            self.broadcast(&message, out);
             for index in 0..self.electorate.voters.len() {
                 let leader = self.leader_mut();
                 let peer = leader.peers[index];

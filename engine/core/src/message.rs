@@ -112,6 +112,8 @@ pub enum Message<P> {
         chosen: Slot,
         /// Every voter's durable log bears a chosen prefix of at least this: nobody will ask for what is below.
         low: Slot,
+        /// The leader has waited in vain for something to be chosen: it may need the one addressed.
+        stalled: bool,
     },
     /// Asks for chosen values from `from` on.
     LearnRequest {

@@ -132,6 +132,8 @@ bugs! {
     GroupsMoveEarly,
     /// A guest is gone before the log of its directory says so.
     GuestsGoEarly,
+    /// A voter that fetches slowly what it lacks goes on so when its leader waits for it.
+    LaggardsNeverHurry,
     /// A voter that moves to another shard forgets to whom it was bound.
     MovedVotersAreFree,
     /// A group that is made again under a number has the uid of the one before.

@@ -248,7 +248,7 @@ impl<P: Payload> Replica<P> {
             }
             Message::Expected { ballot, next } => self.on_expected(from, ballot, next, out),
             Message::Reject { ballot, promised } => self.on_reject(ballot, promised, out),
-            Message::Commit { ballot, first, chosen, low } => {
+            Message::Commit { ballot, first, chosen, low, .. } => {
                 if ballot < self.promised() && ballot.member == from {
                     // It cannot be followed any more. Where nothing is proposed, it would never learn of it.
                     mark(Mark::CommitBelowPromise);

@@ -534,7 +534,7 @@ fn commit_index_applies_lower_ballot_value() {
     w.crash(1);
     // 2 leads with 1, without 3: slot 2 becomes its epoch start.
     let ballot = w.elect(2, &[1, 2]);
-    let commit = Message::Commit { ballot, first: Slot(2), chosen: Slot(2), low: Slot(0) };
+    let commit = Message::Commit { ballot, first: Slot(2), chosen: Slot(2), low: Slot(0), stalled: false };
     w.net.clear();
     w.receive((member(2), member(3), Wire::Message(commit)));
     assert_eq!(w.node(3).replica.log().chosen(), Slot(1), "it must ask for slot 2");
@@ -841,4 +841,31 @@ fn a_quiet_leader_learns_of_a_promise_above_it() {
     assert!(w.node(1).replica.epoch().is_none(), "the leader makes way for one above the promise");
     let next = w.elect(1, &ALL);
     assert!(next > higher && w.node(3).replica.leader() == Some(next));
+}
+
+#[test]
+fn a_leader_that_waits_in_vain_says_so() {
+    let mut w = World::new(3);
+    w.elect(1, &ALL);
+    let says_stalled = |w: &World| {
+        let commits = w.net.iter().filter_map(|(from, to, wire)| match wire {
+            Wire::Message(Message::Commit { stalled, .. }) if *from == member(1) => Some((*to, *stalled)),
+            _ => None,
+        });
+        commits.collect::<Vec<_>>()
+    };
+    // Nobody hears of this one.
+    w.propose(1);
+    w.sync(1);
+    w.net.clear();
+    w.act(1, Replica::timeout);
+    assert!(says_stalled(&w).is_empty(), "the first timeout only sees how far it is");
+    w.net.clear();
+    w.act(1, Replica::timeout);
+    assert_eq!(says_stalled(&w), [(member(2), true), (member(3), true)]);
+    w.settle(&ALL);
+    w.act(1, |r, out| {
+        r.heartbeat(true, out);
+    });
+    assert_eq!(w.batches(1).len(), 1);
 }

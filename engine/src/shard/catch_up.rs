@@ -10,6 +10,7 @@ use synod_core::planted::{Bug, is};
 
 use super::Shard;
 use super::events::Event;
+use super::pace::Rate;
 use crate::checkpoint::message::CheckpointMessage;
 use crate::checkpoint::{Kept, Part, StoreOp};
 use crate::machine::StateMachine;
@@ -44,17 +45,22 @@ pub(crate) struct Fetch {
 }
 
 /// What is under way with checkpoints of peers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Transfers {
     /// Reads for peers: (peer, group, part, offset).
     reads: HashMap<u64, (usize, u32, Part, u64)>,
     next_read: u64,
     /// Groups that fetch.
     fetching: Vec<u32>,
-    /// When the next bytes may be asked for.
-    free_ns: u64,
+    rate: Rate,
     want_ns: u64,
     want_peer: usize,
+}
+
+impl Transfers {
+    pub(super) fn new(rate: Rate) -> Self {
+        Self { reads: HashMap::new(), next_read: 0, fetching: Vec::new(), rate, want_ns: 0, want_peer: 0 }
+    }
 }
 
 impl Shard {
@@ -260,12 +266,11 @@ impl Shard {
             if !fetch.begun
                 || bytes == 0
                 || in_flight >= PULLS_MAX * u64::from(policy.pull_bytes)
-                || transfers.free_ns > now_ns
+                || !transfers.rate.is_free(now_ns)
             {
                 return;
             }
-            transfers.free_ns = transfers.free_ns.max(now_ns.saturating_sub(10_000_000))
-                + bytes.saturating_mul(1_000_000_000) / policy.fetch_bytes.max(1);
+            transfers.rate.take(bytes, now_ns);
             fetch.asked += bytes;
             let message = CheckpointMessage::Pull { part, offset, bytes: bytes as u32 };
             if !self.send_checkpoint(at, peer, &message) {

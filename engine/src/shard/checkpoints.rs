@@ -11,6 +11,7 @@ use synod_core::{RecordSeq, Slot};
 use super::Shard;
 use super::catch_up::Fetch;
 use super::events::Event;
+use super::pace::Rate;
 use super::trim::{Pin, readable_behind};
 use crate::checkpoint::{Kept, SMALL_BYTES, StoreDone, StoreOp, WRITES_MAX};
 use crate::config::Config;
@@ -44,8 +45,8 @@ pub(crate) struct CheckpointPolicy {
     hold_entries: u64,
     /// While the log has no more bytes than this.
     hold_bytes_max: u64,
-    /// Bytes per second of checkpoints that are fetched.
-    pub(super) fetch_bytes: u64,
+    /// How fast those of others are fetched.
+    fetch: Rate,
     /// Bytes of a checkpoint in one message.
     pub(super) pull_bytes: u32,
 }
@@ -59,7 +60,7 @@ impl CheckpointPolicy {
             age_ns: or_never(config.checkpoint_seconds.saturating_mul(1_000_000_000)),
             hold_entries: config.hold_entries,
             hold_bytes_max: config.wal_mib_max * MIB / 2,
-            fetch_bytes: config.catch_up_mib_per_second * MIB,
+            fetch: Rate::new(config.catch_up_mib_per_second * MIB),
             pull_bytes,
         }
     }
@@ -178,7 +179,7 @@ impl std::fmt::Debug for StoreOp {
 
 impl Checkpoints {
     pub(crate) fn new(policy: CheckpointPolicy) -> Self {
-        let transfers = super::catch_up::Transfers::default();
+        let transfers = super::catch_up::Transfers::new(policy.fetch);
         Self {
             policy,
             ops: Vec::new(),

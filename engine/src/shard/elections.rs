@@ -117,7 +117,7 @@ impl Shard {
                 Some(from + self.draw(range))
             }
             Timer::Progress => Some(self.now_ns + PROGRESS_NS),
-            Timer::Learn if self.asks_in_vain(at) => Some(self.now_ns + LEARN_ELSEWHERE_NS),
+            Timer::Learn if !self.learn_waits(at) && self.asks_in_vain(at) => Some(self.now_ns + LEARN_ELSEWHERE_NS),
             Timer::Learn => Some(self.now_ns + LEARN_NS),
         };
         self.groups[at as usize].timer = (wanted, deadline);
@@ -150,7 +150,7 @@ impl Shard {
             let election = self.groups[at as usize].timer.0 == Timer::Election;
             // Who prefers the group begins as soon as votes may leave: it has the right of way.
             let early = election && self.prefers[at as usize] > 0;
-            if self.wal_stuck() || self.yields() || !self.may_vote() && !early {
+            if self.wal_stuck() || self.yields() || !self.may_vote() && !early || self.learn_waits(at) {
                 mark(Mark::TimerPutOff);
                 self.arm_timer(at, true);
             } else if election {

@@ -10,6 +10,7 @@ use super::checkpoints::GroupCheckpoints;
 use super::elections::Election;
 use super::large::LargeEntry;
 use super::membership::PendingChange;
+use super::pace::Asking;
 use super::points::PointRead;
 use super::reads::ReadRequest;
 use super::support::{Binding, Tenure};
@@ -168,6 +169,8 @@ pub(crate) struct Group {
     pub(crate) last_frame: u64,
     pub(crate) timer: (Timer, Option<u64>),
     pub(crate) election: Election,
+    /// How its replica asks for what it lacks.
+    pub(crate) asking: Asking,
     /// A change of its voters under way.
     pub(crate) change: Option<Box<PendingChange>>,
     /// The peer whose leadership this replica follows.
@@ -244,6 +247,7 @@ impl Group {
             last_frame: 0,
             timer: (Timer::Off, None),
             election: Election::None,
+            asking: Asking::default(),
             change: None,
             follows: None,
             waiters: Vec::new(),

@@ -102,6 +102,14 @@ impl Shard {
             || !self.reads.is_empty();
         let orders = self.transfers.is_any() || !self.trim_orders.is_empty() || self.made.is_any_order();
         let votes = self.votes_from_ns.is_some();
-        self.stopping || groups || waits || log || orders || votes || self.producers.are_any() || self.moves.is_any()
+        self.stopping
+            || groups
+            || waits
+            || log
+            || orders
+            || votes
+            || self.producers.are_any()
+            || self.moves.is_any()
+            || self.pace.is_any()
     }
 }

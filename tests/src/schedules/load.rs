@@ -27,8 +27,29 @@ fn followers_of_a_busy_group_learn_what_all_have() {
     }
 }
 
+/// A node that comes back fetches slowly what it lacks, so that others are not slowed down; but not while nothing can be
+/// chosen without it.
+fn a_voter_that_is_waited_for_hurries() {
+    const ENTRIES: u64 = 300;
+    let mut world = Shards::new(Setup::default()).configured(|config| config.learn_mib_per_second = 1).led();
+    world.kill(2);
+    for _ in 0..ENTRIES {
+        world.propose_in(1, 0, &[1; 60 << 10]);
+        world.run(10);
+    }
+    world.start(2);
+    world.run(3000);
+    let index = world.info(2).next_index;
+    assert!((20..80).contains(&index), "it fetches 1 MiB a second, and has {index} of {ENTRIES}");
+    world.kill(1);
+    let told = world.propose_in(1, 0, b"needs node 3");
+    world.run(3000);
+    assert!(matches!(*told.lock().unwrap(), Some(Ok(_))), "node 3 has {} of {ENTRIES}", world.info(2).next_index);
+}
+
 /// All of them.
 pub(super) const SCHEDULES: &[Schedule] = schedules! {
     every_proposal_is_answered shows AnswersAreDropped,
     followers_of_a_busy_group_learn_what_all_have shows BusyGroupsAreNotTold,
+    a_voter_that_is_waited_for_hurries shows LaggardsNeverHurry,
 };

@@ -15,7 +15,7 @@ use crate::disk::Dice;
 /// Settled batches of a session that its client remembers, to say them again: more than a group remembers.
 const SETTLED_MAX: usize = 10;
 /// About so many parts a large entry has at most.
-const PARTS: usize = 12;
+pub(super) const PARTS: usize = 12;
 /// A client waits so long for an outcome when it can go on no further otherwise.
 const PATIENCE_NS: u64 = 3 * S;
 

@@ -151,6 +151,8 @@ plan! {
     checkpoint_entries: u64,
     /// Entries kept in the log behind a checkpoint.
     hold_entries: u64,
+    /// How fast a shard fetches what others chose, in MiB per second; 0: as it comes.
+    learn_mib: u64,
     /// For how long readers pin a group's log, in the mean; 0: none does.
     pin_ns: u64,
     /// So long a proposal may wait for its slot, in milliseconds; 0: as long as usual.
@@ -305,6 +307,7 @@ impl Plan {
         .with_witnesses(4)
         .with_lanes()
         .with_introduction()
+        .with_pace()
     }
 
     /// In one of four heartbeats go as datagrams, between all nodes or all but one. Some networks lose few of them,
@@ -503,6 +506,17 @@ impl Plan {
         if self.nodes > 2 && !loses && self.witnesses == 0 && dice.below(4) == 0 {
             self.introduce_ns = self.safety_ns / pick(&mut dice, &[2, 4, 10]);
         }
+        self
+    }
+
+    /// In one of four, nodes that lack much fetch it slowly. Dice of its own.
+    fn with_pace(mut self) -> Self {
+        let mut dice = Dice::new(self.seed ^ 0x00b0_77ed);
+        // Faster than what is missing grows.
+        let entry_bytes = self.entry_bytes_max.max(super::load::PARTS * self.part_bytes) as u64;
+        let written = self.clients as u64 * entry_bytes * S / self.think_ns;
+        let slow = 1 + 2 * (written >> 20);
+        self.learn_mib = pick(&mut dice, &[0, 0, 0, slow]);
         self
     }
 

@@ -181,6 +181,7 @@ impl World {
             config.cache_mib = plan.cache_mib;
             config.checkpoint_entries = plan.checkpoint_entries;
             config.hold_entries = plan.hold_entries;
+            config.learn_mib_per_second = plan.learn_mib;
             if plan.wal_mib_max > 0 {
                 config.wal_mib_max = plan.wal_mib_max;
             }
