@@ -241,7 +241,7 @@ pub(crate) fn assemble(
         retain_bytes: config.retain_mib * MIB,
         index_bytes_max: config.index_mib << 20,
         expiry: Expiry::new(config.sessions_max, config.session_idle_seconds),
-        pacing: Pacing::new(config.queue_ms_max * 1_000_000),
+        pacing: Pacing::new(config.queue_ms_max * 1_000_000, config.batch_entries_max),
         checkpoints: CheckpointPolicy::new(config, place.pull_bytes),
         pace: (config.learn_mib_per_second > 0).then(|| Rate::new(config.learn_mib_per_second * MIB)),
         node: config.node,

@@ -67,11 +67,10 @@ impl Entries {
         4 + 4 * self.ends.len() + self.bytes.len()
     }
 
-    /// Whether another run of entries fits into the same batch.
-    pub(crate) fn has_room(&self, more: &Self) -> bool {
+    /// Whether `entries` more of `bytes` together fit into the same batch, which has no more than `entries_max` then.
+    pub(crate) fn has_room(&self, entries: usize, bytes: usize, entries_max: usize) -> bool {
         self.ends.is_empty()
-            || (self.body_bytes() + 4 * more.ends.len() + more.bytes.len() <= BATCH_BYTES_MAX
-                && self.ends.len() + more.ends.len() <= BATCH_ENTRIES_MAX)
+            || (self.body_bytes() + 4 * entries + bytes <= BATCH_BYTES_MAX && self.ends.len() + entries <= entries_max)
     }
 
     /// Appends another run; the caller has seen that there is room.
@@ -221,7 +220,7 @@ mod tests {
         let mut all = Entries::one(b"a").unwrap();
         let mut more = Entries::one(b"bc").unwrap();
         more.push(b"").unwrap();
-        assert!(all.has_room(&more));
+        assert!(all.has_room(more.ends.len(), more.bytes.len(), BATCH_ENTRIES_MAX));
         all.append(&more);
         let body = body(&all);
         assert_eq!(Batch::decode(&body).unwrap().iter().collect::<Vec<_>>(), [&b"a"[..], b"bc", b""]);

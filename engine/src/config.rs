@@ -9,7 +9,7 @@ use synod_core::{Quorums, Slot};
 
 use crate::groups::directory_number;
 use crate::homes::Homes;
-use crate::limits::SESSIONS_MAX;
+use crate::limits::{BATCH_ENTRIES_MAX, SESSIONS_MAX};
 use crate::outcome::{GroupId, NodeId};
 
 /// An hour: the longest that `queue_ms_max` may let a proposal wait.
@@ -152,6 +152,10 @@ pub struct Config {
     /// `retain_mib` is reached; at twice as much new proposals are refused as overloaded.
     #[serde(default = "defaults::index_mib")]
     pub index_mib: usize,
+    /// Entries in one slot, from 1 to 65536: proposals that come while a group's log is busy share a slot up to there. They
+    /// never wait for others to come. A batch that is proposed as one is not cut.
+    #[serde(default = "defaults::batch_entries_max")]
+    pub batch_entries_max: usize,
     /// How long a proposal may wait for its slot, in milliseconds, before it is refused as overloaded.
     #[serde(default = "defaults::queue_ms_max")]
     pub queue_ms_max: u64,
@@ -227,6 +231,9 @@ mod defaults {
     pub(super) fn index_mib() -> usize {
         128
     }
+    pub(super) fn batch_entries_max() -> usize {
+        crate::limits::BATCH_ENTRIES_MAX
+    }
     pub(super) fn queue_ms_max() -> u64 {
         2000
     }
@@ -298,6 +305,7 @@ impl Config {
             spare_segments: defaults::spare_segments(),
             cache_mib: defaults::cache_mib(),
             index_mib: defaults::index_mib(),
+            batch_entries_max: defaults::batch_entries_max(),
             queue_ms_max: defaults::queue_ms_max(),
             sessions_max: defaults::sessions_max(),
             session_idle_seconds: defaults::session_idle_seconds(),
@@ -366,6 +374,10 @@ impl Config {
         check(
             self.wal_mib_max >= self.retain_mib + 4 * self.segment_mib,
             "`wal_mib_max` must be at least `retain_mib` and four segments, or the log could never be trimmed in time",
+        )?;
+        check(
+            (1..=BATCH_ENTRIES_MAX).contains(&self.batch_entries_max),
+            "`batch_entries_max` must be between 1 and 65536",
         )?;
         check(
             (1..=QUEUE_MS_MAX).contains(&self.queue_ms_max),

@@ -24,7 +24,7 @@ use crate::meta::{MetaV7, decode_meta, encode_meta};
 use crate::payload::{BatchHeader, Payload, Place};
 use crate::persist::{Summary, record_header};
 use crate::recovery::Recoverer;
-use crate::wire::{Ack, Heartbeat, Incoming, append_message, append_named, append_state, append_vote};
+use crate::wire::{Ack, Heartbeat, Incoming, append_applied, append_message, append_named, append_state, append_vote};
 use crate::wire::{decode_record, introductions};
 
 /// The group of all specimens.
@@ -44,6 +44,7 @@ pub fn recode_messages(body: &[u8]) -> Option<Vec<u8>> {
             Incoming::State(state) => append_state(&mut out, header.uid, &state),
             Incoming::Checkpoint(message) => message.append(header.uid, &mut out),
             Incoming::Named(replica) => append_named(&mut out, header.uid, replica),
+            Incoming::Applied { slot, chain } => append_applied(&mut out, header.uid, slot, chain),
         }
     }
     Some(out)
@@ -257,7 +258,8 @@ pub fn message_specimens() -> Vec<Vec<u8>> {
     };
     let encoded = |message: &Message<Payload>| encode(&|out| append_message(out, UID, message));
     let votes = votes.iter().map(|vote| encode(&|out| append_vote(out, UID, vote, 12)));
-    messages.iter().map(encoded).chain(votes).chain(parts.iter().map(encoded)).collect()
+    let applied = encode(&|out| append_applied(out, UID, Slot(1024), 0xfeed));
+    messages.iter().map(encoded).chain(votes).chain(parts.iter().map(encoded)).chain([applied]).collect()
 }
 
 /// Legal lists of acknowledgements, and a heartbeat.

@@ -40,6 +40,7 @@ use crate::seen::Seen;
 use crate::wire::{self, ACKS, Ack, HEARTBEAT, HEARTBEAT_ACK, Heartbeat, Incoming, LANE, RECORDS, kind};
 
 pub(crate) mod admission;
+pub(crate) mod agreement;
 mod catch_up;
 #[cfg(feature = "simulation")]
 mod census;
@@ -811,6 +812,7 @@ impl Shard {
                 Incoming::State(_) if self.replica_of(at, peer).is_witness() => {}
                 Incoming::State(state) => self.install(at, peer, state),
                 Incoming::Checkpoint(message) => self.on_checkpoint_message(at, peer, message),
+                Incoming::Applied { slot, chain } => self.on_applied(at, peer, slot, chain),
                 Incoming::Named(_) => unreachable!("it is taken before"),
             }
         }
@@ -948,6 +950,7 @@ impl Shard {
             self.act(*at, &[], |r, out| settled = r.heartbeat(again, out));
             if settled {
                 self.groups[*at as usize].beats = None;
+                self.tell_last_chain(*at);
             }
             !settled
         });
@@ -1075,8 +1078,9 @@ impl Shard {
         let session = self.session_here(at, session);
         let (now_ns, bytes) = (self.now_ns, entries.body_bytes() - 4);
         self.phases.queue.record_weighted(now_ns.saturating_sub(run.submitted_ns), u64::from(run.count));
-        let spare = &mut self.spare_entries;
-        let batch = self.groups[at as usize].batch_for(entries, session, now_ns);
+        let size = (entries.ends.len(), entries.bytes.len());
+        let (spare, entries_max) = (&mut self.spare_entries, self.pacing.batch_entries_max);
+        let batch = self.groups[at as usize].batch_for(size, entries_max, session, now_ns);
         if batch.entries.is_empty()
             && let Some(spare) = spare.pop()
         {
@@ -1100,8 +1104,8 @@ impl Shard {
             let run = Run { reply: Reply::Local(producer), tag, count: 1, submitted_ns: now_ns, handle: None };
             return self.propose_large(at, entries, None, run, permit).map_err(|(_, rejection)| rejection);
         }
-        let spare = &mut self.spare_entries;
-        let batch = self.groups[at as usize].batch_for_one(entry.len(), now_ns);
+        let (spare, entries_max) = (&mut self.spare_entries, self.pacing.batch_entries_max);
+        let batch = self.groups[at as usize].batch_for((1, entry.len()), entries_max, None, now_ns);
         if batch.entries.is_empty()
             && let Some(spare) = spare.pop()
         {
@@ -1445,6 +1449,7 @@ impl Shard {
         } else if let (Effect::Part, Body::Batch(payload)) = (effect, &value.body) {
             self.note_applied(at, 0, u64::from(payload.header().bytes));
         }
+        self.note_chain(at);
         let group = &mut self.groups[at as usize];
         let session_mark = group.kind.session_mark();
         let mut told = Vec::new();

@@ -650,6 +650,12 @@ impl SimShard {
         Some(HeldVotes { promised: replica.promised().pack(), chosen: log.chosen().0, values })
     }
 
+    /// Memory fails: the chained checksum of what a group has applied is another one from now on.
+    pub fn spoil_chain(&mut self, group: GroupId) {
+        let at = self.place(group).expect("the group is here");
+        self.shard.groups[at as usize].apply.chain ^= 1;
+    }
+
     /// The slot up to which, as this shard knows, every voter's durable log of a group bears what is chosen.
     pub fn low(&self, group: GroupId) -> Option<u64> {
         Some(self.shard.groups[self.place(group)? as usize].replica.low().0)

@@ -63,6 +63,7 @@ pub(crate) mod kind {
     pub(crate) const STATE: u8 = 28;
     pub(crate) const CAMPAIGN: u8 = 44;
     pub(crate) const NAMED: u8 = 45;
+    pub(crate) const APPLIED: u8 = 46;
 }
 
 const NOOP: u8 = 0;
@@ -286,6 +287,16 @@ pub(crate) enum Incoming {
     Checkpoint(CheckpointMessage),
     /// The replica that the sender is in this group, whatever else was said of its shard.
     Named(u128),
+    /// The chained checksum of the sender's apply state behind a slot.
+    Applied {
+        slot: Slot,
+        chain: u32,
+    },
+}
+
+/// Appends the chained checksum of the apply state behind a slot.
+pub(crate) fn append_applied(out: &mut Vec<u8>, uid: u128, slot: Slot, chain: u32) {
+    append_record(out, &plain_header(kind::APPLIED, uid, [slot.0, 0, u64::from(chain), 0, 0, 0, 0]), &[]);
 }
 
 /// Appends that the sender is this replica in a group.
@@ -374,6 +385,10 @@ pub(crate) fn decode_record(
             return Ok(Incoming::Vote(Vote::Report { ballot, attempt, slot, accepted, value }, 0));
         }
         kind::NAMED => return Ok(Incoming::Named(u128::from(c) << 64 | u128::from(a))),
+        kind::APPLIED => {
+            let chain = u32::try_from(c).map_err(|_| Malformed("the chained checksum"))?;
+            return Ok(Incoming::Applied { slot: Slot(a), chain });
+        }
         kind if message::KINDS.contains(&kind) => {
             return CheckpointMessage::decode(header, &buffer[body]).map(Incoming::Checkpoint);
         }

@@ -323,7 +323,7 @@ fn rolled_back_disk() {
     world.kill(1);
     world.nodes[1].disk = old;
     world.start(1);
-    let why = world.nodes[1].suspect.take().expect("it votes with a log that has lost votes");
+    let why = world.nodes[1].ended.take().expect("it votes with a log that has lost votes");
     assert!(why.contains("node 1 has seen votes"), "{why}");
 }
 

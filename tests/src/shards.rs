@@ -76,8 +76,10 @@ pub struct Node {
     pub replica: u128,
     /// Its process stands still.
     pub paused: bool,
-    /// Why it has ended by itself: its log has lost votes.
-    pub suspect: Option<String>,
+    /// Why it has ended by itself.
+    pub ended: Option<String>,
+    /// It may end for other reasons than a log that has lost votes.
+    pub may_end: bool,
     held: BTreeMap<GroupId, Arc<Mutex<Held>>>,
 }
 
@@ -104,9 +106,15 @@ impl Node {
             drift_ppm: 0,
             replica: u128::from(node),
             paused: false,
-            suspect: None,
+            ended: None,
+            may_end: false,
             held: BTreeMap::new(),
         }
+    }
+
+    /// Whether it runs.
+    pub fn is_up(&self) -> bool {
+        self.shard.is_some()
     }
 
     /// Whether it lets a node in.
@@ -404,8 +412,8 @@ impl Shards {
         let (Some(shard), Some(store), false) = (&mut node.shard, &mut node.store, node.paused) else { return false };
         shard.set_now(now_ns);
         if let Err(why) = shard.turn() {
-            assert!(shard.is_suspect(), "{why}");
-            node.suspect = Some(why);
+            assert!(shard.is_suspect() || node.may_end, "{why}");
+            node.ended = Some(why);
             self.kill(at);
             return false;
         }

@@ -13,9 +13,9 @@ pub use judge::{Identity, KnownPeer, Refusal, judge, judge_answer};
 use crate::bytes::{get_u16, get_u32, get_u64, get_u128, put_u16, put_u32, put_u64, put_u128};
 
 /// The lowest version of the messages that this program speaks.
-pub const PROTOCOL_VERSION_MIN: u16 = 9;
+pub const PROTOCOL_VERSION_MIN: u16 = 10;
 /// The highest version of the messages that this program speaks.
-pub const PROTOCOL_VERSION_MAX: u16 = 9;
+pub const PROTOCOL_VERSION_MAX: u16 = 10;
 /// Bytes of a hello's body as written here, without the rules behind it.
 pub const HELLO_BYTES: usize = 256;
 /// How many rules a handshake has room for.

@@ -134,6 +134,8 @@ bugs! {
     GuestsGoEarly,
     /// A voter that fetches slowly what it lacks goes on so when its leader waits for it.
     LaggardsNeverHurry,
+    /// It is not noticed that replicas have applied different things.
+    ChainsAreNotCompared,
     /// A voter that moves to another shard forgets to whom it was bound.
     MovedVotersAreFree,
     /// A group that is made again under a number has the uid of the one before.

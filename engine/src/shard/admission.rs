@@ -16,13 +16,15 @@ const RETRY_MS_MAX: u64 = 1000;
 pub(crate) struct Pacing {
     /// A proposal that was not in a slot for so long is refused.
     queue_ns_max: u64,
+    /// Proposals do not make a batch grow past so many entries.
+    pub(super) batch_entries_max: usize,
     /// What a slot takes from its proposal until it is applied: an average over the last few.
     slot_ns: u64,
 }
 
 impl Pacing {
-    pub(crate) fn new(queue_ns_max: u64) -> Self {
-        Self { queue_ns_max, slot_ns: 0 }
+    pub(crate) fn new(queue_ns_max: u64, batch_entries_max: usize) -> Self {
+        Self { queue_ns_max, batch_entries_max, slot_ns: 0 }
     }
 
     /// A slot took so long.

@@ -55,6 +55,16 @@ pub enum Event {
         /// The last index that it covers.
         index: u64,
     },
+    /// Another node's replica of the group has applied something else than this one, up to a slot that both have applied:
+    /// memory or a disk of one of them has changed it. Whoever differs from most voters stops.
+    ReplicasDiffer {
+        /// The group.
+        group: GroupId,
+        /// The slot.
+        slot: u64,
+        /// The other node.
+        node: NodeId,
+    },
     /// A group has come from another shard of this node.
     GroupMoved {
         /// The group.

@@ -6,6 +6,7 @@ use synod_core::planted::{Bug, is};
 use synod_core::{Ballot, RecordSeq, Replica, Slot, Timer};
 use synod_wal::record::RecordHeader;
 
+use super::agreement::Agreement;
 use super::checkpoints::GroupCheckpoints;
 use super::elections::Election;
 use super::large::LargeEntry;
@@ -18,7 +19,6 @@ use super::transfer::Transfer;
 use crate::apply::ApplyState;
 use crate::batch::{Batch, Entries};
 use crate::indexes::Indexes;
-use crate::limits::BATCH_ENTRIES_MAX;
 use crate::machine::{CommittedBatch, StateMachine};
 use crate::metrics::SlotTimes;
 use crate::outcome::{GroupId, Outcome};
@@ -171,6 +171,7 @@ pub(crate) struct Group {
     pub(crate) election: Election,
     /// How its replica asks for what it lacks.
     pub(crate) asking: Asking,
+    pub(crate) agreement: Agreement,
     /// A change of its voters under way.
     pub(crate) change: Option<Box<PendingChange>>,
     /// The peer whose leadership this replica follows.
@@ -248,6 +249,7 @@ impl Group {
             timer: (Timer::Off, None),
             election: Election::None,
             asking: Asking::default(),
+            agreement: Agreement::default(),
             change: None,
             follows: None,
             waiters: Vec::new(),
@@ -373,27 +375,20 @@ impl Group {
         Ok(())
     }
 
-    /// The batch that takes `entries` more, in a session or not; a new one when the last has no room.
-    pub(crate) fn batch_for(&mut self, entries: &Entries, session: Option<(u64, u64)>, now_ns: u64) -> &mut OpenBatch {
+    /// The batch that takes `entries` more of `bytes` together, in a session or not; a new one when the last has no room.
+    pub(crate) fn batch_for(
+        &mut self,
+        (entries, bytes): (usize, usize),
+        entries_max: usize,
+        session: Option<(u64, u64)>,
+        now_ns: u64,
+    ) -> &mut OpenBatch {
         let fits = |batch: &OpenBatch| {
-            session.is_none() && batch.session.is_none() && batch.large.is_none() && batch.entries.has_room(entries)
+            let shared = session.is_none() && batch.session.is_none() && batch.large.is_none();
+            shared && batch.entries.has_room(entries, bytes, entries_max)
         };
         if !self.open.back().is_some_and(fits) {
             self.open.push_back(OpenBatch { session, opened_ns: now_ns, ..OpenBatch::default() });
-        }
-        self.open.back_mut().expect("there is one now")
-    }
-
-    /// As [`Group::batch_for`], for one entry of `bytes` bytes.
-    pub(crate) fn batch_for_one(&mut self, bytes: usize, now_ns: u64) -> &mut OpenBatch {
-        let fits = |batch: &OpenBatch| {
-            batch.session.is_none()
-                && batch.large.is_none()
-                && batch.entries.len() < BATCH_ENTRIES_MAX
-                && batch.entries.body_bytes() + 4 + bytes <= crate::limits::BATCH_BYTES_MAX
-        };
-        if !self.open.back().is_some_and(fits) {
-            self.open.push_back(OpenBatch { opened_ns: now_ns, ..OpenBatch::default() });
         }
         self.open.back_mut().expect("there is one now")
     }

@@ -36,8 +36,8 @@ fn golden_bytes_of_a_hello() {
     let mut golden = [0; HELLO_BYTES + 24];
     for (at, value) in [
         (0, 1),      // role
-        (2, 9),      // version_min
-        (4, 9),      // version_max
+        (2, 10),     // version_min
+        (4, 10),     // version_max
         (6, 3),      // flags: replacement 1, founder 2
         (8, 1),      // shard
         (12, 4),     // shard_count
