@@ -68,13 +68,7 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let node = Node::start(config, Options { log_store: Some(store.clone()), ..Options::default() })?;
     let log = node.handle();
     log.wait_leader(1, Duration::from_secs(10)).ok_or("no leader")?;
-    let committed = loop {
-        match log.propose(1, b"an entry").wait() {
-            // Elected, but its first own slot is not chosen yet.
-            Err(synod::ProposeError::Rejected(_)) => std::thread::sleep(Duration::from_millis(1)),
-            outcome => break outcome?,
-        }
-    };
+    let committed = log.propose(1, b"an entry").wait()?;
     println!(
         "index {} is durable; {} bytes of log were written",
         committed.first_index,

@@ -17,13 +17,7 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     log.wait_leader(1, Duration::from_secs(10)).ok_or("no leader")?;
 
     for word in ["one", "two", "three"] {
-        let committed = loop {
-            match log.propose(1, word.as_bytes()).wait() {
-                // Elected, but its first own slot is not chosen yet.
-                Err(synod::ProposeError::Rejected(_)) => std::thread::sleep(Duration::from_millis(1)),
-                outcome => break outcome?,
-            }
-        };
+        let committed = log.propose(1, word.as_bytes()).wait()?;
         println!("{word} is committed at index {}", committed.first_index);
     }
     let mut tail = log.subscribe(1, 1);

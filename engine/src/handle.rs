@@ -21,7 +21,7 @@ use crate::limits::READ_BYTES_MAX;
 use crate::machine::StateMachine;
 use crate::mailbox::{Mail, Post};
 use crate::membership::{Membership, MembershipChange, MembershipError, MembershipOutcome};
-use crate::outcome::{Committed, Epoch, GroupId, NodeId, Outcome, Overload, ProposeError, Rejection};
+use crate::outcome::{Committed, Epoch, GroupId, NodeId, Outcome, ProposeError, Rejection};
 use crate::sessions::command::is_session;
 use crate::shard::made::GroupReply;
 use crate::shard::membership::MembershipReply;
@@ -88,6 +88,16 @@ fn pending<T>(lost: T) -> (Completer<T>, Pending<T>) {
     (Completer { slot: Arc::clone(&slot), lost: Some(lost) }, Pending { slot })
 }
 
+fn unparks_this_thread() -> Waker {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    Waker::from(Arc::new(Unpark(std::thread::current())))
+}
+
 impl<T> Future for Pending<T> {
     type Output = T;
 
@@ -105,21 +115,42 @@ impl<T> Future for Pending<T> {
 
 impl<T> Pending<T> {
     /// Waits on this thread.
-    pub fn wait(self) -> T {
-        struct Unpark(std::thread::Thread);
-        impl std::task::Wake for Unpark {
-            fn wake(self: Arc<Self>) {
-                self.0.unpark();
-            }
-        }
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-        let mut this = std::pin::pin!(self);
+    pub fn wait(mut self) -> T {
+        let waker = unparks_this_thread();
         loop {
-            match this.as_mut().poll(&mut Context::from_waker(&waker)) {
+            match Pin::new(&mut self).poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(value) => return value,
                 Poll::Pending => std::thread::park(),
             }
         }
+    }
+
+    /// Waits on this thread, for `timeout` at most. What was asked for goes on: of a proposal this says nothing.
+    ///
+    /// # Errors
+    /// The future itself, when there is no answer yet: it can be waited for again.
+    pub fn wait_timeout(mut self, timeout: Duration) -> Result<T, Self> {
+        let waker = unparks_this_thread();
+        let begin = Instant::now();
+        loop {
+            if let Poll::Ready(value) = Pin::new(&mut self).poll(&mut Context::from_waker(&waker)) {
+                return Ok(value);
+            }
+            // A timeout may be longer than any clock shows.
+            let left = timeout.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                return Err(self);
+            }
+            std::thread::park_timeout(left);
+        }
+    }
+}
+
+/// Why a read came back.
+fn unread(post: &Post) -> ReadError {
+    match post.refusal() {
+        Rejection::Stopping => ReadError::Stopping,
+        _ => ReadError::Overloaded,
     }
 }
 
@@ -135,6 +166,11 @@ impl Handle {
 
     fn post(&self, group: GroupId) -> &Post {
         &self.posts[self.placement.shard(group)]
+    }
+
+    fn send(&self, group: GroupId, mail: Mail) -> Result<(), Rejection> {
+        let post = self.post(group);
+        post.send(mail).map_err(|_| post.refusal())
     }
 
     /// Proposes one entry, of 64 MiB at most. It is committed, and applied on this node, when the future gives `Ok`.
@@ -188,7 +224,7 @@ impl Handle {
             permit,
             reply: Box::new(|outcome| completer.complete(outcome)),
         };
-        self.post(group).send(mail).map_err(|_| Overload::Shard.rejection())?;
+        self.send(group, mail)?;
         Ok(pending)
     }
 
@@ -200,7 +236,7 @@ impl Handle {
     pub fn proposer(&self, group: GroupId) -> Result<Proposer, Rejection> {
         let (completer, pending) = pending(None);
         let mail = Mail::Epoch { group, reply: Box::new(|epoch| completer.complete(epoch)) };
-        self.post(group).send(mail).map_err(|_| Overload::Shard.rejection())?;
+        self.send(group, mail)?;
         let epoch = pending.wait().ok_or(Rejection::NotLeader { leader: self.leader(group) })?;
         let number = NEXT_PROPOSER.fetch_add(1, Ordering::Relaxed);
         Ok(Proposer { handle: self.clone(), group, epoch, number, closed: false })
@@ -211,13 +247,15 @@ impl Handle {
         self.info(group).map(|info| info.leader).filter(|leader| *leader > 0)
     }
 
-    /// Waits until this node knows a leader of the group.
+    /// Waits until this node leads the group and takes its proposals, or knows that another one leads it. Gives the leader.
     pub fn wait_leader(&self, group: GroupId, timeout: Duration) -> Option<NodeId> {
-        let end = Instant::now() + timeout;
+        let begin = Instant::now();
         loop {
-            let leader = self.leader(group);
-            if leader.is_some() || Instant::now() >= end {
-                return leader;
+            // Elected, this node takes proposals once a first slot of its own is chosen.
+            let takes_proposals = |info: &GroupInfoV1| info.leader != self.node || info.epoch > 0;
+            let leader = self.info(group).filter(takes_proposals).map_or(0, |info| info.leader);
+            if leader > 0 || begin.elapsed() >= timeout {
+                return (leader > 0).then_some(leader);
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -259,9 +297,9 @@ impl Handle {
             wait_ms: timeout.as_millis() as u64,
             reply: MembershipReply::Callback(Box::new(|outcome| completer.complete(outcome))),
         };
-        match self.post(group).send(mail) {
+        match self.send(group, mail) {
             Ok(()) => pending,
-            Err(_) => answered(Err(Overload::Shard.rejection().into())),
+            Err(rejection) => answered(Err(rejection.into())),
         }
     }
 
@@ -287,7 +325,7 @@ impl Handle {
         let reply = Box::new(|outcome| completer.complete(outcome));
         match self.posts[0].send(Mail::Introduce { member, witness, reply }) {
             Ok(()) => pending,
-            Err(_) => answered(Err(Overload::Shard.rejection().into())),
+            Err(_) => answered(Err(self.posts[0].refusal().into())),
         }
     }
 
@@ -340,7 +378,7 @@ impl Handle {
         let shard = self.placement.directory_shard(change.group());
         match self.posts[shard].send(Mail::ChangeGroups { change, wait_ms, reply }) {
             Ok(()) => pending,
-            Err(_) => answered(Err(Overload::Shard.rejection().into())),
+            Err(_) => answered(Err(self.posts[shard].refusal().into())),
         }
     }
 
@@ -353,7 +391,7 @@ impl Handle {
         for post in &*self.posts {
             let (completer, pending) = pending(None);
             let mail = Mail::Groups { reply: Box::new(|groups| completer.complete(Some(groups))) };
-            post.send(mail).map_err(|_| Overload::Shard.rejection())?;
+            post.send(mail).map_err(|_| post.refusal())?;
             groups.extend(pending.wait().ok_or(Rejection::Stopping)?);
         }
         groups.sort_unstable_by_key(|made: &MadeGroup| made.group);
@@ -377,8 +415,12 @@ impl Handle {
             whole: true,
             reply: Box::new(|answer| completer.complete(answer)),
         };
-        // Refused mail is dropped, and its completer with it.
-        let _ = self.post(group).send(mail);
+        let post = self.post(group);
+        if let Err(refused) = post.send(mail)
+            && let Mail::Read { reply, .. } = *refused
+        {
+            reply(Err(unread(post)));
+        }
         pending
     }
 
@@ -444,10 +486,11 @@ impl Handle {
     ) {
         let wait_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let mail = Mail::ReadPoint { group, consistency, wait_ns, reply: Box::new(reply) };
-        if let Err(refused) = self.post(group).send(mail)
+        let post = self.post(group);
+        if let Err(refused) = post.send(mail)
             && let Mail::ReadPoint { reply, .. } = *refused
         {
-            reply(Err(ReadError::Overloaded));
+            reply(Err(unread(post)));
         }
     }
 
@@ -534,7 +577,7 @@ impl Handle {
         let mail = Mail::Run(Box::new(move |shard| {
             let _ = tell.send(run(shard));
         }));
-        self.post(group).send(mail).map_err(|_| Overload::Shard.rejection())?;
+        self.send(group, mail)?;
         told.recv().map_err(|_| Rejection::Stopping)
     }
 

@@ -23,7 +23,7 @@ use crate::introductions::Introduction;
 use crate::large::LargePermit;
 use crate::limits::MAILBOX_MAX;
 use crate::membership::{Membership, MembershipChange};
-use crate::outcome::{Epoch, GroupId, NodeId, Outcome};
+use crate::outcome::{Epoch, GroupId, NodeId, Outcome, Overload, Rejection};
 use crate::peers::Genesis;
 use crate::shard::checkpoints::CheckpointReply;
 use crate::shard::made::GroupReply;
@@ -188,6 +188,11 @@ impl Post {
         sent
     }
 
+    /// Why mail came back: the shard has ended, or its mailbox is full.
+    pub(crate) fn refusal(&self) -> Rejection {
+        if self.closed.load(Ordering::SeqCst) { Rejection::Stopping } else { Overload::Shard.rejection() }
+    }
+
     /// Posts a tick, and wakes the shard whether it seems to need it or not.
     ///
     /// The channel's waker is used up by its first wake. An executor that went to sleep with that wake in hand (glommio
@@ -303,7 +308,7 @@ mod tests {
     use crate::Handle;
     use crate::homes::{Homes, Placement};
     use crate::large::LargeBudget;
-    use crate::outcome::{Committed, Overload, ProposeError};
+    use crate::outcome::{Committed, ProposeError};
 
     /// Whoever posts to a full mailbox is refused at once, and whoever was let in gets an answer, also when the shard ends
     /// without one.
@@ -315,7 +320,11 @@ mod tests {
         let mut waiting: Vec<_> = (0..MAILBOX_MAX).map(|_| handle.propose(1, b"entry")).collect();
         for _ in 0..10 {
             assert_eq!(handle.propose(1, b"entry").wait(), Err(Overload::Shard.rejection().into()));
+            assert_eq!(handle.read(1, 1, Duration::ZERO).wait().err(), Some(ReadError::Overloaded));
         }
+        // Who has waited for long enough can wait again.
+        let waits = waiting.pop().expect("it was let in").wait_timeout(Duration::from_millis(1));
+        waiting.push(waits.map(|told| panic!("nobody has answered: {told:?}")).unwrap_err());
         // The shard takes half of it, answers every other one, and lets the rest go.
         let committed = Committed { slot: 2, first_index: 1, count: 1 };
         let rest = waiting.split_off(MAILBOX_MAX / 2);
@@ -335,7 +344,11 @@ mod tests {
         for pending in rest.into_iter().chain([last]) {
             assert_eq!(pending.wait(), Err(ProposeError::Unknown));
         }
-        assert_eq!(handle.propose(1, b"entry").wait(), Err(Overload::Shard.rejection().into()));
+        // Whoever is told that a node is overloaded tries again: not with one that has ended.
+        assert_eq!(handle.propose(1, b"entry").wait(), Err(Rejection::Stopping.into()));
+        assert_eq!(handle.proposer(1).err(), Some(Rejection::Stopping));
+        assert_eq!(handle.read(1, 1, Duration::ZERO).wait().err(), Some(ReadError::Stopping));
+        assert_eq!(handle.open_session(1).wait().err(), Some(Rejection::Stopping.into()));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::checkpoint::store::Store;
 use crate::clock::now_ns;
 use crate::introducer::{Introducer, Introducing};
 use crate::mailbox::{Mail, Mailbox, PeerHello, Post};
-use crate::outcome::{NodeId, Overload, Rejection};
+use crate::outcome::{NodeId, Rejection};
 use crate::random::random_u128;
 use crate::shard::clients::CLIENT_BODY_BYTES_MAX;
 use crate::shard::membership::MembershipReply;
@@ -710,7 +710,7 @@ impl Driver {
             },
         };
         if to.send(mail).is_err() {
-            let reply = rejected(Overload::Shard.rejection());
+            let reply = rejected(to.refusal());
             self.event(|shard| shard.reply(connection, request, &reply));
         }
     }

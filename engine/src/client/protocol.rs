@@ -513,7 +513,8 @@ pub struct GroupInfoV1 {
     pub votes: bool,
     /// Whether it is a witness, which keeps votes and no entries.
     pub witness: bool,
-    /// Whether this node leads and holds a lease: it answers linearizable reads without asking anyone.
+    /// Whether this node leads and holds a lease: it answers linearizable reads without asking anyone. It has none before the
+    /// first such read, which gets it.
     pub lease: bool,
     /// The last index that this node's newest checkpoint covers; 0: there is none.
     pub checkpoint_index: u64,

@@ -131,9 +131,9 @@ impl Session {
             permit,
             reply: Box::new(reply),
         };
-        match self.handle.post(self.group).send(mail) {
+        match self.handle.send(self.group, mail) {
             Ok(()) => pending,
-            Err(_) => refused(Overload::Shard.rejection()),
+            Err(rejection) => refused(rejection),
         }
     }
 
@@ -168,10 +168,11 @@ impl Handle {
 
     fn ask(&self, group: GroupId, ask: Ask, reply: Box<dyn FnOnce(Outcome) + Send>) {
         let mail = Mail::Session { group, ask, submitted_ns: now_ns(), reply };
-        if let Err(mail) = self.post(group).send(mail)
+        let post = self.post(group);
+        if let Err(mail) = post.send(mail)
             && let Mail::Session { reply, .. } = *mail
         {
-            reply(Err(ProposeError::Rejected(Overload::Shard.rejection())));
+            reply(Err(post.refusal().into()));
         }
     }
 }
