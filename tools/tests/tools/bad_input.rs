@@ -123,7 +123,7 @@ fn values_that_cannot_work_are_named() {
         ("disk", "disk = \"tape\"", &["line 8", "tape", "blocking"]),
         ("segment_mib", "segment_mib = 2", &["`segment_mib` must be between 4 and 1024"]),
         ("batch_entries_max", "batch_entries_max = 0", &["`batch_entries_max` must be between 1 and 65536"]),
-        ("learn_mib", "learn_mib_per_second = 9999999", &["`learn_mib_per_second` must be at most 1048576"]),
+        ("learn_mib_per_second", "learn_mib_per_second = 9999999", &["`learn_mib_per_second` must be at most 1048576"]),
         ("index_mib", "index_mib = 0", &["`index_mib` must be between 1 and 1048576"]),
         ("retain_mib", "retain_mib = 1", &["`retain_mib` must be at least `segment_mib`"]),
         ("wal_mib_max", "wal_mib_max = 1024", &["`wal_mib_max` must be at least `retain_mib` and four segments"]),
