@@ -168,11 +168,6 @@ impl Handle {
         &self.posts[self.placement.shard(group)]
     }
 
-    fn send(&self, group: GroupId, mail: Mail) -> Result<(), Rejection> {
-        let post = self.post(group);
-        post.send(mail).map_err(|_| post.refusal())
-    }
-
     /// Proposes one entry, of 64 MiB at most. It is committed, and applied on this node, when the future gives `Ok`.
     pub fn propose(&self, group: GroupId, entry: &[u8]) -> Pending<Outcome> {
         match Entries::one(entry) {
@@ -224,7 +219,7 @@ impl Handle {
             permit,
             reply: Box::new(|outcome| completer.complete(outcome)),
         };
-        self.send(group, mail)?;
+        self.post(group).deliver(mail)?;
         Ok(pending)
     }
 
@@ -236,7 +231,7 @@ impl Handle {
     pub fn proposer(&self, group: GroupId) -> Result<Proposer, Rejection> {
         let (completer, pending) = pending(None);
         let mail = Mail::Epoch { group, reply: Box::new(|epoch| completer.complete(epoch)) };
-        self.send(group, mail)?;
+        self.post(group).deliver(mail)?;
         let epoch = pending.wait().ok_or(Rejection::NotLeader { leader: self.leader(group) })?;
         let number = NEXT_PROPOSER.fetch_add(1, Ordering::Relaxed);
         Ok(Proposer { handle: self.clone(), group, epoch, number, closed: false })
@@ -297,7 +292,7 @@ impl Handle {
             wait_ms: timeout.as_millis() as u64,
             reply: MembershipReply::Callback(Box::new(|outcome| completer.complete(outcome))),
         };
-        match self.send(group, mail) {
+        match self.post(group).deliver(mail) {
             Ok(()) => pending,
             Err(rejection) => answered(Err(rejection.into())),
         }
@@ -323,9 +318,9 @@ impl Handle {
     fn introduce_as(&self, member: Member, witness: bool) -> Pending<IntroduceOutcome> {
         let (completer, pending) = pending(Err(IntroduceError::Unknown));
         let reply = Box::new(|outcome| completer.complete(outcome));
-        match self.posts[0].send(Mail::Introduce { member, witness, reply }) {
+        match self.posts[0].deliver(Mail::Introduce { member, witness, reply }) {
             Ok(()) => pending,
-            Err(_) => answered(Err(self.posts[0].refusal().into())),
+            Err(rejection) => answered(Err(rejection.into())),
         }
     }
 
@@ -376,9 +371,9 @@ impl Handle {
         let wait_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         let reply = GroupReply::Callback(Box::new(|outcome| completer.complete(outcome)));
         let shard = self.placement.directory_shard(change.group());
-        match self.posts[shard].send(Mail::ChangeGroups { change, wait_ms, reply }) {
+        match self.posts[shard].deliver(Mail::ChangeGroups { change, wait_ms, reply }) {
             Ok(()) => pending,
-            Err(_) => answered(Err(self.posts[shard].refusal().into())),
+            Err(rejection) => answered(Err(rejection.into())),
         }
     }
 
@@ -391,7 +386,7 @@ impl Handle {
         for post in &*self.posts {
             let (completer, pending) = pending(None);
             let mail = Mail::Groups { reply: Box::new(|groups| completer.complete(Some(groups))) };
-            post.send(mail).map_err(|_| post.refusal())?;
+            post.deliver(mail)?;
             groups.extend(pending.wait().ok_or(Rejection::Stopping)?);
         }
         groups.sort_unstable_by_key(|made: &MadeGroup| made.group);
@@ -577,7 +572,7 @@ impl Handle {
         let mail = Mail::Run(Box::new(move |shard| {
             let _ = tell.send(run(shard));
         }));
-        self.send(group, mail)?;
+        self.post(group).deliver(mail)?;
         told.recv().map_err(|_| Rejection::Stopping)
     }
 

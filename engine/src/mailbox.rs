@@ -188,6 +188,14 @@ impl Post {
         sent
     }
 
+    /// As [`Post::send`], where nobody needs the mail back.
+    ///
+    /// # Errors
+    /// As [`Post::refusal`] says.
+    pub(crate) fn deliver(&self, mail: Mail) -> Result<(), Rejection> {
+        self.send(mail).map_err(|_| self.refusal())
+    }
+
     /// Why mail came back: the shard has ended, or its mailbox is full.
     pub(crate) fn refusal(&self) -> Rejection {
         if self.closed.load(Ordering::SeqCst) { Rejection::Stopping } else { Overload::Shard.rejection() }

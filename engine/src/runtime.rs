@@ -709,8 +709,8 @@ impl Driver {
                 reply: MembershipReply::Callback(Box::new(move |outcome| reply(outcome.into()))),
             },
         };
-        if to.send(mail).is_err() {
-            let reply = rejected(to.refusal());
+        if let Err(rejection) = to.deliver(mail) {
+            let reply = rejected(rejection);
             self.event(|shard| shard.reply(connection, request, &reply));
         }
     }

@@ -434,12 +434,7 @@ impl Shard {
                 self.send_accept(at, to, Message::Accept { ballot, first, slot, chosen, value });
             }
             Action::Send { to, message: Message::LearnRequest { .. } } => self.ask_to_learn(at, to),
-            Action::Send { to, message } => {
-                let (uid, now_us) = (self.groups[at as usize].names.uid, self.now_us());
-                if let Some(peer) = self.peer_of(at, to) {
-                    self.peers[peer].push_control(|out| wire::append_message(out, uid, &message), now_us);
-                }
-            }
+            Action::Send { to, message } => self.send_message(at, to, &message),
             Action::SendAfter { seq, to, vote } => {
                 let Some(peer) = self.peer_of(at, to) else { return };
                 let peer = peer as u8;
@@ -488,6 +483,13 @@ impl Shard {
             Action::Reconfigured => self.note_configuration(at),
             Action::CaughtUp { outsider } => self.give_vote(at, outsider),
             Action::RestartTimer => *rearm = true,
+        }
+    }
+
+    fn send_message(&mut self, at: u32, to: MemberId, message: &Message<Payload>) {
+        let (uid, now_us) = (self.groups[at as usize].names.uid, self.now_us());
+        if let Some(peer) = self.peer_of(at, to) {
+            self.peers[peer].push_control(|out| wire::append_message(out, uid, message), now_us);
         }
     }
 

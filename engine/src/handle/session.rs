@@ -131,7 +131,7 @@ impl Session {
             permit,
             reply: Box::new(reply),
         };
-        match self.handle.send(self.group, mail) {
+        match self.handle.post(self.group).deliver(mail) {
             Ok(()) => pending,
             Err(rejection) => refused(rejection),
         }

@@ -54,16 +54,28 @@ impl Agreement {
         slot.0.is_multiple_of(EVERY_SLOTS) || self.claims.iter().any(|claim| claim.sum.slot == slot)
     }
 
-    fn own(&self, slot: Slot) -> Option<Sum> {
-        self.own.iter().copied().find(|sum| sum.slot == slot)
-    }
-
     fn keep(&mut self, sum: Sum) {
-        if self.own(sum.slot).is_none() {
+        if at_slot(&self.own, sum.slot).is_none() {
             self.own.rotate_right(1);
             self.own[0] = sum;
         }
     }
+
+    /// Keeps the claims that differ from what is here, and those of slots behind `applied`. Gives the own checksum of the last
+    /// slot in which one differs.
+    fn compare(&mut self, applied: Slot) -> Option<Sum> {
+        // What is applied here and not remembered is too old to be compared.
+        self.claims
+            .retain(|Claim { sum, .. }| at_slot(&self.own, sum.slot).map_or(sum.slot > applied, |own| own != *sum));
+        if is(Bug::ChainsAreNotCompared) {
+            self.claims.clear();
+        }
+        self.claims.iter().filter_map(|claim| at_slot(&self.own, claim.sum.slot)).max_by_key(|own| own.slot)
+    }
+}
+
+fn at_slot(sums: &[Sum], slot: Slot) -> Option<Sum> {
+    sums.iter().copied().find(|sum| sum.slot == slot)
 }
 
 impl Shard {
@@ -120,18 +132,7 @@ impl Shard {
     /// Compares what others have told with what is here.
     fn compare_sums(&mut self, at: u32) {
         let group = &mut self.groups[at as usize];
-        let (applied, agreement) = (group.apply.slot, &mut group.agreement);
-        let own = agreement.own;
-        let own_at = |slot| own.iter().copied().find(|sum| sum.slot == slot);
-        // What is applied here and not remembered is too old to be compared.
-        agreement
-            .claims
-            .retain(|claim| own_at(claim.sum.slot).map_or(claim.sum.slot > applied, |own| own != claim.sum));
-        if is(Bug::ChainsAreNotCompared) {
-            agreement.claims.clear();
-        }
-        let differing = agreement.claims.iter().filter_map(|claim| own_at(claim.sum.slot)).max_by_key(|own| own.slot);
-        if let Some(own) = differing {
+        if let Some(own) = group.agreement.compare(group.apply.slot) {
             self.tell_sum(at, own);
             self.judge(at, own);
         }

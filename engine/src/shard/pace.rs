@@ -16,7 +16,6 @@ use super::Shard;
 use crate::limits::LEARN_BYTES_MAX;
 use crate::marks::{Mark, mark};
 use crate::payload::Payload;
-use crate::wire;
 
 /// What was not used of a rate in so short a time may be made up for.
 const BURST_NS: u64 = 50_000_000;
@@ -52,6 +51,8 @@ impl Rate {
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Asking {
     turn: Turn,
+    /// It has a place in the queue, also when it no longer waits.
+    queued: bool,
     /// Its last request is not answered.
     asked: bool,
 }
@@ -77,7 +78,7 @@ pub(crate) struct Pace {
     usual_bytes: u64,
     /// What has come of the answer that is coming in.
     coming_bytes: u64,
-    /// Each group that [`Turn::Waits`], and others that did.
+    /// Each group that [`Turn::Waits`], and others that did, once.
     waiting: VecDeque<u32>,
 }
 
@@ -142,8 +143,8 @@ impl Shard {
         let in_turn = waits && group.asking.turn != Turn::AtOnce;
         if in_turn && (self.pace.is_any() || !self.pace.admits(self.now_ns)) {
             mark(Mark::LearnWaits);
-            if group.asking.turn == Turn::Patient {
-                group.asking.turn = Turn::Waits;
+            group.asking.turn = Turn::Waits;
+            if !std::mem::replace(&mut group.asking.queued, true) {
                 self.pace.waiting.push_back(at);
             }
             return;
@@ -160,12 +161,8 @@ impl Shard {
             // There was nothing to say, or it came in another way.
             self.pace.note(0, true);
         }
-        let (uid, from) = (group.names.uid, group.replica.log().chosen().next());
-        let now_us = self.now_us();
-        if let Some(peer) = self.peer_of(at, to) {
-            let message = Message::LearnRequest { from };
-            self.peers[peer].push_control(|out| wire::append_message(out, uid, &message), now_us);
-        }
+        let from = group.replica.log().chosen().next();
+        self.send_message(at, to, &Message::LearnRequest { from });
     }
 
     /// Whether the group's request waits for its turn: then nobody has let it wait for an answer.
@@ -217,9 +214,10 @@ impl Shard {
                 return;
             }
             self.pace.waiting.pop_front();
-            let turn = &mut self.groups[at as usize].asking.turn;
-            if *turn == Turn::Waits {
-                *turn = Turn::Patient;
+            let asking = &mut self.groups[at as usize].asking;
+            asking.queued = false;
+            if asking.turn == Turn::Waits {
+                asking.turn = Turn::Patient;
             }
             if let Some(to) = asked {
                 self.send_learn_request(at, to);
