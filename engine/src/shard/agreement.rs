@@ -54,6 +54,12 @@ impl Agreement {
         slot.0.is_multiple_of(EVERY_SLOTS) || self.claims.iter().any(|claim| claim.sum.slot == slot)
     }
 
+    /// What others have told and is not found to be the same.
+    #[cfg(feature = "simulation")]
+    pub(super) fn claims(&self) -> usize {
+        self.claims.len()
+    }
+
     fn keep(&mut self, sum: Sum) {
         if at_slot(&self.own, sum.slot).is_none() {
             self.own.rotate_right(1);

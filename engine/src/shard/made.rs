@@ -488,6 +488,7 @@ impl Shard {
         self.forget_points(at, read);
         self.forget_checkpoints(uid, kept);
         self.expiry.forget(at);
+        self.pace.forget(at);
         for list in [&mut self.dirty, &mut self.chosen, &mut self.beating, &mut self.changing, &mut self.waiting] {
             list.retain(|of| *of != at);
         }

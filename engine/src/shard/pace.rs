@@ -92,6 +92,17 @@ impl Pace {
         !self.waiting.is_empty()
     }
 
+    /// Groups in the queue.
+    #[cfg(feature = "simulation")]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// A group is no more.
+    pub(super) fn forget(&mut self, at: u32) {
+        self.waiting.retain(|of| *of != at);
+    }
+
     /// Whether a request may go now; if so, it is counted.
     fn admits(&mut self, now_ns: u64) -> bool {
         let usual_bytes = self.usual_bytes;
