@@ -76,9 +76,10 @@ enum What {
         /// Entries outstanding in each group.
         #[arg(long, default_value_t = 64)]
         window: usize,
-        /// How fast a follower fetches what it lacks of the log, in MiB per second; 0: as it comes.
-        #[arg(long, default_value_t = 0)]
-        learn_mib: u64,
+        /// How fast a follower fetches what it lacks of the log, in MiB per second; 0: as it comes. As configured by
+        /// default.
+        #[arg(long)]
+        learn_mib: Option<u64>,
     },
 }
 
@@ -142,7 +143,7 @@ struct Nodes {
     dir: PathBuf,
     configs: Vec<Config>,
     nodes: Vec<Option<Node>>,
-    /// Of the last group's machine; the others' are small.
+    /// Of the first group's machine; the others' are small.
     state_bytes: usize,
     /// Who leads each group and takes proposals, 0 for nobody, as the nodes' listeners are told.
     leaders: Arc<[AtomicU64]>,
@@ -197,8 +198,7 @@ impl Nodes {
 
     fn run(&self, node: NodeId) -> Node {
         let state_bytes = self.state_bytes;
-        let last = self.configs[0].groups;
-        let bytes = move |group| vec![0; if group == last { state_bytes } else { 1024 }];
+        let bytes = move |group| vec![0; if group == 1 { state_bytes } else { 1024 }];
         let machines: MachineFactory =
             Arc::new(move |group| Ok(Some(Box::new(State { applied: 0, bytes: bytes(group) }))));
         let leaders = Arc::clone(&self.leaders);
@@ -342,10 +342,15 @@ impl Running {
 
     /// Commits per second and the 99th percentile of latency in microseconds, over so long.
     fn measure(&self, time: Duration) -> (f64, f64) {
+        self.measure_while(|| std::thread::sleep(time))
+    }
+
+    /// The same, until something has ended.
+    fn measure_while(&self, end: impl FnOnce()) -> (f64, f64) {
         *self.0.latencies.lock().expect("no holder panics") =
             Some(Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("legal bounds"));
         let (start, before) = (Instant::now(), self.commits());
-        std::thread::sleep(time);
+        end();
         let rate = (self.commits() - before) as f64 / start.elapsed().as_secs_f64();
         let latencies = self.0.latencies.lock().expect("no holder panics").take().expect("it was put there");
         (rate, latencies.value_at_quantile(0.99) as f64 / 1e3)
@@ -482,7 +487,7 @@ fn restart(mib: u64) {
 fn catch_up(mib: u64, by_checkpoint: bool) {
     let state = if by_checkpoint { (mib * MIB) as usize } else { 1024 };
     let mut nodes = Nodes::start(1, state, |config| {
-        config.catch_up_mib_per_second = 4096;
+        (config.catch_up_mib_per_second, config.learn_mib_per_second) = (4096, 0);
         (config.retain_mib, config.wal_mib_max) = if by_checkpoint { (64, 2048) } else { (2 * mib, 4 * mib) };
         (config.checkpoint_mib, config.checkpoint_entries) = (0, 0);
     });
@@ -500,29 +505,73 @@ fn catch_up(mib: u64, by_checkpoint: bool) {
     println!("{how}: {mib} MiB in {took:.2?}, {:.0} MiB/s", mib as f64 / took.as_secs_f64());
 }
 
-fn median(mut of: Vec<f64>) -> f64 {
+fn median(of: &[f64]) -> f64 {
+    let mut of = of.to_vec();
     of.sort_by(f64::total_cmp);
     of[of.len() / 2]
 }
 
-/// Checkpoints are taken of group 8, whose machine is the large one; rates and latencies are those of all groups.
-fn cost(time: Duration, runs: usize, window: usize, learn_mib: u64) {
-    let mut nodes = Nodes::start(8, 16 << 20, |config| {
-        (config.segment_mib, config.retain_mib, config.wal_mib_max) = (16, 1024, 4096);
+/// An entry of the load whose cost is shown.
+const PAYLOAD_BYTES: usize = 128;
+/// Who lacks less than so many entries of all groups together is back.
+const BACK_ENTRIES: u64 = 10_000;
+/// What a follower lacks of a group of its own, while others are loaded.
+const BEHIND_MIB: u64 = 256;
+/// Groups that are loaded; checkpoints are taken of the first of them, and the group after them is the one that is behind.
+const LOADED: u64 = 8;
+const BEHIND: GroupId = LOADED + 1;
+
+/// Medians of runs.
+#[derive(Default)]
+struct Costs {
+    name: &'static str,
+    rates: Vec<f64>,
+    p99s: Vec<f64>,
+}
+
+impl Costs {
+    fn new(name: &'static str) -> Self {
+        Self { name, ..Self::default() }
+    }
+
+    fn push(&mut self, (rate, p99): (f64, f64)) {
+        self.rates.push(rate);
+        self.p99s.push(p99);
+    }
+
+    fn print(&self, alone: &Self) {
+        let (rate, p99) = (median(&self.rates), median(&self.p99s));
+        let (of_rate, of_p99) = (rate / median(&alone.rates), p99 / median(&alone.p99s));
+        println!("{:<23}  {rate:>9.0}  {of_rate:>8.2}  {p99:>6.0}  {of_p99:>8.2}", self.name);
+    }
+}
+
+/// Rates and latencies are those of all loaded groups together.
+fn cost(time: Duration, runs: usize, window: usize, learn_mib: Option<u64>) {
+    let mut nodes = Nodes::start(BEHIND, 16 << 20, |config| {
+        (config.segment_mib, config.retain_mib, config.wal_mib_max) = (16, 2048, 8192);
         (config.checkpoint_mib, config.checkpoint_entries, config.spare_segments) = (0, 0, 8);
-        config.learn_mib_per_second = learn_mib;
+        config.learn_mib_per_second = learn_mib.unwrap_or(config.learn_mib_per_second);
     });
-    let load = Running::start(&nodes, 1..=8, window, 128);
-    std::thread::sleep(Duration::from_secs(2));
-    let (mut alone, mut with_checkpoints, mut with_catch_up) = (vec![], vec![], vec![]);
+    let start = |nodes: &Nodes| {
+        let load = Running::start(nodes, 1..=LOADED, window, PAYLOAD_BYTES);
+        std::thread::sleep(Duration::from_secs(1));
+        load
+    };
+    let mut alone = Costs::new("alone");
+    let mut with_checkpoints = Costs::new("a checkpoint a second");
+    let mut with_another = Costs::new("another group is behind");
+    let mut without = Costs::new("a follower is away");
+    let mut with_catch_up = Costs::new("a follower catches up");
     for run in 1..=runs {
+        let load = start(&nodes);
         alone.push(load.measure(time));
         // A checkpoint of 16 MiB a second on every node.
         let checkpoints = AtomicBool::new(true);
         with_checkpoints.push(std::thread::scope(|scope| {
             scope.spawn(|| {
                 while checkpoints.load(Ordering::Relaxed) {
-                    (1..=3).for_each(|node| drop(nodes.handle(node).checkpoint(8)));
+                    (1..=3).for_each(|node| drop(nodes.handle(node).checkpoint(1)));
                     std::thread::sleep(Duration::from_secs(1));
                 }
             });
@@ -530,26 +579,54 @@ fn cost(time: Duration, runs: usize, window: usize, learn_mib: u64) {
             checkpoints.store(false, Ordering::Relaxed);
             measured
         }));
-        // A follower that was away for twice as long catches up within the measured time.
-        nodes.stop(3);
-        std::thread::sleep(2 * time);
+        // A follower that was away for twice as long: what it costs until it is back.
+        stop_with_checkpoints(&mut nodes);
+        without.push(load.measure(2 * time));
         nodes.serve(3);
-        with_catch_up.push(load.measure(time));
-        let waited = nodes
-            .wait("node 3 is back", |nodes| (1..=8).all(|group| nodes.lag(3, group).is_some_and(|lag| lag < 10_000)));
-        std::thread::sleep(Duration::from_secs(1));
-        eprintln!("run {run} of {runs}, caught up {waited:.1?} behind the measured time");
+        let mut lacked = 0;
+        let mut took = Duration::ZERO;
+        with_catch_up.push(load.measure_while(|| {
+            took = nodes.wait("node 3 is back", |nodes| {
+                let lag = (1..=LOADED).map(|group| nodes.lag(3, group)).sum::<Option<u64>>();
+                lacked = lacked.max(lag.unwrap_or(0));
+                lag.is_some_and(|lag| lag < BACK_ENTRIES)
+            });
+        }));
+        drop(load);
+        let lacked_mib = lacked * PAYLOAD_BYTES as u64 / MIB;
+        // The same in a group that nothing else is done in: what it costs the others.
+        nodes.wait("node 3 has all", |nodes| nodes.has_caught_up(3, 1..=BEHIND));
+        stop_with_checkpoints(&mut nodes);
+        let filling = Running::start(&nodes, [BEHIND], 64, PAYLOAD_BYTES);
+        nodes.wait("a group is filled", |_| filling.commits() * PAYLOAD_BYTES as u64 >= BEHIND_MIB * MIB);
+        drop(filling);
+        nodes.serve(3);
+        nodes.wait("node 3 has the other groups", |nodes| nodes.has_caught_up(3, 1..=LOADED));
+        let load = start(&nodes);
+        let mut took_alone = Duration::ZERO;
+        with_another.push(load.measure_while(|| {
+            took_alone = nodes.wait("node 3 has all", |nodes| nodes.has_caught_up(3, [BEHIND]));
+        }));
+        eprintln!(
+            "run {run} of {runs}: node 3 lacked {lacked_mib} MiB and was back after {took:.1?}; the other group, \
+             {BEHIND_MIB} MiB, after {took_alone:.1?}"
+        );
     }
-    println!("8 groups, {window} entries of 128 bytes outstanding in each; medians of {runs} alternating runs\n");
-    println!("                        commits/s  of alone  p99 us  of alone");
-    let of = |runs: &[(f64, f64)]| {
-        (median(runs.iter().map(|run| run.0).collect()), median(runs.iter().map(|run| run.1).collect()))
-    };
-    let base = of(&alone);
-    for (name, runs) in
-        [("alone", &alone), ("a checkpoint a second", &with_checkpoints), ("a follower catches up", &with_catch_up)]
-    {
-        let (rate, p99) = of(runs);
-        println!("{name:<22}  {rate:>9.0}  {:>8.2}  {p99:>6.0}  {:>8.2}", rate / base.0, p99 / base.1);
+    println!(
+        "{LOADED} groups, {window} entries of {PAYLOAD_BYTES} bytes outstanding in each; medians of {runs} alternating \
+         runs\n"
+    );
+    println!("                         commits/s  of alone  p99 us  of alone");
+    for costs in [&alone, &with_checkpoints, &with_another, &without, &with_catch_up] {
+        costs.print(&alone);
     }
+}
+
+/// Stops node 3. Its machines will go on from checkpoints, so it will not read its own log again.
+fn stop_with_checkpoints(nodes: &mut Nodes) {
+    let checkpoints: Vec<_> = (1..=BEHIND).map(|group| nodes.handle(3).checkpoint(group)).collect();
+    for taken in checkpoints {
+        taken.wait().expect("a checkpoint");
+    }
+    nodes.stop(3);
 }

@@ -183,10 +183,11 @@ pub struct Config {
     /// How fast a shard fetches checkpoints from other nodes, in MiB per second.
     #[serde(default = "defaults::catch_up_mib_per_second")]
     pub catch_up_mib_per_second: u64,
-    /// How fast a shard fetches committed entries that it lacks from other nodes' logs, in MiB per second; 0: as fast as they
-    /// come. It holds for groups that get on without this node's vote. What has fallen behind can only catch up when this
-    /// is more than what is committed meanwhile.
-    #[serde(default)]
+    /// How fast a shard fetches committed entries that it lacks from other nodes' logs, in MiB per second, small ones more
+    /// slowly; 0: as fast as they come. It holds while anything is committed that this could hold up, for groups that get on
+    /// without this node's vote, and never for less than one and a half times what is committed in them meanwhile: else a
+    /// node would never catch up.
+    #[serde(default = "defaults::learn_mib_per_second")]
     pub learn_mib_per_second: u64,
     /// Pin each shard to a core of its own. By default when there are enough cores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -258,6 +259,9 @@ mod defaults {
     pub(super) fn catch_up_mib_per_second() -> u64 {
         64
     }
+    pub(super) fn learn_mib_per_second() -> u64 {
+        16
+    }
 }
 
 /// A configuration that cannot work.
@@ -315,7 +319,7 @@ impl Config {
             checkpoint_seconds: defaults::checkpoint_seconds(),
             hold_entries: 0,
             catch_up_mib_per_second: defaults::catch_up_mib_per_second(),
-            learn_mib_per_second: 0,
+            learn_mib_per_second: defaults::learn_mib_per_second(),
             pin: None,
             allow_plaintext: false,
             udp_lane: false,

@@ -53,7 +53,7 @@ pub const PEER_OUTBOX_BYTES_MAX: usize = 8 << 20;
 /// Bytes that may wait on one client's connection.
 pub const CLIENT_OUTBOX_BYTES_MAX: usize = 8 << 20;
 /// The chosen values that one answer to a lagging replica brings.
-pub const LEARN_BYTES_MAX: usize = 1 << 20;
+pub const LEARN_BYTES_MAX: usize = 128 << 10;
 /// The entries that one read brings.
 pub const READ_BYTES_MAX: usize = 1 << 20;
 /// Sessions kept per group.

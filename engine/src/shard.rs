@@ -508,7 +508,10 @@ impl Shard {
             _ => (record_header(group.names.uid, chosen, record), Vec::new()),
         };
         let held = match record {
-            synod_core::Record::Accept { slot, ballot, value, .. } => Some((*slot, *ballot, value)),
+            synod_core::Record::Accept { slot, ballot, value, .. } => {
+                self.pace.stir(self.now_ns);
+                Some((*slot, *ballot, value))
+            }
             synod_core::Record::Learned { slot, value } => Some((*slot, synod_core::Ballot::ZERO, value)),
             synod_core::Record::Promise { .. } | synod_core::Record::Chosen | synod_core::Record::Installed { .. } => {
                 None
@@ -799,9 +802,10 @@ impl Shard {
                 Incoming::Message(message) => {
                     // A full memory takes no more values; whoever sent them sends them again.
                     if self.has_memory_for(at, &message) {
-                        let paces = Paces::of(&message);
+                        let paces = Paces::of(&message, &header);
+                        self.note_answer(at, paces, range.len());
                         self.act(at, body, |r, out| r.receive(member, message, out));
-                        self.note_pace(at, member, paces, record_body.len());
+                        self.note_pace(at, member, paces);
                     } else {
                         mark(Mark::MemoryFull);
                     }
@@ -921,7 +925,6 @@ impl Shard {
         self.expire_sessions();
         self.take_checkpoints();
         self.tick_transfers();
-        self.tick_pace();
         self.follow_placements();
         self.step_moves();
         self.mark_quiet_log();
@@ -1244,6 +1247,7 @@ impl Shard {
             self.phases.complete.record_weighted(now_ns.saturating_sub(self.now_ns), completed);
         }
         self.now_ns = now_ns;
+        self.send_requests();
         self.start_frames();
         self.release_cache();
         self.send_points();

@@ -727,7 +727,7 @@ impl SimShard {
     }
 
     /// How full its queues are, after a turn.
-    pub fn census(&self) -> [Bound; 21] {
+    pub fn census(&self) -> [Bound; 22] {
         self.shard.census()
     }
 

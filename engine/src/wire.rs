@@ -135,6 +135,25 @@ pub(crate) fn value_header(kind: u8, uid: u128, fields: &ValueFields, value: &Va
     }
 }
 
+/// What the sender of a chosen value knows to be chosen; 0: it does not say.
+pub(crate) fn value_chosen(header: &RecordHeader) -> Slot {
+    Slot(header.numbers[4])
+}
+
+/// Appends a chosen value for one who has asked, of an answer that goes up to `through`. Its sender knows that all up to
+/// `chosen` is chosen.
+pub(crate) fn append_learned(
+    out: &mut Vec<u8>,
+    uid: u128,
+    slot: Slot,
+    through: Slot,
+    chosen: Slot,
+    value: &Value<Payload>,
+) {
+    let fields = ValueFields { slot, ballot: Ballot::ZERO, first: through, chosen };
+    append_value(out, &value_header(kind::LEARNED, uid, &fields, value), value);
+}
+
 /// The body of a stub's record, if the value is one.
 pub(crate) fn stub_body(value: &Value<Payload>) -> Option<[u8; 8]> {
     let Body::Batch(payload) = &value.body else { return None };
@@ -228,9 +247,7 @@ pub(crate) fn append_message(out: &mut Vec<u8>, uid: u128, message: &Message<Pay
             return append_value(out, &header, value);
         }
         Message::Learned { slot, through, value } => {
-            let fields = ValueFields { slot: *slot, ballot: Ballot::ZERO, first: *through, chosen: Slot::ZERO };
-            let header = value_header(kind::LEARNED, uid, &fields, value);
-            return append_value(out, &header, value);
+            return append_learned(out, uid, *slot, *through, Slot::ZERO, value);
         }
         Message::PreVote { ballot, version } => (kind::PRE_VOTE, [*version, ballot.pack(), 0, 0, 0, 0, 0]),
         Message::PreVoteReply { ballot, granted, promised } => {

@@ -282,7 +282,7 @@ impl SimDisk {
         if read < record.len() {
             return Err(failed(&io::ErrorKind::UnexpectedEof.into()));
         }
-        place.check(segment_name(place.generation), &record).map(|()| record)
+        place.check(|| segment_name(place.generation), &record).map(|()| record)
     }
 
     fn read_bytes(&mut self, generation: u64, offset: u64, buf: &mut [u8]) -> io::Result<usize> {

@@ -142,7 +142,7 @@ fn read(segments: &BTreeMap<u64, Vec<u8>>, place: &RecordPlace) -> Result<Vec<u8
     let offset = place.offset as usize;
     let record = segments.get(&place.generation).and_then(|file| file.get(offset..offset + place.bytes as usize));
     let record = record.ok_or_else(|| DiskError::invalid("read", NAME, "no such place"))?;
-    place.check(NAME, record).map(|()| record.to_vec())
+    place.check(|| NAME.into(), record).map(|()| record.to_vec())
 }
 
 impl Disk for MemoryDisk {

@@ -51,6 +51,8 @@ tests! {
     slots_hold_no_more_entries_than_they_may,
     followers_of_a_busy_group_learn_what_all_have,
     a_voter_that_is_waited_for_hurries,
+    a_laggard_of_a_quiet_cluster_does_not_wait,
+    a_laggard_gains_on_a_busy_group,
     who_has_applied_something_else_than_most_ends,
     idle_groups_cost_no_message,
     elections_of_many_groups_do_not_flood_a_slow_peer,

@@ -16,6 +16,7 @@ pub mod uring;
 
 pub use blocking::BlockingDisk;
 pub use files::{FileSource, flush_tail};
+pub use helper::yield_to_shards;
 pub use uring::UringDisk;
 
 /// A disk that carries out the log's operations.

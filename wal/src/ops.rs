@@ -105,11 +105,11 @@ pub struct RecordPlace {
 }
 
 impl RecordPlace {
-    /// Checks that `bytes`, read from here in `file`, are one whole record whose checksums are right.
+    /// Checks that `bytes`, read from here in the file of that name, are one whole record whose checksums are right.
     ///
     /// # Errors
     /// What stands here instead.
-    pub fn check(&self, file: impl Into<String>, bytes: &[u8]) -> Result<(), DiskError> {
+    pub fn check(&self, file: impl FnOnce() -> String, bytes: &[u8]) -> Result<(), DiskError> {
         let text = match Records::new(bytes).next() {
             Some(Ok((_, _, range))) if range.len() == self.bytes as usize && range.len() == bytes.len() => {
                 return Ok(());
@@ -118,7 +118,7 @@ impl RecordPlace {
             Some(Err(error)) => format!("{error}: the record is damaged"),
             None => "no record lies".into(),
         };
-        Err(DiskError::invalid("read", file, format!("{text} at byte {}", self.offset)))
+        Err(DiskError::invalid("read", file(), format!("{text} at byte {}", self.offset)))
     }
 }
 

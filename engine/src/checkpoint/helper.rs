@@ -22,6 +22,7 @@ impl Helper {
         let (send, receive) = mpsc::channel::<StoreOp>();
         let stopping = store.stopping();
         let run = move || {
+            synod_wal::disk::yield_to_shards();
             while let Ok(op) = receive.recv() {
                 let ops = std::iter::once(op).chain(receive.try_iter());
                 store.carry_out(ops.take(WRITES_MAX), |done| post.send_wait(Mail::Store(done)));

@@ -128,7 +128,7 @@ fn check_records(places: &[RecordPlace], result: Vec<Result<Vec<u8>, DiskError>>
         let file = || format!("segment {} of the log store", place.generation);
         let missing = || Err(DiskError::invalid("read", file(), "the answer has too few records"));
         let record = records.next().unwrap_or_else(missing)?;
-        place.check(file(), &record).map(|()| record)
+        place.check(file, &record).map(|()| record)
     };
     places.iter().map(check).collect()
 }

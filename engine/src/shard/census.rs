@@ -11,7 +11,7 @@ const ADOPTED_SLOTS_MAX: u64 = 64;
 
 impl Shard {
     /// The census, after a turn.
-    pub(crate) fn census(&self) -> [Bound; 21] {
+    pub(crate) fn census(&self) -> [Bound; 22] {
         let bound = |name, value: usize, max: usize| Bound { name, value: value as u64, max: max as u64 };
         let most = |of: &dyn Fn(&super::Group) -> usize| self.groups.iter().map(of).max().unwrap_or(0);
         let unchosen = |group: &super::Group| {
@@ -38,6 +38,7 @@ impl Shard {
             bound("timers", self.elections.timers(), self.groups.len()),
             bound("elections under way", self.elections.running(), self.elections.max),
             bound("requests for chosen values that wait", self.pace.waiting(), self.groups.len()),
+            bound("requests for chosen values under way", self.pace.under_way(), super::pace::REQUESTS_MAX),
             bound("checksums that differ", most(&|group| group.agreement.claims()), self.peers.len()),
             bound("refused handles", self.closed_handles.len(), CLOSED_HANDLES_MAX),
             bound("reads of the disk", self.reads.len(), READS_MAX),

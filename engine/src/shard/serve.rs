@@ -1,7 +1,7 @@
 //! Serving what is committed: to replicas that lag, to readers, to state machines that start behind.
 
 use synod_core::planted::{Bug, is};
-use synod_core::{Ballot, Body, Message, Slot, Value};
+use synod_core::{Body, Slot, Value};
 use synod_wal::ops::{DiskError, DiskOp, RecordPlace};
 
 use super::group::Group;
@@ -14,7 +14,7 @@ use crate::limits::{LEARN_BYTES_MAX, READ_BYTES_MAX};
 use crate::marks::{Mark, mark};
 use crate::outcome::GroupId;
 use crate::payload::{Payload, Place};
-use crate::wire::{self, ValueFields, kind, value_with};
+use crate::wire::{self, value_with};
 
 impl Shard {
     /// Sends chosen values from `from` on: out of memory, or out of the log where they have left memory.
@@ -56,7 +56,7 @@ impl Shard {
         let mut records = Vec::new();
         for slot in (from.0..=through.0).map(Slot) {
             let value = self.kept_by(at, peer, &log.get(slot).expect("it is in memory").value);
-            wire::append_message(&mut records, group.names.uid, &Message::Learned { slot, through, value });
+            wire::append_learned(&mut records, group.names.uid, slot, through, log.chosen(), &value);
         }
         self.send_records(peer, records);
     }
@@ -111,10 +111,9 @@ impl Shard {
         }
         let Some(through) = values.last().map(|(slot, _)| *slot) else { return };
         let mut records = Vec::new();
+        let chosen = self.groups[at as usize].replica.log().chosen();
         for (slot, value) in values {
-            let fields = ValueFields { slot, ballot: Ballot::ZERO, first: through, chosen: Slot::ZERO };
-            let header = wire::value_header(kind::LEARNED, uid, &fields, &value);
-            wire::append_value(&mut records, &header, &value);
+            wire::append_learned(&mut records, uid, slot, through, chosen, &value);
         }
         self.send_records(peer, records);
     }

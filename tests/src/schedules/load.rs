@@ -47,6 +47,30 @@ fn followers_of_a_busy_group_learn_what_all_have() {
 /// chosen without it.
 fn a_voter_that_is_waited_for_hurries() {
     const ENTRIES: u64 = 300;
+    let mut world =
+        Shards::new(Setup::default()).configured(|config| (config.learn_mib_per_second, config.groups) = (1, 2)).led();
+    world.kill(2);
+    for _ in 0..ENTRIES {
+        world.propose_in(1, 0, &[1; 60 << 10]);
+        world.run(10);
+    }
+    world.start(2);
+    for _ in 0..300 {
+        // Whoever leads it, another group is not to be held up.
+        (0..2).for_each(|at| drop(world.propose_in(2, at, b"small")));
+        world.run(10);
+    }
+    let index = world.info(2).next_index;
+    assert!((20..80).contains(&index), "it fetches 1 MiB a second, and has {index} of {ENTRIES}");
+    world.kill(1);
+    let told = world.propose_in(1, 0, b"needs node 3");
+    world.run(3000);
+    assert!(matches!(*told.lock().unwrap(), Some(Ok(_))), "node 3 has {} of {ENTRIES}", world.info(2).next_index);
+}
+
+/// Where nothing is to be held up, what a node lacks comes at once.
+fn a_laggard_of_a_quiet_cluster_does_not_wait() {
+    const ENTRIES: u64 = 300;
     let mut world = Shards::new(Setup::default()).configured(|config| config.learn_mib_per_second = 1).led();
     world.kill(2);
     for _ in 0..ENTRIES {
@@ -55,12 +79,26 @@ fn a_voter_that_is_waited_for_hurries() {
     }
     world.start(2);
     world.run(3000);
-    let index = world.info(2).next_index;
-    assert!((20..80).contains(&index), "it fetches 1 MiB a second, and has {index} of {ENTRIES}");
-    world.kill(1);
-    let told = world.propose_in(1, 0, b"needs node 3");
-    world.run(3000);
-    assert!(matches!(*told.lock().unwrap(), Some(Ok(_))), "node 3 has {} of {ENTRIES}", world.info(2).next_index);
+    assert_eq!(world.info(2).next_index, world.info(0).next_index, "of {ENTRIES}");
+}
+
+/// However slowly a node fetches what it lacks, it gains on a group that is busy.
+fn a_laggard_gains_on_a_busy_group() {
+    const ENTRIES: u64 = 200;
+    let mut world = Shards::new(Setup::default()).configured(|config| config.learn_mib_per_second = 1).led();
+    let write = |world: &mut Shards, entries| {
+        for _ in 0..entries {
+            world.propose_in(1, 0, &[1; 60 << 10]);
+            world.run(10);
+        }
+    };
+    world.kill(2);
+    write(&mut world, ENTRIES);
+    world.start(2);
+    // Six times as much as the limit.
+    write(&mut world, 4 * ENTRIES);
+    let lag = world.info(0).next_index - world.info(2).next_index;
+    assert!(lag < 10, "it still lacks {lag} entries");
 }
 
 /// Three nodes, with something committed, whose memory may fail.
@@ -116,5 +154,7 @@ pub(super) const SCHEDULES: &[Schedule] = schedules! {
     slots_hold_no_more_entries_than_they_may,
     followers_of_a_busy_group_learn_what_all_have shows BusyGroupsAreNotTold,
     a_voter_that_is_waited_for_hurries shows LaggardsNeverHurry,
+    a_laggard_of_a_quiet_cluster_does_not_wait,
+    a_laggard_gains_on_a_busy_group shows LimitsLetNobodyCatchUp,
     who_has_applied_something_else_than_most_ends shows ChainsAreNotCompared,
 };

@@ -42,8 +42,16 @@ use crate::{
 const JOBS_MAX: usize = 256;
 /// Zeros are written in pieces of this many bytes.
 const ZEROS_BYTES: usize = 1 << 20;
-/// Segments that stay mapped between reads.
-const MAPPINGS_MAX: usize = 4;
+/// How much more a shard's thread counts: about ten times, as the scheduler has it.
+const HELPER_NICE: i32 = 10;
+/// Segments that stay mapped between reads: they cost no memory, and each of many groups may be read at another place.
+const MAPPINGS_MAX: usize = 64;
+
+/// Lets the threads of shards go before this one where there are too few cores for all: nobody waits for it as anxiously.
+/// Where the system does not allow it, it goes without.
+pub fn yield_to_shards() {
+    let _ = rustix::process::setpriority_process(None, HELPER_NICE);
+}
 
 /// The shard's side of the helper.
 #[derive(Debug)]
@@ -79,10 +87,11 @@ impl Helper {
         let (jobs, jobs_out) = bounded(JOBS_MAX);
         let (done_in, done) = bounded(JOBS_MAX);
         let stop = Arc::new(AtomicBool::new(false));
-        let worker = Worker { files, stop: Arc::clone(&stop), mappings: Vec::new(), old_stay: false };
-        let thread = std::thread::Builder::new()
-            .name("synod-wal-files".into())
-            .spawn(move || worker.run(&jobs_out, &done_in, &signal))?;
+        let worker = Worker { files, stop: Arc::clone(&stop), mappings: Vec::new(), unsealed: None, old_stay: false };
+        let thread = std::thread::Builder::new().name("synod-wal-files".into()).spawn(move || {
+            yield_to_shards();
+            worker.run(&jobs_out, &done_in, &signal);
+        })?;
         Ok(Self {
             jobs: Some(jobs),
             done: Some(done),
@@ -155,6 +164,8 @@ struct Worker {
     files: SegmentFiles,
     stop: Arc<AtomicBool>,
     mappings: Vec<(u64, Mmap)>,
+    /// The segment that was last read without being mapped.
+    unsealed: Option<(u64, File)>,
     old_stay: bool,
 }
 
@@ -206,7 +217,7 @@ impl Worker {
 
     /// Renames a file for a new generation; false if it is not fit for that and was deleted.
     fn recycle(&mut self, old: u64, generation: u64) -> io::Result<bool> {
-        self.unmap(old);
+        self.close(old);
         let path = self.files.path(old);
         match std::fs::metadata(&path) {
             Ok(found) if found.len() == self.files.segment_bytes => {}
@@ -258,7 +269,7 @@ impl Worker {
     }
 
     fn discard(&mut self, generation: u64) {
-        self.unmap(generation);
+        self.close(generation);
         if self.old_stay {
             return;
         }
@@ -284,12 +295,16 @@ impl Worker {
         }
         let record = if place.generation < newest { self.read_mapped(place) } else { self.read_file(place) };
         let record = record.map_err(|error| self.error("read", place.generation, &error))?;
-        place.check(self.files.file(place.generation), &record).map(|()| record)
+        place.check(|| self.files.file(place.generation), &record).map(|()| record)
     }
 
-    fn read_file(&self, place: &RecordPlace) -> io::Result<Vec<u8>> {
+    fn read_file(&mut self, place: &RecordPlace) -> io::Result<Vec<u8>> {
+        if self.unsealed.as_ref().is_none_or(|(open, _)| *open != place.generation) {
+            self.unsealed = Some((place.generation, File::open(self.files.path(place.generation))?));
+        }
+        let (_, file) = self.unsealed.as_ref().expect("opened above");
         let mut record = vec![0; place.bytes as usize];
-        File::open(self.files.path(place.generation))?.read_exact_at(&mut record, place.offset)?;
+        file.read_exact_at(&mut record, place.offset)?;
         Ok(record)
     }
 
@@ -320,8 +335,9 @@ impl Worker {
         Ok(&self.mappings[at].1)
     }
 
-    fn unmap(&mut self, generation: u64) {
+    fn close(&mut self, generation: u64) {
         self.mappings.retain(|(mapped, _)| *mapped != generation);
+        self.unsealed.take_if(|(open, _)| *open == generation);
     }
 
     fn error(&self, operation: &'static str, generation: u64, error: &io::Error) -> DiskError {
