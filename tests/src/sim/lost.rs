@@ -53,7 +53,7 @@ pub(super) struct LogState {
 /// the one or the other is lost in a run, and where it is a checkpoint, nobody is given up.
 #[derive(Default)]
 pub(super) struct Lost {
-    checkpoint: bool,
+    pub(super) checkpoint: bool,
     log: bool,
 }
 
@@ -176,9 +176,14 @@ impl World {
         self.spoil(node, shard, rotten);
     }
 
+    /// Whose checkpoints rot.
+    pub(super) fn rotting_node(&self) -> usize {
+        (self.plan.seed / 2) as usize % self.plan.nodes
+    }
+
     /// A few bytes of a checkpoint rot; always of the same node's.
     fn rot_checkpoint(&mut self) {
-        let node = (self.plan.seed / 2) as usize % self.plan.nodes;
+        let node = self.rotting_node();
         let shard = self.dice.below(self.plan.shards);
         let mut dice = Dice::new(self.dice.roll());
         if !self.lost.log && self.nodes[node].files[shard].rot(&mut dice) {

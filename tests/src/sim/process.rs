@@ -64,6 +64,11 @@ impl World {
                 self.after(down, Event::Start { node });
                 return Ok(());
             }
+            if self.lost.checkpoint && node == self.rotting_node() && reason.contains("restored from a checkpoint") {
+                // It has rotted between the look at it and its use: the process ends, loudly, and is started again.
+                self.crash_for_a_while(node, false);
+                return Ok(());
+            }
             return Err(format!("node {} stopped: {reason}", node + 1));
         }
         let (ops, again) = (process.shards[shard].take_disk_ops(), process.shards[shard].wants_turn());
