@@ -23,8 +23,9 @@ use crate::wire::value_chosen;
 
 /// What was not used of a rate in so short a time may be made up for.
 const BURST_NS: u64 = 50_000_000;
-/// When nothing was chosen for so long, nothing is held up.
-const QUIET_NS: u64 = 100_000_000;
+/// When nothing was chosen for so long, nothing is held up. Longer than the wait for a request's turn: where all lags, it is
+/// answers that tell of what is chosen.
+const QUIET_NS: u64 = 1_000_000_000;
 /// What a value costs besides its bytes, in bytes.
 const VALUE_BYTES: u64 = 1 << 10;
 /// Requests that may be under way.
@@ -392,22 +393,22 @@ mod tests {
     #[test]
     fn a_rate_holds_only_while_more_is_learned_than_is_chosen() {
         const S: u64 = 1_000_000_000;
-        let mut pace = Pace::new(Some(Rate::new(2 * VALUE_BYTES)));
+        let mut pace = Pace::new(Some(Rate::new(VALUE_BYTES)));
         pace.stir(S);
         pace.pay(VALUE_BYTES as usize, S);
         pace.count(0);
-        let until = |pace: &Pace| (S..3 * S).step_by(S as usize / 100).find(|now_ns| pace.has_room(99, true, *now_ns));
+        let until = |pace: &Pace| (S..4 * S).step_by(S as usize / 100).find(|now_ns| pace.has_room(99, true, *now_ns));
         assert!(!pace.has_room(99, true, S + QUIET_NS - 1));
         assert_eq!(until(&pace), Some(S + QUIET_NS), "nothing is chosen any more");
         pace.stir(3 * S);
-        assert_eq!(until(&pace), Some(2 * S - BURST_NS));
+        assert_eq!(until(&pace), Some(3 * S - BURST_NS));
         pace.count(0);
         pace.count(2);
-        assert_eq!(until(&pace), Some(2 * S - BURST_NS), "three for two is enough");
+        assert_eq!(until(&pace), Some(3 * S - BURST_NS), "three for two is enough");
         pace.count(1);
         assert_eq!(until(&pace), Some(S), "four for three is not");
         pace.pay(VALUE_BYTES as usize, S);
         pace.count(0);
-        assert_eq!(until(&pace), Some(2 * S - BURST_NS), "what had to come is no debt");
+        assert_eq!(until(&pace), Some(3 * S - BURST_NS), "what had to come is no debt");
     }
 }
