@@ -88,9 +88,11 @@ fn a_laggard_of_a_quiet_cluster_does_not_wait() {
 /// However slowly a node fetches what it lacks, it gains on a group that is busy.
 fn a_laggard_gains_on_a_busy_group() {
     const ENTRIES: u64 = 200;
-    let mut world = Shards::new(Setup::default()).configured(|config| config.learn_mib_per_second = 1).led();
+    let mut world =
+        Shards::new(Setup::default()).configured(|config| (config.learn_mib_per_second, config.groups) = (1, 2)).led();
     let write = |world: &mut Shards, entries| {
         for _ in 0..entries {
+            (0..2).for_each(|at| drop(world.propose_in(2, at, b"small")));
             world.propose_in(1, 0, &[1; 60 << 10]);
             world.run(10);
         }
