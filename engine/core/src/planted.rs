@@ -134,8 +134,6 @@ bugs! {
     GuestsGoEarly,
     /// A voter that fetches slowly what it lacks goes on so when its leader waits for it.
     LaggardsNeverHurry,
-    /// What a voter lacks comes no faster than its limit, however fast more is chosen.
-    LimitsLetNobodyCatchUp,
     /// It is not noticed that replicas have applied different things.
     ChainsAreNotCompared,
     /// A voter that moves to another shard forgets to whom it was bound.

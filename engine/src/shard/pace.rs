@@ -168,7 +168,7 @@ impl Pace {
 
     /// Whether too little was learned lately for what was chosen meanwhile.
     fn falls_behind(&self) -> bool {
-        self.learned * GAIN.1 < self.chosen * GAIN.0 && !is(Bug::LimitsLetNobodyCatchUp)
+        self.learned * GAIN.1 < self.chosen * GAIN.0
     }
 
     /// The group's request, if one is under way, is answered or given up: it is done when the record `last` is durable.
