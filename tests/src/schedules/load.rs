@@ -85,7 +85,8 @@ fn a_laggard_of_a_quiet_cluster_does_not_wait() {
     assert_eq!(world.info(2).next_index, world.info(0).next_index, "of {ENTRIES}");
 }
 
-/// However slowly a node fetches what it lacks, it gains on a group that is busy.
+/// However slowly a node may fetch what it lacks, it gains on a group that is busy: by what its leader still has in memory,
+/// and else as the tests of the pace of requests show.
 fn a_laggard_gains_on_a_busy_group() {
     const ENTRIES: u64 = 200;
     let mut world =
